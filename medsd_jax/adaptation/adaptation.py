@@ -1,0 +1,30 @@
+"""An adaptation: which numbers are trained, and how they become the model's weights.
+
+The paper's experiments (arXiv 2210.04133) differ in this alone: the train step, the loss and the
+data are the same for all of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+
+from medsd_jax.arrays import Params
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Two pure functions.
+
+    Attributes:
+        init: ``(params, rng) -> trainable``: the numbers to train, drawn from the model's weights.
+        apply: ``(frozen, trainable) -> params``: the model's weights; traced inside the train step.
+    """
+
+    init: Callable[[Params, jax.Array], Params]
+    apply: Callable[[Params, Params], Params]
+
+
+def frozen_params(params: Params, trainable: Params) -> Params:
+    """The model's weights that are not trained themselves. Nothing is stored twice."""
+    return {name: x for name, x in params.items() if name not in trainable}

@@ -1,0 +1,146 @@
+"""The Python API for notebooks, and the code under the command line: load, sample, save."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medsd_jax.diffusion.schedule import ScheduleConfig
+from medsd_jax.errors import UserError
+from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
+from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.parallel.mesh import batch_shards, make_mesh
+from medsd_jax.sampling.sampler import SamplerShape, compiled_sampler, make_inputs, place_params
+
+log = logging.getLogger(__name__)
+
+MAX_STEPS = 1000
+"""Static bound of the sampling program; the number of steps itself is traced."""
+
+_CELLS_PER_SHARD = 4 * 64 * 64
+"""Latent cells a device works on at once by default: four pictures of 512 px, 256 of 64 px."""
+
+load = load_pipeline
+save = save_pipeline
+
+
+def schedule_of(model: StableDiffusion) -> ScheduleConfig:
+    """The model's noise schedule. Latents are never clipped, as in StableDiffusionPipeline.
+
+    `clip_sample` bounds pixels at [-1, 1]; latents are not bounded, and clipping them ruins the picture.
+    """
+    config = ScheduleConfig.from_dict(model.scheduler)
+    return replace(config, clip_sample=False)
+
+
+def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:
+    """The same model with its weights on the devices: sample several times without moving them again."""
+    return replace(model, params=place_params(model.params, mesh or make_mesh({"data": -1})))
+
+
+def sample(
+    model: StableDiffusion,
+    prompts: Sequence[str] | str,
+    *,
+    seeds: Sequence[int] | None = None,
+    num_steps: int = 50,
+    guidance_scale: float = 7.5,
+    eta: float = 0.0,
+    negative_prompts: Sequence[str] | str = "",
+    height: int | None = None,
+    width: int | None = None,
+    latents: np.ndarray | None = None,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    dtype: str = "float32",
+    attention: str = "xla",
+    progress: bool = True,
+) -> np.ndarray:
+    """Samples one picture a prompt with DDIM and classifier-free guidance.
+
+    A second call with other prompts, seeds, steps, guidance or eta compiles nothing, as long as the
+    batch size and the picture size stay.
+
+    Args:
+        model: from `load`; see `place` for sampling repeatedly from a large one.
+        prompts: n texts, or one.
+        seeds: n integers in [0, 2^32); picture i depends on seeds[i], not on its neighbours.
+            0, 1, 2, ... by default.
+        num_steps: of DDIM, at most 1000.
+        guidance_scale: 1 follows the plain conditional model; the papers use 4 and 7.5.
+        eta: 0 is deterministic given the start noise, 1 adds fresh noise at every step.
+        negative_prompts: one for all, or n.
+        height: pixels; the size the model was trained for by default.
+        width: likewise.
+        latents: [n, h, w, 4] float32 unit noise to start from instead of the seeds' own.
+        batch_size: pictures at once over all devices; chosen by the picture size by default.
+        mesh: device mesh; all devices by default.
+        dtype: of the computation, "float32" or "bfloat16".
+        attention: attention implementation.
+        progress: show a progress bar.
+
+    Returns:
+        [n, H, W, 3] uint8.
+
+    Raises:
+        UserError: a setting is out of its range or the lengths do not agree.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    n = len(prompts)
+    if not n:
+        raise UserError("no prompt given")
+    negatives = [negative_prompts] * n if isinstance(negative_prompts, str) else list(negative_prompts)
+    seeds = np.arange(n) if seeds is None else np.asarray(list(seeds))
+    if len(negatives) != n or len(seeds) != n:
+        raise UserError(f"{n} prompts need as many seeds and negative prompts, not {len(seeds)} and {len(negatives)}")
+    if latents is not None and len(latents) != n:
+        raise UserError(f"{n} prompts need as many start latents, not {len(latents)}")
+    mesh = make_mesh({"data": -1}) if mesh is None else mesh
+    side = model.unet.sample_size * model.vae.downscale
+    shape = SamplerShape(
+        model.unet, model.vae, model.text_encoder, schedule_of(model), height or side, width or side,
+        max_steps=MAX_STEPS, dtype=dtype, attention=attention,
+    )  # fmt: skip
+    settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "eta": eta}
+    batch_size = _batch_size(batch_size, n, shape, mesh)
+    ids, negative_ids = encode_prompts(model.tokenizer, prompts), _encode_distinct(model, negatives)
+    # All inputs are checked before anything is computed.
+    make_inputs(shape, ids, negative_ids, seeds, start=latents, **settings)
+
+    params = place_params(model.params, mesh)
+    generate = compiled_sampler(shape, mesh)
+    images = []
+    with tqdm(total=n, unit="image", desc="sample", disable=not progress) as bar:
+        for start in range(0, n, batch_size):
+            rows = np.arange(start, start + batch_size).clip(max=n - 1)  # the last batch is filled up and cut
+            inputs = make_inputs(
+                shape, ids[rows], negative_ids[rows], seeds[rows],
+                start=None if latents is None else latents[rows], **settings,
+            )  # fmt: skip
+            images.append(np.asarray(jax.device_get(generate(params, inputs))))
+            bar.update(min(batch_size, n - start))
+    return np.concatenate(images)[:n]
+
+
+def _encode_distinct(model: StableDiffusion, texts: list[str]) -> np.ndarray:
+    """Encodes each different text once, so that a warning about a cut text comes once."""
+    distinct = list(dict.fromkeys(texts))
+    ids = encode_prompts(model.tokenizer, distinct)
+    return ids[[distinct.index(text) for text in texts]]
+
+
+def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> int:
+    shards = batch_shards(mesh)
+    if asked is not None:
+        if asked < 1 or asked % shards:
+            raise UserError(f"batch_size = {asked} must be a multiple of the {shards} device shard(s)")
+        return asked
+    h, w, _ = shape.latents
+    most = max(_CELLS_PER_SHARD // max(h * w, 1), 1)
+    return shards * min(most, math.ceil(n / shards))

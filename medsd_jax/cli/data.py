@@ -1,0 +1,133 @@
+"""``python -m medsd_jax data``: prepare a data set and show what is in it."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medsd_jax.cli.flags import positive_int
+from medsd_jax.data.dataset import SOURCES, Dataset, open_dataset
+from medsd_jax.data.sources.folder import write_image_folder
+from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.data.transforms import RESIZE_MODES, load_image
+from medsd_jax.errors import UserError
+from medsd_jax.sampling.images import make_grid
+
+_EXAMPLES = """examples:
+  python -m medsd_jax data --source phantom --num_images 300 --output runs/phantoms
+  python -m medsd_jax data --source phantom --num_images 300 --output runs/phantoms \\
+      --export_folder runs/my_images
+  python -m medsd_jax data --source folder --path runs/my_images --output runs/my_data
+
+An image folder holds images and metadata.csv with the columns file_name,text and, if you have them,
+patient_id, split (train or validation) and labels. The second line makes one to look at."""
+
+_SHEET_PIXELS = 192
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add the parser of this command."""
+    parser = subparsers.add_parser(
+        "data",
+        help="prepare a data set and show what is in it",
+        description="Prepare a data set for training, print what it holds and what was left out,\n"
+        "and write contact_sheet.png: pictures with their captions.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--source", required=True, choices=list(SOURCES), help="kind of data")
+    parser.add_argument("--path", metavar="DIR", help="folder of the images; phantom needs none")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="prepared data and contact_sheet.png go here; train with --config.data.cache_dir=DIR",
+    )
+    parser.add_argument(
+        "--num_images", type=positive_int, metavar="N", help="phantom: how many (default 3000)"
+    )
+    parser.add_argument("--seed", type=int, metavar="S", help="phantom: which series (default 0)")
+    parser.add_argument(
+        "--image_size", type=positive_int, metavar="PIXELS", help="phantom: side (default 64)"
+    )
+    parser.add_argument(
+        "--export_folder",
+        metavar="DIR",
+        help="phantom: also write the pictures as an image folder with metadata.csv",
+    )
+    parser.add_argument(
+        "--validation_fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="share of the patients kept for validation (default 0.1)",
+    )
+    parser.add_argument(
+        "--resize_mode",
+        choices=RESIZE_MODES,
+        default="pad",
+        help="how the contact sheet makes pictures square (default pad)",
+    )
+    parser.add_argument(
+        "--num_shown",
+        type=positive_int,
+        default=20,
+        metavar="N",
+        help="pictures on the contact sheet (default 20)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit code."""
+    params = {
+        name: getattr(args, name)
+        for name in ("num_images", "seed", "image_size")
+        if getattr(args, name) is not None
+    }
+    if args.source != "phantom":
+        given = [*params, *(["export_folder"] if args.export_folder else [])]
+        if given:
+            raise UserError(f"--{given[0]} is for --source phantom; leave it out")
+    elif args.export_folder:
+        records = phantom_records(**{"num_images": 3000, **params})
+        write_image_folder(records, Path(args.export_folder))
+        print(f"image folder: {args.export_folder} ({len(records)} images, metadata.csv)")
+    output = Path(args.output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output} is a file; name a folder")
+    dataset = open_dataset(
+        args.source,
+        args.path,
+        params=params,
+        cache_dir=output,
+        validation_fraction=args.validation_fraction,
+    )
+    print(f"prepared data: {dataset.info.folder}")
+    for line in dataset.info.lines():
+        print(line)
+    print(f"labels: {', '.join(dataset.info.label_names) or 'none'}")
+    sheet = output / "contact_sheet.png"
+    Image.fromarray(contact_sheet(dataset, args.num_shown, args.resize_mode)).save(sheet)
+    print(f"contact sheet: {sheet}")
+    return 0
+
+
+def contact_sheet(dataset: Dataset, num_shown: int, resize_mode: str = "pad") -> np.ndarray:
+    """Lay out pictures with captions, evenly spread over the set.
+
+    Args:
+        dataset: prepared.
+        num_shown: how many; fewer when the set is smaller.
+        resize_mode: how pictures become square.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    everything = [(s, i) for s in (dataset.train, dataset.validation) for i in range(len(s))]
+    places = np.unique(np.linspace(0, len(everything) - 1, num_shown).astype(int))
+    pictures, captions = [], []
+    for split, index in (everything[place] for place in places):
+        record = split[index]
+        pictures.append(load_image(record.read_bytes(), _SHEET_PIXELS, resize_mode))
+        captions.append(f"{split.name}: {record.text}")
+    return make_grid(np.stack(pictures), columns=5, padding=4, captions=captions)

@@ -1,0 +1,153 @@
+"""`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report, in minutes on two CPU cores."""
+
+import argparse
+import importlib.util
+import logging
+import time
+from pathlib import Path
+
+from medsd_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PROMPT = "A photo of a lung xray"
+EFFUSION_PROMPT = "A photo of a lung xray with a visible pleural effusion"
+PICTURES_A_PROMPT = 24
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds ``demo``."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="train a tiny Stable Diffusion on synthetic chest X-rays and report",
+        description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from scratch, samples\n"
+        "with and without pleural effusion, exports, and writes OUTPUT/report.html.",
+        epilog="example: python -m medsd_jax demo --output runs/demo",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default runs/demo")
+    parser.add_argument("--configs", type=Path, help="folder with demo_vae.py and demo.py (default: the project's)")
+    parser.add_argument("--vae_steps", type=int, help="instead of the recipe's: for a quick look")
+    parser.add_argument("--steps", type=int, help="instead of the recipe's: for a quick look")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs all stages; a stage that is done already is kept, so an interrupted demo goes on."""
+    from medsd_jax import api
+    from medsd_jax.cli import demo_report
+    from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.flags import load_config
+    from medsd_jax.cli.train import train_by_config
+
+    start_devices()
+    began = time.perf_counter()
+    output, seconds = args.output, {}
+
+    def recipe(name: str, model: Path, steps: int | None):
+        config = load_config(find_configs(args.configs) / f"{name}.py")
+        config.model.path = str(model)
+        config.data.cache_dir = str(output / "data")
+        if steps is not None:
+            config.train.steps = steps
+            config.optim.warmup_steps = min(config.optim.warmup_steps, steps // 10)
+        return config.lock()
+
+    def stage(name: str, title: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        seconds[name], began = now - began, now
+        print(f"[demo] {title}: {seconds[name]:.0f} s", flush=True)
+
+    untrained, vae, model = output / "untrained", output / "vae", output / "model"
+    if not (untrained / "model_index.json").exists():
+        make_untrained(untrained, recipe("demo_vae", untrained, args.vae_steps))
+    stage("prepare", "phantoms, tokenizer and random weights")
+    if not (vae / "model" / "model_index.json").exists():
+        train_by_config(recipe("demo_vae", untrained, args.vae_steps), vae)
+    stage("vae", "VAE trained")
+    if not (model / "model_index.json").exists():
+        train_by_config(recipe("demo", vae, args.steps), output)
+    stage("diffusion", "text encoder and U-Net trained")
+
+    trained = api.load(model)
+    prompts = [PROMPT] * PICTURES_A_PROMPT + [EFFUSION_PROMPT] * PICTURES_A_PROMPT
+    seeds = [*range(PICTURES_A_PROMPT)] * 2
+    images = api.sample(trained, prompts, seeds=seeds, num_steps=50, guidance_scale=4.0)
+    stage("sample", f"{len(images)} pictures sampled")
+    api.save(trained, output / "export", dtype="float32")
+    stage("export", "exported")
+    demo_report.write(
+        output, images[:PICTURES_A_PROMPT], images[PICTURES_A_PROMPT:], (PROMPT, EFFUSION_PROMPT), trained, seconds
+    )
+    print(f"[demo] open {output / 'report.html'}")
+    return 0
+
+
+def find_configs(folder: Path | None) -> Path:
+    """The folder of the demo's recipes.
+
+    Raises:
+        UserError: the package is installed without the project's configs/ beside it.
+    """
+    if folder is None:
+        folder = Path(__file__).parents[2] / "configs"
+    if not (folder / "demo.py").is_file():
+        raise UserError(f"no recipe {folder / 'demo.py'}: name the project's configs folder with --configs")
+    return folder
+
+
+def make_untrained(folder: Path, config) -> None:
+    """Writes a model of the demo's shapes with random weights and a tokenizer learnt from the captions."""
+    import jax
+
+    from medsd_jax import api
+    from medsd_jax.cli.train import open_data
+    from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
+    from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+    from medsd_jax.models.scratch import random_model
+
+    captions = open_data(config, folder).train.texts
+    tokenizer = train_clip_tokenizer(captions, num_merges=600)
+    width = 96
+    levels = 2
+    unet = UNetConfig(
+        sample_size=8,
+        block_out_channels=(128, 192),
+        down_block_types=("CrossAttnDownBlock2D",) * levels,
+        up_block_types=("CrossAttnUpBlock2D",) * levels,
+        layers_per_block=1,
+        attention_head_dim=4,
+        cross_attention_dim=width,
+        norm_num_groups=16,
+    )
+    vae = VAEConfig(
+        sample_size=64,
+        block_out_channels=(16, 32, 64, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=8,
+    )
+    text_encoder = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        projection_dim=width,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "epsilon",
+        "timestep_spacing": "leading",
+        "steps_offset": 1,
+        "set_alpha_to_one": False,
+        "clip_sample": False,
+    }
+    api.save(random_model(unet, vae, text_encoder, scheduler, tokenizer, jax.random.key(0)), folder)

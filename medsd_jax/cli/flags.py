@@ -1,0 +1,266 @@
+"""Flags of the command line: every mistake is one line that names the word and the way out.
+
+``train.py`` takes ``--config configs/X.py --workdir DIR --config.section.key=value ...`` with the
+syntax and the value rules of ml_collections' config flags. We read them ourselves because that
+library answers a missing file with an object that fails later, an unknown key or a None default
+with a traceback, and an error inside ``get_config`` with a page of text.
+"""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import flags
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import RequiredValueError
+from ml_collections.config_flags import tuple_parser
+
+from medsd_jax.errors import UserError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with one-line errors: a mistake raises UserError, an unknown flag names its closest.
+
+    Flags are not abbreviated: an abbreviation in a script breaks the day a flag is added.
+    """
+
+    def __init__(self, **kwargs: Any):
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**kwargs, allow_abbrev=False)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse like argparse, but refuse unknown words here, where the flags are known."""
+        if args is not None and self._subparsers is None:
+            # Before argparse complains that --model is missing, say that --modl is unknown.
+            self._refuse([word for word in args if self._is_unknown_flag(word)])
+        namespace, unknown = super().parse_known_args(args, namespace)
+        self._refuse(unknown)
+        return namespace, unknown
+
+    def _is_unknown_flag(self, word: str) -> bool:
+        name = word.partition("=")[0]
+        # Like argparse, take what holds a space for a value.
+        is_flag = name.startswith("--") and name != "--" and " " not in name
+        return is_flag and name not in self._option_string_actions
+
+    def _refuse(self, words: Sequence[str]) -> None:
+        if words:
+            word = words[0].partition("=")[0]
+            self.error(f"unknown argument {word}{closest(word, self._option_string_actions)}")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError instead of printing the usage and leaving."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def positive_int(text: str) -> int:
+    """Read a flag's value that counts something: the ``type=`` of an argument that starts at 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return value
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Suggest what was meant: `` (did you mean X?)``, or nothing where no known word is close."""
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """What ``train.py`` was asked to do.
+
+    Attributes:
+        config: the recipe with the overrides applied, locked.
+        config_file: where the recipe came from.
+        workdir: where the run writes; it need not exist yet.
+        overrides: dotted key -> value, as given on the command line; of two, the later one.
+    """
+
+    config: ConfigDict
+    config_file: Path
+    workdir: Path
+    overrides: dict[str, Any]
+
+
+def parse_train_flags(argv: Sequence[str], prog: str = "python train.py") -> TrainFlags:
+    """Read the flags of a training run.
+
+    Args:
+        argv: the words after the program's name.
+        prog: how the program was called, for its help.
+
+    Returns:
+        The config and the workdir.
+
+    Raises:
+        UserError: the words cannot be understood, or the config file cannot be read.
+    """
+    plain, overrides = _split_overrides(argv)
+    parser = ArgumentParser(
+        prog=prog,
+        description="Train by a recipe. Any key of the recipe can be changed on the command line;\n"
+        "configs/base.py lists all keys with their meaning.",
+        epilog=f"example: {prog} --config configs/base.py --workdir runs/first "
+        "--config.optim.learning_rate=1e-5",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file in configs/")
+    parser.add_argument(
+        "--config.SECTION.KEY", metavar="VALUE", help="change one key of the recipe"
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="checkpoints, logs and the model go here"
+    )
+    args = parser.parse_args(plain)
+    workdir = Path(args.workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} is a file; name a folder")
+    config = load_config(args.config)
+    values = {key: _override(config, key, text) for key, text in overrides}
+    _check_required(config)
+    return TrainFlags(config.lock(), Path(args.config), workdir, values)
+
+
+def load_config(path: str | Path) -> ConfigDict:
+    """Run a config file.
+
+    Args:
+        path: a Python file with ``get_config() -> ConfigDict``.
+
+    Returns:
+        The config, not locked yet: keys that it requires may still be unset.
+    """
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        known = [str(file) for file in path.parent.glob("*.py")]
+        reason = "is not a Python file" if path.exists() else "does not exist"
+        raise UserError(f"--config {path} {reason}{closest(str(path), known)}")
+    spec = importlib.util.spec_from_file_location(f"medsd_jax_config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"--config {path}: line {error.lineno}: {error.msg}") from error
+    if not callable(getattr(module, "get_config", None)):
+        raise UserError(f"--config {path} has no function get_config()")
+    config = module.get_config()
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"--config {path}: get_config() returns a {kind}, not a ConfigDict")
+    return config
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """Take ``--config.key=value``, ``--config.key value`` and ``--[no]config.key`` out of argv."""
+    plain: list[str] = []
+    overrides: list[tuple[str, str | None]] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        flag = name.lstrip("-")
+        if not name.startswith("-") or not flag.startswith(("config.", "noconfig.")):
+            plain.append(word)
+            continue
+        key = flag.partition(".")[2]
+        if flag.startswith("noconfig."):
+            overrides.append((key, "false"))
+        elif equals:
+            overrides.append((key, value))
+        elif words and not words[0].startswith("--"):
+            overrides.append((key, words.pop(0)))
+        else:
+            overrides.append((key, None))  # a switch: --config.training.remat
+    return plain, overrides
+
+
+def _override(config: ConfigDict, key: str, text: str | None) -> Any:
+    """Set one dotted key of the config in place to what the text means for the key's type."""
+    section, name, stored = _look_up(config, key)
+    kind = stored.get_type() if isinstance(stored, FieldReference) else type(stored)
+    if text is None and kind is not bool:
+        raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
+    try:
+        value = _read_value(kind, stored, "true" if text is None else text)
+        section[name] = value
+    except (ValueError, TypeError, SyntaxError, flags.Error) as error:
+        raise UserError(
+            f"--config.{key}={text}: expected a value of type {kind.__name__}"
+        ) from error
+    return value
+
+
+def _look_up(config: ConfigDict, key: str) -> tuple[ConfigDict, str, Any]:
+    """Find a dotted key: the section that holds it, its name there, and what is stored."""
+    section: Any = None
+    stored: Any = config
+    names = key.split(".")
+    for depth, name in enumerate(names):
+        section = stored
+        if not isinstance(section, ConfigDict) or name not in section:
+            where = ".".join(["--config", *names[:depth]])
+            known = [path for path, _ in _flatten(config)]
+            raise UserError(f"--config.{key}: {where} has no key {name!r}{closest(key, known)}")
+        stored = _stored(section)[name]
+    if isinstance(stored, ConfigDict):
+        raise UserError(f"--config.{key} is a section; set one of its keys: {', '.join(stored)}")
+    return section, names[-1], stored
+
+
+_PARSERS = {
+    bool: flags.BooleanParser(),
+    int: flags.IntegerParser(),
+    float: flags.FloatParser(),
+    str: flags.ArgumentParser(),
+    tuple: tuple_parser.TupleParser(),
+}
+
+
+def _read_value(kind: type, stored: Any, text: str) -> Any:
+    """Read a value by the type of its key, with the rules of absl and ml_collections."""
+    # A key that the config declares as a placeholder, or leaves at None, may be switched off.
+    if text in ("none", "None") and (stored is None or isinstance(stored, FieldReference)):
+        return None
+    if stored is None:
+        # None tells no type: read what looks like Python, and take the rest as a string.
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            return text
+    return _PARSERS[kind].parse(text) if kind in _PARSERS else ast.literal_eval(text)
+
+
+def _check_required(config: ConfigDict) -> None:
+    """Refuse a config with keys that the recipe leaves to the command line and nobody gave."""
+    missing = []
+    for path, stored in _flatten(config):
+        try:
+            if isinstance(stored, FieldReference):
+                stored.get()
+        except RequiredValueError:
+            missing.append(f"--config.{path}=VALUE")
+    if missing:
+        raise UserError(f"this recipe needs {' '.join(missing)}")
+
+
+def _flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, stored in _stored(config).items():
+        if isinstance(stored, ConfigDict):
+            yield from _flatten(stored, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", stored
+
+
+def _stored(section: ConfigDict) -> dict[str, Any]:
+    """Keys and values with placeholders as they are: reading a required one raises."""
+    return dict(section.items(preserve_field_references=True))

@@ -1,0 +1,86 @@
+"""Command line of the package: finds the command, runs it, turns mistakes into exit codes.
+
+A command is one file in this folder with two functions: ``add_parser(subparsers)`` adds its parser
+under the command's name, ``run(args)`` does the work and returns the exit code (None is 0).
+
+Exit codes: 0 done; 1 done, but a check that was asked for failed; 2 a mistake in the input, told in
+one line on stderr; 130 interrupted. A traceback means a bug.
+"""
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from medsd_jax.cli.flags import ArgumentParser
+from medsd_jax.errors import UserError
+
+COMMANDS = {
+    "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
+    "export": "write a diffusers folder, checked against PyTorch with --verify",
+    "data": "prepare a data set and show what is in it",
+}
+"""Command -> one line of help. The file of the same name is imported only when it is asked for."""
+
+_EPILOG = "example: python -m medsd_jax demo --output runs/demo"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after ``python -m medsd_jax``; those of this process when None.
+
+    Returns:
+        The exit code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _run_command(words))
+
+
+def exit_code(call: Callable[[], int | None]) -> int:
+    """Run a program's body with its log on stderr and its mistakes turned into exit codes.
+
+    Args:
+        call: the whole program; returns its exit code, or None for 0.
+
+    Returns:
+        The exit code, see the top of this module. Exceptions that are neither UserError nor
+        KeyboardInterrupt are bugs and pass through.
+    """
+    _start_log()
+    try:
+        return call() or 0
+    except UserError as error:
+        # One line whatever the message holds: scripts read the last line of stderr.
+        print("medsd_jax: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("medsd_jax: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run_command(words: list[str]) -> int | None:
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    parser = ArgumentParser(
+        prog="python -m medsd_jax",
+        description="Stable Diffusion in JAX for medical images.",
+        epilog=_EPILOG,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    module = None
+    for name, summary in COMMANDS.items():
+        if name == chosen:
+            module = importlib.import_module(f"medsd_jax.cli.{name}")
+            module.add_parser(subparsers)
+        else:
+            # A stand-in for the list of commands: importing all of them would import jax.
+            subparsers.add_parser(name, help=summary)
+    args = parser.parse_args(words)
+    assert module is not None, words  # argparse refuses what is not in COMMANDS
+    return module.run(args)
+
+
+def _start_log() -> None:
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("medsd_jax").setLevel(logging.INFO)

@@ -1,0 +1,166 @@
+"""sample.py: prompts to pictures in a folder."""
+
+import csv
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medsd_jax.cli.flags import ArgumentParser, positive_int
+from medsd_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+GRID_LIMIT = 64
+"""Pictures in grid.png at most; more are too small to see."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+
+
+def make_parser() -> ArgumentParser:
+    """The flags of sample.py."""
+    parser = ArgumentParser(
+        prog="python sample.py",
+        description="Sample pictures from a model: a diffusers folder, a hub id, or a training workdir.",
+        epilog='example: python sample.py --model runs/demo --prompt "A photo of a lung xray" --output runs/look',
+    )
+    parser.add_argument("--model", required=True, help="diffusers folder, hub id, or training workdir")
+    parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    parser.add_argument("--prompts_csv", type=Path, help="columns: prompt[,negative_prompt][,seed]; a row a prompt")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the pictures, samples.jsonl, grid.png")
+    parser.add_argument("--num_images", type=positive_int, default=4, help="of each prompt (default 4)")
+    parser.add_argument("--seed", type=int, default=0, help="picture i of a prompt has seed SEED + i (default 0)")
+    parser.add_argument("--num_steps", type=int, default=50, help="sampling steps (default 50)")
+    parser.add_argument("--guidance_scale", type=float, default=7.5, help="1 is no guidance (default 7.5)")
+    parser.add_argument("--eta", type=float, default=0.0, help="0 deterministic DDIM ... 1 as DDPM (default 0)")
+    parser.add_argument("--negative_prompt", default="", help="what to push away from (default: the empty prompt)")
+    parser.add_argument("--sampler", choices=["ddim"], default="ddim")
+    parser.add_argument("--height", type=positive_int, help="pixels (default: the model's training size)")
+    parser.add_argument("--width", type=positive_int, help="pixels (default: the model's training size)")
+    parser.add_argument("--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts picture i")
+    parser.add_argument("--batch_size", type=positive_int, help="pictures at once (default: by picture size)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation")
+    parser.add_argument("--variant", help="weight files to read, such as fp16")
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Samples and writes."""
+    args = make_parser().parse_args(list(argv))
+    requests = read_requests(args)
+    latents = None if args.latents is None else read_latents(args.latents)
+    check_output(args.output)
+
+    from medsd_jax import api  # after the flags, so that --help and mistakes answer at once
+    from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.sampling.images import make_grid, save_png
+
+    start_devices()
+    model = api.load(args.model, variant=args.variant)
+    images = api.sample(
+        model,
+        [r.prompt for r in requests],
+        seeds=[r.seed for r in requests],
+        negative_prompts=[r.negative_prompt for r in requests],
+        num_steps=args.num_steps,
+        guidance_scale=args.guidance_scale,
+        eta=args.eta,
+        height=args.height,
+        width=args.width,
+        latents=latents,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+    )
+    settings = {
+        "sampler": args.sampler, "num_steps": args.num_steps, "guidance_scale": args.guidance_scale, "eta": args.eta,
+        "height": images.shape[1], "width": images.shape[2], "dtype": args.dtype, "model": args.model,
+        "model_hash": model.fingerprint(), "start_latents": args.latents and str(args.latents),
+    }  # fmt: skip
+    args.output.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for i, (request, image) in enumerate(zip(requests, images, strict=True)):
+        about = {
+            "prompt": request.prompt, "negative_prompt": request.negative_prompt, "seed": request.seed, **settings
+        }  # fmt: skip
+        save_png(image, args.output / f"{i:05d}.png", about)
+        lines.append(json.dumps({"file": f"{i:05d}.png", **about}))
+    (args.output / "samples.jsonl").write_text("\n".join(lines) + "\n")
+    shown = images[:GRID_LIMIT]
+    captions = [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]] if images.shape[2] >= 128 else None
+    save_png(make_grid(shown, columns=min(args.num_images, 8), captions=captions), args.output / "grid.png", settings)
+    print(f"{len(images)} pictures in {args.output}; grid.png shows {len(shown)} of them")
+    return 0
+
+
+def read_requests(args: Namespace) -> list[Request]:
+    """The pictures asked for by --prompt and --prompts_csv, prompt by prompt.
+
+    Raises:
+        UserError: there is no prompt, or the CSV cannot be used.
+    """
+    rows = [{"prompt": prompt} for prompt in args.prompt]
+    if args.prompts_csv is not None:
+        rows += _read_csv(args.prompts_csv)
+    if not rows:
+        raise UserError('no prompt: give --prompt "..." or --prompts_csv FILE')
+    requests = []
+    for row in rows:
+        seed = row.get("seed") or args.seed
+        try:
+            first = int(seed)
+        except ValueError:
+            raise UserError(f"{args.prompts_csv}: seed {seed!r} is not a whole number") from None
+        negative = row.get("negative_prompt") or args.negative_prompt
+        requests += [Request(row["prompt"], negative, first + i) for i in range(args.num_images)]
+    return requests
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--prompts_csv {path} cannot be read: {error}") from error
+    if "prompt" not in columns:
+        raise UserError(f"--prompts_csv {path} has no column 'prompt' (columns: {', '.join(columns) or 'none'})")
+    ignored = [c for c in columns if c not in ("prompt", "negative_prompt", "seed")]
+    if ignored:
+        log.warning("%s: columns not used: %s", path, ", ".join(ignored))
+    empty = [i for i, row in enumerate(rows, 2) if row["prompt"] is None]
+    if empty:
+        raise UserError(f"--prompts_csv {path}: line {empty[0]} has no prompt")
+    return rows
+
+
+def read_latents(path: Path) -> np.ndarray:
+    """Start noise from a .npy file; pickled arrays are refused because unpickling runs code."""
+    try:
+        latents = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--latents {path} cannot be read as a .npy array: {error}") from error
+    if not isinstance(latents, np.ndarray) or latents.ndim != 4 or latents.dtype.kind != "f":
+        raise UserError(f"--latents {path} must be one float array [n, h, w, 4]")
+    if not np.isfinite(latents).all():
+        raise UserError(f"--latents {path} contains values that are not finite")
+    return latents.astype(np.float32)
+
+
+def check_output(folder: Path) -> None:
+    """Refuses a folder with samples in it: old and new pictures would mix."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; name a folder")
+    if (folder / "samples.jsonl").exists():
+        raise UserError(f"--output {folder} holds samples already; name another folder or remove it")

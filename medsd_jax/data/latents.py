@@ -1,0 +1,59 @@
+"""Posterior moments of a whole split, encoded once and kept on disk.
+
+What is kept are mean and log variance, not one draw: every epoch then sees fresh posterior noise, as
+it does without the cache, and training is the same to the last bit.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from medsd_jax.data.loader import eval_batches
+from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.transforms import ResizeMode
+
+
+def encode_split(
+    split: RecordSplit,
+    encode_images: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch_size: int,
+    image_size: int,
+    resize_mode: ResizeMode,
+    key: str,
+    folder: Path,
+) -> np.ndarray:
+    """Encodes every picture of the split, or opens what was encoded before.
+
+    Args:
+        split: the pictures.
+        encode_images: [b, H, W, 3] float32 in [-1, 1] -> moments [b, h, w, 2C] float32.
+        batch_size: pictures at once; the last batch is filled up, so that one shape is compiled.
+        image_size: pixels, square.
+        resize_mode: how pictures become square.
+        key: names the VAE; other weights have another key.
+        folder: where the file goes, beside the prepared records.
+
+    Returns:
+        [n, h, w, 2C] float32 in the split's order, memory-mapped from the file.
+    """
+    path = folder / f"latents-{split.name}-{image_size}-{resize_mode}-{key}.npy"
+    if not path.exists():
+        batches = eval_batches(
+            split, num_examples=None, batch_size=batch_size, encode=lambda texts: np.zeros((len(texts), 1), np.int32),
+            image_size=image_size, resize_mode=resize_mode, process_index=0, process_count=1,
+        )  # fmt: skip
+        temporary, moments, done = path.with_suffix(".tmp.npy"), None, 0
+        for batch in tqdm(batches, desc=f"encode {split.name}", unit="batch"):
+            rows = encode_images(batch["images"])[batch["mask"] > 0]
+            if moments is None:
+                shape = (len(split), *rows.shape[1:])
+                moments = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            moments[done : done + len(rows)] = rows
+            done += len(rows)
+        assert done == len(split), (done, len(split))
+        moments.flush()
+        temporary.replace(path)
+    return np.load(path, mmap_mode="r")

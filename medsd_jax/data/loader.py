@@ -1,0 +1,335 @@
+"""Batches for training and validation, the same ones whatever happens in between.
+
+The order of the pictures is one global sequence that depends on the seed alone. Every process
+takes its own rows of every global batch, so the number of processes changes who loads a picture
+but never which pictures form step k. A saved state names a place in that sequence.
+"""
+
+import concurrent.futures
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+
+from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.transforms import (
+    ResizeMode,
+    check_resize_mode,
+    flip_some,
+    load_image,
+    to_float,
+)
+from medsd_jax.errors import UserError
+
+Encode = Callable[[list[str]], np.ndarray]
+"""Texts -> prompt ids, int32 [n, S]."""
+
+Batch = dict[str, np.ndarray]
+
+CACHE_BYTES = 2**30
+"""Decoded pictures are kept in memory when the whole split fits in this many bytes."""
+
+_ENCODE_AT_ONCE = 1024
+_STATE_VERSION = 1
+
+
+def encode_texts(texts: Sequence[str], encode: Encode) -> np.ndarray:
+    """Tokenise every distinct text once.
+
+    Args:
+        texts: n captions.
+        encode: texts -> int32 [m, S].
+
+    Returns:
+        [n, S] int32.
+    """
+    distinct = list(dict.fromkeys(texts))
+    parts = []
+    for start in range(0, len(distinct), _ENCODE_AT_ONCE):
+        some = distinct[start : start + _ENCODE_AT_ONCE]
+        ids = np.asarray(encode(some))
+        assert ids.ndim == 2 and len(ids) == len(some), (ids.shape, len(some))
+        assert np.issubdtype(ids.dtype, np.integer), ids.dtype
+        parts.append(ids.astype(np.int32))
+    row = {text: i for i, text in enumerate(distinct)}
+    return np.concatenate(parts)[[row[text] for text in texts]]
+
+
+class _Pictures:
+    """Decoded, resized pictures of a split by position; small splits are decoded only once."""
+
+    def __init__(
+        self,
+        split: RecordSplit,
+        image_size: int,
+        resize_mode: ResizeMode,
+        num_threads: int,
+        cache_bytes: int,
+    ):
+        check_resize_mode(resize_mode)
+        if image_size < 1:
+            raise UserError(f"image_size is {image_size}: it must be at least 1 pixel")
+        if num_threads < 0:
+            raise UserError(f"num_threads is {num_threads}: 0 or more threads decode images")
+        self._split, self._size, self._mode = split, image_size, resize_mode
+        self._pool = (
+            concurrent.futures.ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+            if num_threads > 1
+            else None
+        )
+        shape = (len(split), image_size, image_size, 3)
+        fits = np.prod(shape, dtype=np.int64) <= cache_bytes
+        self._cache = np.empty(shape, np.uint8) if fits else None
+        self._cached = np.zeros(len(split), bool)
+
+    def _load(self, index: int) -> np.ndarray:
+        return load_image(self._split[int(index)].read_bytes(), self._size, self._mode)
+
+    def _load_all(self, indices: Sequence[int]) -> list[np.ndarray]:
+        run = map if self._pool is None else self._pool.map
+        return list(run(self._load, indices))
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return pictures [b, H, W, 3] uint8."""
+        if self._cache is None:
+            return np.stack(self._load_all(indices))
+        missing = np.unique(indices[~self._cached[indices]])
+        for index, picture in zip(missing, self._load_all(missing), strict=True):
+            self._cache[index] = picture
+        self._cached[missing] = True
+        return self._cache[indices]
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class BatchIterator(Iterator[Batch]):
+    """An iterator over batches that can be saved and restored.
+
+    Attributes:
+        batches_per_epoch: global batches that one pass over the split fills.
+    """
+
+    def __init__(self, batches: grain.DatasetIterator, pictures: _Pictures, setup: dict):
+        self._batches = batches
+        self._pictures = pictures
+        self._setup = setup
+        self.batches_per_epoch: int = setup["num_images"] // setup["batch_size"]
+
+    def __next__(self) -> Batch:
+        """Return {"images": float32 [b, H, W, 3] in [-1, 1], "prompt_ids": int32 [b, S]}."""
+        return next(self._batches)
+
+    def get_state(self) -> bytes:
+        """Return the place after the last batch handed out, as JSON; equal in all processes."""
+        state = {"version": _STATE_VERSION, **self._setup, "grain": self._batches.get_state()}
+        return json.dumps(state, sort_keys=True).encode()
+
+    def set_state(self, state: bytes) -> None:
+        """Go to a place that `get_state` returned.
+
+        Raises:
+            UserError: the place belongs to other data, another batch size or another order; going
+                on from it would repeat some pictures and never show others.
+        """
+        saved = json.loads(state)
+        for key, value in {"version": _STATE_VERSION, **self._setup}.items():
+            if saved.get(key) != value:
+                raise UserError(
+                    f"the saved data state has {key} {saved.get(key)!r} but this run has {value!r}:"
+                    f" resume with the same {key}, or start a new run"
+                )
+        self._batches.set_state(saved["grain"])
+
+    def close(self) -> None:
+        """End the background threads."""
+        self._batches.close()
+        self._pictures.close()
+
+
+def _local_rows(
+    batch_size: int, process_index: int | None, process_count: int | None
+) -> tuple[int, int]:
+    """Return the rows [start, stop) of a global batch that this process loads."""
+    count = jax.process_count() if process_count is None else process_count
+    index = jax.process_index() if process_index is None else process_index
+    assert 0 <= index < count, (index, count)
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}: it must be at least 1")
+    if batch_size % count:
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided among {count} processes: "
+            f"choose a multiple of {count}"
+        )
+    local = batch_size // count
+    return index * local, (index + 1) * local
+
+
+def make_loader(
+    split: RecordSplit,
+    *,
+    batch_size: int,
+    encode: Encode,
+    image_size: int,
+    resize_mode: ResizeMode = "pad",
+    seed: int = 0,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+    process_index: int | None = None,
+    process_count: int | None = None,
+    num_threads: int = 2,
+    drop_remainder: bool = True,
+    flip: bool = False,
+    cache_bytes: int = CACHE_BYTES,
+    latent_moments: np.ndarray | None = None,
+) -> BatchIterator:
+    """Build the training input of this process.
+
+    Args:
+        split: usually `dataset.train`.
+        batch_size: pictures a global batch, over all processes.
+        encode: texts -> prompt ids; called once for every distinct caption, before the first batch.
+        image_size: side length in pixels.
+        resize_mode: "pad", "crop" or "squash", see `transforms`.
+        seed: of the order (and the flips).
+        shuffle: a new order every epoch; False keeps the data set's order.
+        num_epochs: how often every picture is seen; None goes on for ever.
+        process_index: this process; asked of jax when None.
+        process_count: how many processes there are; asked of jax when None.
+        num_threads: threads that decode pictures; 0 loads in the caller's thread, ahead of nothing.
+        drop_remainder: leave out the last, smaller batch; False needs a single process.
+        flip: mirror half of the pictures. Read `transforms.flip_some` before: laterality.
+        cache_bytes: decoded pictures stay in memory when the split needs no more than this.
+        latent_moments: [n, h, w, 2C] float32 by `latents.encode_split`; batches then carry these
+            in the place of pictures, and no picture is decoded.
+
+    Returns:
+        An iterator over {"images": float32 [b, H, W, 3] in [-1, 1], "prompt_ids": int32 [b, S]}
+        with b = batch_size / process_count; "latent_moments" float32 [b, h, w, 2C] instead of
+        "images" where they are given.
+    """
+    start, stop = _local_rows(batch_size, process_index, process_count)
+    if len(split) < batch_size:
+        raise UserError(
+            f"the {split.name} split has {len(split)} images, fewer than one batch of {batch_size}:"
+            " lower batch_size or add images"
+        )
+    if not drop_remainder and stop - start < batch_size:
+        raise UserError("drop_remainder=False needs a single process: the last batch is smaller")
+    if num_epochs is not None and num_epochs < 1:
+        raise UserError(f"num_epochs is {num_epochs}: it must be at least 1")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed is {seed}: it must be at least 0 and below 2**32")
+    if latent_moments is not None:
+        assert len(latent_moments) == len(split), (len(latent_moments), len(split))
+        if flip:
+            raise UserError("cached latents cannot be mirrored: switch the cache or the flips off")
+        cache_bytes = 0
+    pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
+    prompt_ids = encode_texts(split.texts, encode)
+
+    def load(number: int, indices: np.ndarray) -> Batch:
+        mine = indices[start:stop]
+        if latent_moments is not None:
+            return {"latent_moments": latent_moments[mine], "prompt_ids": prompt_ids[mine]}
+        images = to_float(pictures.rows(mine))
+        if flip:
+            # Drawn for the global batch, so that the process count does not matter here either.
+            mirrored = np.random.default_rng([seed, number]).random(len(indices)) < 0.5
+            images = flip_some(images, mirrored[start:stop])
+        return {"images": images, "prompt_ids": prompt_ids[mine]}
+
+    order = grain.MapDataset.range(len(split))
+    order = order.shuffle(seed=seed) if shuffle else order
+    order = order.repeat(num_epochs).batch(batch_size, drop_remainder=drop_remainder)
+    # One thread runs ahead by two batches; decoding inside a batch is parallel already.
+    ahead = grain.ReadOptions(
+        num_threads=1 if num_threads else 0, prefetch_buffer_size=2 if num_threads else 0
+    )
+    batches = iter(order.map_with_index(load).to_iter_dataset(ahead))
+    setup = {
+        "fingerprint": split.fingerprint,
+        "split": split.name,
+        "num_images": len(split),
+        "batch_size": batch_size,
+        "seed": seed,
+        "shuffle": shuffle,
+    }
+    return BatchIterator(batches, pictures, setup)
+
+
+class EvalBatches:
+    """The first records of a split as batches of one size; iterate over it as often as needed.
+
+    Attributes:
+        num_examples: real examples over all processes, without the padding.
+    """
+
+    def __init__(self, pictures: _Pictures, prompt_ids: np.ndarray, rows: tuple[int, int], size):
+        self.num_examples = len(prompt_ids)
+        self._pictures, self._prompt_ids = pictures, prompt_ids
+        self._start, self._stop = rows
+        self._batch_size = size
+
+    def __len__(self) -> int:
+        return -(-self.num_examples // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield images, prompt_ids and mask (float32 [b], 1 for real rows, 0 for padding)."""
+        for number in range(len(self)):
+            base = number * self._batch_size
+            places = np.arange(base + self._start, base + self._stop)
+            # Padding repeats the last example: every row is a picture a model can be run on.
+            indices = np.minimum(places, self.num_examples - 1)
+            yield {
+                "images": to_float(self._pictures.rows(indices)),
+                "prompt_ids": self._prompt_ids[indices],
+                "mask": (places < self.num_examples).astype(np.float32),
+            }
+
+
+def eval_batches(
+    split: RecordSplit,
+    *,
+    num_examples: int | None,
+    batch_size: int,
+    encode: Encode,
+    image_size: int,
+    resize_mode: ResizeMode = "pad",
+    process_index: int | None = None,
+    process_count: int | None = None,
+    num_threads: int = 2,
+    cache_bytes: int = CACHE_BYTES,
+) -> EvalBatches:
+    """Build the fixed validation input of this process.
+
+    Args:
+        split: usually `dataset.validation`.
+        num_examples: the first so many records, or all when there are fewer; None for all.
+        batch_size: rows a global batch, over all processes; the last one is padded.
+        encode: texts -> prompt ids.
+        image_size: side length in pixels.
+        resize_mode: "pad", "crop" or "squash".
+        process_index: this process; asked of jax when None.
+        process_count: how many processes there are; asked of jax when None.
+        num_threads: threads that decode pictures.
+        cache_bytes: decoded pictures stay in memory when the split needs no more than this.
+
+    Returns:
+        Batches with images, prompt_ids and mask. A mean over examples is sum(value * mask) over
+        sum(mask), over all batches and processes.
+    """
+    rows = _local_rows(batch_size, process_index, process_count)
+    if len(split) == 0:
+        raise UserError(
+            f"the {split.name} split is empty: raise validation_fraction or name a split column"
+        )
+    if num_examples is not None and num_examples < 1:
+        raise UserError(f"num_examples is {num_examples}: it must be at least 1")
+    count = len(split) if num_examples is None else min(num_examples, len(split))
+    pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
+    prompt_ids = encode_texts(split.texts[:count], encode)
+    return EvalBatches(pictures, prompt_ids, rows, batch_size)

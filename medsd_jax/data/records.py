@@ -1,0 +1,52 @@
+"""The one shape every data source speaks: a picture, its text, its patient, its labels."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+LabelValue = str | int | float
+
+TRAIN = "train"
+VALIDATION = "validation"
+SPLITS = (TRAIN, VALIDATION)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One picture with everything that is known about it.
+
+    Attributes:
+        key: unique within its source; part of messages, so it should be readable (a file name).
+        image: encoded PNG or JPEG bytes, the path of an image file, or a function that returns the
+            encoded bytes (pictures that are drawn when they are asked for).
+        text: the caption, one line.
+        patient_id: pictures with the same id never sit in different splits.
+        labels: label name -> value. Yes/no findings are the ints 1 and 0.
+        split: "train" or "validation" where the source decides it, None to split by patient hash.
+    """
+
+    key: str
+    image: bytes | Path | Callable[[], bytes]
+    text: str
+    patient_id: str
+    labels: Mapping[str, LabelValue] = dataclasses.field(default_factory=dict)
+    split: str | None = None
+
+    def read_bytes(self) -> bytes:
+        """Return the encoded picture; an OSError of the file system passes through."""
+        if isinstance(self.image, bytes):
+            return self.image
+        return self.image.read_bytes() if isinstance(self.image, Path) else self.image()
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceRecords:
+    """What a source found.
+
+    Attributes:
+        records: in a fixed order.
+        problems: reason -> names of the entries left out for it (files absent, no text, ...).
+    """
+
+    records: tuple[Record, ...]
+    problems: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

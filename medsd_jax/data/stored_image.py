@@ -1,0 +1,116 @@
+"""Bring any image file to the one stored form: an upright PNG or JPEG with 8-bit grey or RGB.
+
+Files that already have this form are stored byte for byte. Everything else is decided here, once,
+and told: which is why reading a prepared record needs no case distinction.
+
+    16-bit and float grey     scaled by the picture's own minimum and maximum to 0..255
+    palette, 1 bit, CMYK      converted to RGB (1 bit: to grey)
+    alpha channel             laid over black, the colour that pads pictures to a square
+    EXIF orientation          applied: left and right matter
+    other file formats        (BMP, TIFF, WebP, ...) re-encoded as PNG; the first page of several
+"""
+
+import dataclasses
+import io
+import struct
+
+import numpy as np
+from PIL import Image, ImageOps
+
+_EXIF_ORIENTATION = 0x0112
+_DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_GREY = 0
+
+
+class UnreadableImageError(Exception):
+    """The bytes are no picture that can be used; the message says why, in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredImage:
+    """A picture in the stored form.
+
+    Attributes:
+        encoded: PNG or JPEG bytes, 8 bits a channel, grey or RGB.
+        height, width: in pixels.
+        note: what was changed to get there; "" when the bytes are the file's own.
+    """
+
+    encoded: bytes
+    height: int
+    width: int
+    note: str = ""
+
+
+def to_stored(raw: bytes) -> StoredImage:
+    """Check a picture by decoding it, and convert it where needed.
+
+    Args:
+        raw: an image file's bytes.
+
+    Returns:
+        The picture and a note on what was done to it.
+
+    Raises:
+        UnreadableImageError: truncated, broken or of a kind that cannot be read faithfully.
+    """
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            _refuse_deep_colour(raw, image)
+            image.load()
+            converted, note = _to_8_bit(image)
+            if not note and image.format in ("PNG", "JPEG"):
+                return StoredImage(raw, image.height, image.width)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError("more pixels than Pillow's safety limit") from error
+    buffer = io.BytesIO()
+    converted.save(buffer, format="PNG", compress_level=3)
+    return StoredImage(
+        buffer.getvalue(), converted.height, converted.width, note or f"{image.format} to PNG"
+    )
+
+
+def _refuse_deep_colour(raw: bytes, image: Image.Image) -> None:
+    # Pillow keeps the high byte of 16-bit colour PNGs without a word: a 12-bit picture in such a
+    # file would come out nearly black.
+    if image.format == "PNG" and raw.startswith(_PNG_SIGNATURE):
+        depth, colour_type = raw[24], raw[25]
+        if depth == 16 and colour_type != _PNG_GREY:
+            raise UnreadableImageError("16 bits a channel in colour or with alpha; save it as grey")
+
+
+def _to_8_bit(image: Image.Image) -> tuple[Image.Image, str]:
+    """Return the picture in mode L or RGB, upright, and a note ("" when nothing changed)."""
+    notes = []
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+        notes.append("EXIF orientation applied")
+    if image.mode in _DEEP_MODES:
+        image = _scale_by_range(image)
+        notes.append("more than 8 bits scaled by the picture's range")
+    elif image.mode == "1":
+        image = image.convert("L")
+        notes.append("1 bit to grey")
+    elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        opaque = rgba.getextrema()[3] == (255, 255)
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, rgba).convert("RGB")
+        notes.append("opaque alpha channel dropped" if opaque else "alpha laid over black")
+    elif image.mode not in ("L", "RGB"):
+        notes.append(f"{image.mode} to RGB")
+        image = image.convert("RGB")
+    return image, "; ".join(notes)
+
+
+def _scale_by_range(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise UnreadableImageError("holds values that are not finite")
+    low, high = values.min(), values.max()
+    # A constant picture has no range; it becomes black.
+    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
+    return Image.fromarray(np.round(scaled).astype(np.uint8))

@@ -1,0 +1,215 @@
+"""Write records into a TFDS data set of ArrayRecord files, and read them back.
+
+TFDS only moves bytes here: pictures go in as encoded PNG or JPEG and come out the same, so neither
+step needs TensorFlow. Beside the ArrayRecord files stands one JSON line a record with everything
+but the picture, in the same order: captions and labels are read without touching the pictures.
+
+    FOLDER/records/1.0.0/    the TFDS data set (features key, image, text, patient_id, labels)
+    FOLDER/train.jsonl       key, text, patient_id, labels, height, width
+    FOLDER/validation.jsonl
+"""
+
+import collections
+import contextlib
+import dataclasses
+import io
+import itertools
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from medsd_jax.data.records import SPLITS, LabelValue, Record
+from medsd_jax.data.stored_image import UnreadableImageError, to_stored
+
+_log = logging.getLogger(__name__)
+_UNREADABLE = "unreadable image"
+_VERSION = "1.0.0"
+
+
+@dataclasses.dataclass
+class WriteReport:
+    """What happened to the records.
+
+    Attributes:
+        rows: split -> one dict a record, as in the JSON lines.
+        unreadable: names of pictures that were left out because they cannot be read.
+        conversions: what was changed on the way -> how many pictures.
+    """
+
+    rows: dict[str, list[dict]] = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(list)
+    )
+    unreadable: list[str] = dataclasses.field(default_factory=list)
+    conversions: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+
+
+# Registration would offer the class under `tfds.load`, which cannot give it its records.
+with tfds.core.registered.skip_registration():
+
+    class Records(tfds.core.GeneratorBasedBuilder):
+        """A TFDS builder whose splits are given as iterators of examples."""
+
+        VERSION = tfds.core.Version(_VERSION)
+        # TFDS looks beside the class's file for checksums of downloads, by way of a package that it
+        # does not require (importlib_resources, in 4.9.10). There are no downloads.
+        code_path = None
+
+        def __init__(self, examples: Mapping[str, Iterator[dict]], **kwargs):
+            self._examples = examples
+            super().__init__(**kwargs)
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description="Medical pictures with captions; see medsd_jax.",
+                features=tfds.features.FeaturesDict(
+                    {
+                        "key": tfds.features.Text(),
+                        "image": tfds.features.Image(shape=(None, None, None), dtype=np.uint8),
+                        "text": tfds.features.Text(),
+                        "patient_id": tfds.features.Text(),
+                        "labels": tfds.features.Text(doc="JSON object, label -> value"),
+                    }
+                ),
+                # Keeps the order of the records, which the JSON lines rely on.
+                disable_shuffling=True,
+            )
+
+        def _split_generators(self, dl_manager):
+            del dl_manager  # nothing is downloaded
+            return {split: self._generate_examples(split) for split in self._examples}
+
+        def _generate_examples(self, split: str):
+            for example in self._examples[split]:
+                yield example["key"], example
+
+
+def write_records(
+    folder: Path, records: Sequence[Record], splits: Sequence[str], *, progress: bool = True
+) -> WriteReport:
+    """Check, convert and store records.
+
+    Args:
+        folder: an empty folder; see the module for what it holds afterwards.
+        records: pictures are read one at a time; unreadable ones are logged and left out.
+        splits: "train" or "validation" for each record.
+        progress: show a progress bar.
+
+    Returns:
+        The report. Splits without a readable picture have no rows and no files.
+    """
+    report = WriteReport()
+    with tqdm(total=len(records), desc="preparing", unit="img", disable=not progress) as bar:
+        examples = {}
+        for split in SPLITS:
+            mine = [r for r, s in zip(records, splits, strict=True) if s == split]
+            stream = _examples(mine, report.rows[split], report, bar)
+            # TFDS cannot write an empty split: look for one readable picture first.
+            first = next(stream, None)
+            if first is not None:
+                examples[split] = itertools.chain([first], stream)
+        if examples:
+            _write(folder, examples)
+    if len(report.unreadable) > 20:
+        _log.warning("%d unreadable images were left out", len(report.unreadable))
+    for note, count in sorted(report.conversions.items()):
+        _log.warning("%d of %d images converted: %s", count, len(records), note)
+    for split in examples:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in report.rows[split])
+        (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+    return report
+
+
+def _write(folder: Path, examples: Mapping[str, Iterator[dict]]) -> None:
+    # TFDS would draw bars of its own and print about downloads.
+    tfds.disable_progress_bar()
+    builder = Records(examples, data_dir=str(folder), file_format="array_record")
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(compute_stats="skip")
+        )
+    shutil.rmtree(folder / "downloads", ignore_errors=True)  # made by TFDS, and empty
+
+
+def _examples(
+    records: Sequence[Record], rows: list[dict], report: WriteReport, bar: tqdm
+) -> Iterator[dict]:
+    for record in records:
+        try:
+            stored = to_stored(record.read_bytes())
+        except (UnreadableImageError, OSError) as error:
+            report.unreadable.append(record.key)
+            if len(report.unreadable) <= 20:
+                _log.warning("%s left out: %s (%s)", _UNREADABLE, record.key, error)
+            continue
+        finally:
+            bar.update()
+        if stored.note:
+            report.conversions[stored.note] += 1
+        row = {
+            "key": record.key,
+            "text": record.text,
+            "patient_id": record.patient_id,
+            "labels": dict(record.labels),
+            "height": stored.height,
+            "width": stored.width,
+        }
+        rows.append(row)
+        yield {
+            "key": record.key,
+            "image": stored.encoded,
+            "text": record.text,
+            "patient_id": record.patient_id,
+            "labels": json.dumps(row["labels"], ensure_ascii=False),
+        }
+
+
+class RecordSplit:
+    """One split of a prepared data set, by position.
+
+    Attributes:
+        name: "train" or "validation".
+        fingerprint: names the content; equal for equal data.
+        keys, texts, patient_ids, labels, sizes: one entry a record; sizes are (height, width).
+    """
+
+    def __init__(self, folder: Path, name: str, fingerprint: str):
+        self.name = name
+        self.fingerprint = fingerprint
+        index = folder / f"{name}.jsonl"
+        lines = index.read_text(encoding="utf-8").split("\n")[:-1] if index.is_file() else []
+        rows = [json.loads(line) for line in lines]
+        self.keys: tuple[str, ...] = tuple(row["key"] for row in rows)
+        self.texts: tuple[str, ...] = tuple(row["text"] for row in rows)
+        self.patient_ids: tuple[str, ...] = tuple(row["patient_id"] for row in rows)
+        self.labels: tuple[dict[str, LabelValue], ...] = tuple(row["labels"] for row in rows)
+        self.sizes = tuple((row["height"], row["width"]) for row in rows)
+        self._source = None
+        if rows:
+            builder = tfds.builder_from_directory(str(folder / "records" / _VERSION))
+            self._source = builder.as_data_source(
+                split=name, decoders={"image": tfds.decode.SkipDecoding()}
+            )
+            assert len(self._source) == len(rows), (len(self._source), len(rows), str(folder))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one record with its encoded picture."""
+        example = self._source[index]
+        assert example["key"].decode() == self.keys[index], (self.keys[index], index)
+        return Record(
+            key=self.keys[index],
+            image=example["image"],
+            text=self.texts[index],
+            patient_id=self.patient_ids[index],
+            labels=self.labels[index],
+            split=self.name,
+        )

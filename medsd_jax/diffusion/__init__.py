@@ -1,0 +1,1 @@
+"""The diffusion process: schedule, training loss, DDIM and guidance, on arrays alone."""

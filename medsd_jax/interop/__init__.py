@@ -1,0 +1,1 @@
+"""Files: diffusers folders, safetensors and tokenizers, read and written without torch."""

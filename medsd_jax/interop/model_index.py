@@ -1,0 +1,88 @@
+"""model_index.json: which classes a diffusers folder's parts are, and which of them we run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medsd_jax.errors import UserError
+
+
+class Part(NamedTuple):
+    """A component: the library of its class, and the classes that are supported (none: any)."""
+
+    library: str
+    class_names: tuple[str, ...] = ()
+
+
+PARTS = {
+    "unet": Part("diffusers", ("UNet2DConditionModel",)),
+    "vae": Part("diffusers", ("AutoencoderKL",)),
+    "text_encoder": Part("transformers", ("CLIPTextModel",)),
+    "tokenizer": Part("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "scheduler": Part("diffusers"),  # which settings are understood is the diffusion's business
+}
+DROPPED = ("safety_checker", "feature_extractor")
+DIFFUSERS_VERSION = "0.42.1"
+"""The release whose folder layout is written; diffusers patches configs that name an old one."""
+
+_PIPELINE = "StableDiffusionPipeline"
+_NOTHING = [None, None]
+
+
+def check_index(path: Path) -> list[str]:
+    """Raises UserError unless model_index.json describes a model that we run.
+
+    Returns:
+        The parts in it that are not loaded, out of `DROPPED`.
+    """
+    index = read_json(path)
+    if (class_name := index.get("_class_name")) != _PIPELINE:
+        raise UserError(
+            f"{path}: _class_name is {class_name!r}; only {_PIPELINE} (Stable Diffusion 1 and 2) "
+            "is supported"
+        )
+    listed = {k: v for k, v in index.items() if isinstance(v, list) and v != _NOTHING}
+    if absent := [name for name in PARTS if name not in listed]:
+        raise UserError(f"{path} names no {', '.join(absent)}; download the model again")
+    for name, value in listed.items():
+        class_name = value[-1] if value else None
+        if name in DROPPED:
+            continue
+        if name not in PARTS:
+            raise UserError(f"{path}: the component {name} ({class_name}) is not supported")
+        allowed = PARTS[name].class_names
+        if allowed and class_name not in allowed:
+            raise UserError(
+                f"{path}: {name} is a {class_name}; only {' or '.join(allowed)} is supported"
+            )
+    return [name for name in DROPPED if name in listed]
+
+
+def make_index(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    """The model_index.json of a model with this scheduler_config.json."""
+    index: dict[str, Any] = {"_class_name": _PIPELINE, "_diffusers_version": DIFFUSERS_VERSION}
+    for name, part in PARTS.items():
+        class_name = part.class_names[0] if part.class_names else scheduler["_class_name"]
+        index[name] = [part.library, class_name]
+    index |= dict.fromkeys((*DROPPED, "image_encoder"), _NOTHING)
+    return {**index, "requires_safety_checker": False}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises UserError where there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; copy or download the model again") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object as diffusers does: sorted, two spaces."""
+    text = json.dumps(dict(value), indent=2, sort_keys=True) + "\n"
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,235 @@
+"""The diffusers folder: everything that one model is, read and written without torch.
+
+    model_index.json                 which classes the parts are
+    scheduler/scheduler_config.json
+    tokenizer/                       see tokenization.py
+    unet/ vae/ text_encoder/         config.json and safetensors each
+
+The safety checker that a folder may also hold is left out: it blacks out radiographs.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from medsd_jax.errors import UserError
+from medsd_jax.interop.hub import resolve
+from medsd_jax.interop.legacy import modernize
+from medsd_jax.interop.model_index import (
+    DIFFUSERS_VERSION,
+    DROPPED,
+    PARTS,
+    check_index,
+    make_index,
+    read_json,
+    write_json,
+)
+from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, read_weights, write_weights
+from medsd_jax.interop.tokenization import load_tokenizer, save_tokenizer
+from medsd_jax.interop.torch_layout import from_torch, to_torch
+from medsd_jax.models.clip import CLIPTextModel
+from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from medsd_jax.models.params import abstract, component, with_prefix
+from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.models.unet import UNet2DConditionModel
+from medsd_jax.models.vae import AutoencoderKL
+
+_LOG = logging.getLogger(__name__)
+
+
+class _Network(NamedTuple):
+    config: type
+    module: Callable[..., Any]
+
+
+_NETWORKS = {
+    "unet": _Network(UNetConfig, UNet2DConditionModel),
+    "vae": _Network(VAEConfig, AutoencoderKL),
+    "text_encoder": _Network(CLIPTextConfig, CLIPTextModel),
+}
+_STAGING = ".medsd_jax-unfinished"
+_DTYPES = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+def load_pipeline(
+    path_or_hub_id: str | os.PathLike,
+    *,
+    variant: str | None = None,
+    dtype: np.typing.DTypeLike = np.float32,
+) -> StableDiffusion:
+    """Reads a Stable Diffusion model.
+
+    Args:
+        path_or_hub_id: a diffusers folder, a training workdir or a hub id; see `hub.resolve`.
+        variant: the weights' variant to read, such as "fp16"; by default the plain files, or fp16
+            where there is nothing else.
+        dtype: float32, float16 or bfloat16, of the arrays returned.
+
+    Returns:
+        The bundle; its `params` are numpy arrays, for the caller to place on devices.
+
+    Raises:
+        UserError: the folder, one of its files or the kind of model cannot be used.
+    """
+    dtype = _checked_dtype(dtype)
+    folder = resolve(path_or_hub_id, variant=variant)
+    if dropped := check_index(folder / "model_index.json"):
+        _LOG.info("not loaded: %s (it blacks out radiographs)", " and ".join(dropped))
+    if absent := [name for name in PARTS if not (folder / name).is_dir()]:
+        raise UserError(
+            f"{folder} is not whole: {', '.join(absent)} missing; copy or download the model again"
+        )
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    configs = {
+        name: network.config.from_dict(
+            read_json(folder / name / "config.json"), str(folder / name / "config.json")
+        )
+        for name, network in _NETWORKS.items()
+    }
+    _fit_tokenizer(tokenizer, configs["text_encoder"], folder)
+    params = {}
+    for name, config in configs.items():
+        tensors = read_weights(folder / name, WEIGHT_STEMS[name], variant=variant, dtype=dtype)
+        arrays = from_torch(modernize(name, tensors), _shapes(name, config), str(folder / name))
+        params |= with_prefix(arrays, name)
+    return StableDiffusion(**configs, scheduler=scheduler, tokenizer=tokenizer, params=params)
+
+
+def save_pipeline(
+    model: StableDiffusion,
+    folder: str | os.PathLike,
+    *,
+    dtype: np.typing.DTypeLike | None = None,
+) -> None:
+    """Writes a model as a folder that torch diffusers loads, whole or not at all.
+
+    An existing diffusers folder is replaced once the new one is complete on disk; files in it that
+    are none of a pipeline's parts stay. On several hosts, one of them calls this, with arrays that
+    it holds in full.
+
+    Args:
+        model: jax or numpy arrays.
+        folder: new, empty, or a diffusers folder.
+        dtype: float32, float16 or bfloat16 of the stored weights; None keeps the arrays' own.
+
+    Raises:
+        UserError: the folder holds something else, or a weight does not fit into float16.
+    """
+    dtype = None if dtype is None else _checked_dtype(dtype)
+    folder = Path(folder).expanduser().resolve()
+    check_writable(folder)
+    with _replacing(folder) as new:
+        for name in _NETWORKS:
+            config = getattr(model, name)
+            params = component(model.params, name)
+            shapes = {k: x.shape for k, x in _shapes(name, config).items()}
+            assert {k: x.shape for k, x in params.items()} == shapes, f"{name} is not its config's"
+            (new / name).mkdir()
+            tensors = {k: _cast(k, x, dtype) for k, x in to_torch(params).items()}
+            write_json(new / name / "config.json", _config_json(name, config, tensors))
+            write_weights(new / name, f"{WEIGHT_STEMS[name]}.safetensors", tensors)
+        (new / "scheduler").mkdir()
+        write_json(new / "scheduler" / "scheduler_config.json", model.scheduler)
+        save_tokenizer(model.tokenizer, new / "tokenizer")
+        write_json(new / "model_index.json", make_index(model.scheduler))
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raises UserError unless `save_pipeline` may write here; call it before hours of training."""
+    folder = Path(folder).expanduser()
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()} - {_STAGING}
+        if names and "model_index.json" not in names:
+            raise UserError(
+                f"{folder} holds files that are no diffusers model; they are not overwritten: "
+                "give a new or empty folder"
+            )
+    elif folder.exists():
+        raise UserError(f"{folder} is a file; give a new or empty folder")
+
+
+def _config_json(name: str, config: Any, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    values = config.to_dict()
+    if PARTS[name].library == "diffusers":
+        return {**values, "_diffusers_version": DIFFUSERS_VERSION}
+    # transformers creates the module in the dtype that its config states, whatever the file holds.
+    return {**values, "torch_dtype": next(iter(tensors.values())).dtype.name}
+
+
+def _fit_tokenizer(tokenizer: Any, config: CLIPTextConfig, folder: Path) -> None:
+    # Ids beyond the table would be read as its last row: jax clamps where torch raises.
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the text encoder only "
+            f"{config.vocab_size}; take both from the same model"
+        )
+    if tokenizer.model_max_length > config.max_position_embeddings:
+        tokenizer.model_max_length = config.max_position_embeddings
+
+
+@functools.cache  # tracing a module's constructor takes a second or two
+def _shapes(name: str, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    module = _NETWORKS[name].module
+    return abstract(lambda rngs: module(config, rngs=rngs))[1]
+
+
+def _checked_dtype(dtype: np.typing.DTypeLike) -> np.dtype:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in _DTYPES:
+        raise UserError(f"dtype {name} is not supported; use one of {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _cast(name: str, x: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    if dtype is None or x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        y = x.astype(dtype)
+    if np.isfinite(x.astype(np.float32)).all() and not np.isfinite(y.astype(np.float32)).all():
+        raise UserError(
+            f"{name} has values beyond {dtype.name}'s range; save as bfloat16 or float32"
+        )
+    return y
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Gives a folder to build in, whose parts take their places when the block ends well.
+
+    It lies inside `folder`, because a mounted volume can neither be renamed nor has siblings of
+    its own. Until model_index.json arrives, as the last, the folder is no model to any reader.
+    """
+    created = not folder.exists()
+    new = folder / _STAGING
+    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
+    new.mkdir(parents=True)
+    try:
+        yield new
+        (folder / "model_index.json").unlink(missing_ok=True)
+        for name in (*PARTS, *DROPPED):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in (*PARTS, "model_index.json"):
+            (new / name).rename(folder / name)
+    except BaseException:
+        if created:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

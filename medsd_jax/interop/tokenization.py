@@ -1,0 +1,160 @@
+"""Tokenizers on disk, and prompts as token ids.
+
+The tokenizer is transformers' own (decision D9), which needs no torch. Its folder is written in
+both shapes in use: tokenizer.json for transformers 5, and vocab.json, merges.txt,
+special_tokens_map.json, added_tokens.json for the CLIPTokenizer of every release before it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsd_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
+
+_SHOWN_CUTS = 10  # a caption file may hold thousands of long reports
+_UNSTATED_LENGTH = 10**6  # transformers puts 1e30 where no file states a length
+_LOAD_TRACES = ("is_local", "local_files_only", "name_or_path", "backend")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Reads a CLIP tokenizer: vocab.json and merges.txt, or tokenizer.json, and their settings.
+
+    The pad token is special_tokens_map.json's where that file names one: SD 1 pads with
+    <|endoftext|>, some copies of SD 2 with "!", and a model knows only the one it was trained with.
+
+    Args:
+        folder: the tokenizer folder of a diffusers folder.
+
+    Returns:
+        A transformers CLIPTokenizer.
+
+    Raises:
+        UserError: files are missing or cannot be read.
+    """
+    from transformers import CLIPTokenizer  # 0.7 s that commands without a model need not wait
+
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+        raise UserError(
+            f"{folder}: no tokenizer; expected vocab.json and merges.txt (or tokenizer.json), "
+            f"found {', '.join(sorted(names)) or 'nothing'}"
+        )
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exceptions on damaged files
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder}: the tokenizer cannot be read ({reason}); download or write it again"
+        ) from error
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a tokenizer so that today's and older transformers read it alike.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        folder: created where it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The last call's padding and truncation are stored otherwise, and read back as settings.
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.save_pretrained(str(folder))
+    config_path = folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    _write_json(config_path, {k: v for k, v in config.items() if k not in _LOAD_TRACES})
+    special = {
+        role: token
+        for role, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    _write_json(folder / "special_tokens_map.json", special)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model["type"] == "BPE":
+        _write_json(folder / "vocab.json", model["vocab"])
+        # tokenizers before 0.20 write a merge as "a b", later ones as ["a", "b"].
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+        text = "\n".join(["#version: 0.2", *merges]) + "\n"
+        (folder / "merges.txt").write_text(text, encoding="utf-8", newline="\n")
+    added = {t: i for t, i in tokenizer.get_added_vocab().items() if t not in model["vocab"]}
+    if added:
+        _write_json(folder / "added_tokens.json", added)
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
+    """Turns prompts into token ids, padded to the tokenizer's length.
+
+    A longer prompt is cut; a log line shows what was lost, as a long report loses its end.
+
+    Args:
+        tokenizer: a transformers tokenizer with a stated `model_max_length` S.
+        prompts: n texts.
+
+    Returns:
+        [n, S] int32 ids in [0, vocabulary size).
+
+    Raises:
+        UserError: a prompt is not text, or the tokenizer states no length.
+    """
+    if isinstance(prompts, str):
+        raise UserError(f"prompts must be a list of texts, not the one text {prompts!r}")
+    prompts = list(prompts)
+    length = tokenizer.model_max_length
+    if length > _UNSTATED_LENGTH:
+        raise UserError(
+            "the tokenizer states no model_max_length; set it to the text encoder's length, e.g. 77"
+        )
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt {number} is {prompt!r}, not a text; leave it out or write ''")
+    if not prompts:
+        return np.zeros((0, length), np.int32)
+    encoded = tokenizer(
+        prompts,
+        padding="max_length",
+        truncation=True,
+        max_length=length,
+        return_overflowing_tokens=True,
+        return_special_tokens_mask=True,
+    )
+    kept: dict[int, list[int]] = {}
+    lost: dict[int, list[int]] = {}
+    rows = zip(
+        encoded["overflow_to_sample_mapping"],
+        encoded["input_ids"],
+        encoded["special_tokens_mask"],
+        strict=True,
+    )
+    for number, ids, special in rows:  # the rows after a prompt's first are what did not fit
+        if number not in kept:
+            kept[number] = ids
+        else:
+            tail = (token for token, mark in zip(ids, special, strict=True) if not mark)
+            lost.setdefault(number, []).extend(tail)
+    _report_cuts(tokenizer, lost, length)
+    return np.asarray([kept[number] for number in range(len(prompts))], np.int32)
+
+
+def _report_cuts(tokenizer: Any, lost: Mapping[int, list[int]], length: int) -> None:
+    for number, ids in list(lost.items())[:_SHOWN_CUTS]:
+        _LOG.warning(
+            "prompt %d is longer than %d tokens; its last %d were cut: %r",
+            number, length, len(ids), tokenizer.decode(ids),
+        )  # fmt: skip
+    if len(lost) > _SHOWN_CUTS:
+        _LOG.warning(
+            "%d more prompts are longer than %d tokens and were cut",
+            len(lost) - _SHOWN_CUTS, length,
+        )  # fmt: skip
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    # Sorted, two spaces, no escapes: OpenAI's vocabulary comes out byte for byte as published.
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", newline="\n")

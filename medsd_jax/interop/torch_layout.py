@@ -1,0 +1,106 @@
+"""Weights between torch's layout and ours: five leaf rules, and a check that nothing is lost.
+
+    ours                         torch
+    kernel    [I, O]             weight [O, I]            linear
+    kernel    [kH, kW, I, O]     weight [O, I, kH, kW]    convolution
+    scale     [C]                weight [C]               norm
+    embedding [V, D]             weight [V, D]
+    bias      [O]                bias   [O]
+
+The path before the leaf is the same on both sides, so there is no table of names. Transposed arrays
+are views: a file that was read and is written again costs no second copy of the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medsd_jax.errors import UserError
+
+_TO_TORCH_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
+_FROM_TORCH_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+_TORCH_LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+
+
+def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Gives weights torch's names and axis order.
+
+    Args:
+        params: our names (no component prefix) -> jax or numpy arrays of any dtype.
+
+    Returns:
+        torch names -> numpy arrays of the same dtype; kernels are transposed views.
+    """
+    tensors = {_torch_name(name): _to_torch_array(name, x) for name, x in params.items()}
+    assert len(tensors) == len(params), "two weights share a torch name"
+    return tensors
+
+
+def from_torch(
+    state_dict: Mapping[str, np.ndarray], like: Mapping[str, Any], where: str
+) -> dict[str, np.ndarray]:
+    """Gives a torch state dict our names and axis order; it must match `like` one to one.
+
+    Args:
+        state_dict: torch names -> numpy arrays of any dtype.
+        like: our names -> anything with a `.shape`, what the module needs.
+        where: the file or folder that the state dict came from, for the error.
+
+    Returns:
+        our names in the order of `like` -> numpy arrays; kernels are transposed views.
+
+    Raises:
+        UserError: weights are missing, not expected or of the wrong shape; it names all of them.
+    """
+    expected = {_torch_name(name): _torch_shape(name, x.shape) for name, x in like.items()}
+    _check_bijection({k: x.shape for k, x in state_dict.items()}, expected, where)
+    return {name: _from_torch_array(name, state_dict[_torch_name(name)]) for name in like}
+
+
+def _torch_name(name: str) -> str:
+    head, _, leaf = name.rpartition(".")
+    assert head and leaf in _TORCH_LEAF, f"{name!r} does not end in one of {sorted(_TORCH_LEAF)}"
+    return f"{head}.{_TORCH_LEAF[leaf]}"
+
+
+def _torch_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    if not name.endswith(".kernel"):
+        return tuple(shape)
+    return tuple(shape[axis] for axis in _TO_TORCH_AXES[len(shape)])
+
+
+def _to_torch_array(name: str, x: Any) -> np.ndarray:
+    x = np.asarray(x)
+    return x.transpose(_TO_TORCH_AXES[x.ndim]) if name.endswith(".kernel") else x
+
+
+def _from_torch_array(name: str, x: np.ndarray) -> np.ndarray:
+    return x.transpose(_FROM_TORCH_AXES[x.ndim]) if name.endswith(".kernel") else x
+
+
+def _check_bijection(
+    got: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], where: str
+) -> None:
+    missing = sorted(expected.keys() - got.keys())
+    extra = sorted(got.keys() - expected.keys())
+    reshaped = sorted(
+        name for name in expected.keys() & got.keys() if tuple(got[name]) != tuple(expected[name])
+    )
+    parts = []
+    if missing:
+        listed = ", ".join(f"{name} {list(expected[name])}" for name in missing)
+        parts.append(f"{len(missing)} missing: {listed}")
+    if extra:
+        listed = ", ".join(f"{name} {list(got[name])}" for name in extra)
+        parts.append(f"{len(extra)} not expected: {listed}")
+    if reshaped:
+        listed = ", ".join(
+            f"{name} {list(got[name])} instead of {list(expected[name])}" for name in reshaped
+        )
+        parts.append(f"{len(reshaped)} of the wrong shape: {listed}")
+    if parts:
+        raise UserError(
+            f"{where}: the weights do not fit the config.json beside them ({'; '.join(parts)}); "
+            "take both from the same model"
+        )

@@ -1,0 +1,125 @@
+"""CLIP's text encoder (arXiv 2103.00020), names as in the published Stable Diffusion checkpoints."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from medsd_jax.models.attention import AttentionFn, xla_attention
+from medsd_jax.models.config import CLIPTextConfig
+from medsd_jax.models.layers import LayerNorm
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """OpenAI's x sigmoid(1.702 x), which SD 1.x was trained with; SD 2.x uses the exact GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+class CLIPTextEmbeddings(nnx.Module):
+    """Token and position embeddings."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype, rngs: nnx.Rngs):
+        init = nnx.initializers.normal(config.initializer_range)
+        d = config.hidden_size
+        self.token_embedding = nnx.Embed(config.vocab_size, d, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.position_embedding = nnx.Embed(
+            config.max_position_embeddings, d, embedding_init=init, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, prompt_ids: jax.Array) -> jax.Array:
+        """prompt_ids [B, S] -> [B, S, D]."""
+        positions = self.position_embedding(jnp.arange(prompt_ids.shape[1]))
+        return self.token_embedding(prompt_ids) + positions[None]
+
+
+class CLIPAttention(nnx.Module):
+    """Causal self-attention with biases."""
+
+    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+        d = config.hidden_size
+        self.heads, self.attend = config.num_attention_heads, attend
+        self.q_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+        self.k_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+        self.v_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+        self.out_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """X [B, S, D] -> [B, S, D]."""
+        query, key, value = (
+            layer(x).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return self.out_proj(self.attend(query, key, value, is_causal=True).astype(x.dtype).reshape(x.shape))
+
+
+class CLIPMLP(nnx.Module):
+    """Two linear layers with GELU between."""
+
+    def __init__(self, config: CLIPTextConfig, *, dtype, rngs: nnx.Rngs):
+        self.quick = config.hidden_act == "quick_gelu"
+        self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
+        self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """X [B, S, D] -> [B, S, D]."""
+        h = self.fc1(x)
+        return self.fc2(quick_gelu(h) if self.quick else nnx.gelu(h, approximate=False))
+
+
+class CLIPEncoderLayer(nnx.Module):
+    """Pre-norm transformer layer."""
+
+    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+        d, eps = config.hidden_size, config.layer_norm_eps
+        self.self_attn = CLIPAttention(config, attend=attend, dtype=dtype, rngs=rngs)
+        self.layer_norm1 = LayerNorm(d, epsilon=eps, dtype=dtype, rngs=rngs)
+        self.mlp = CLIPMLP(config, dtype=dtype, rngs=rngs)
+        self.layer_norm2 = LayerNorm(d, epsilon=eps, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """X [B, S, D] -> [B, S, D]."""
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class CLIPEncoder(nnx.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            [
+                CLIPEncoderLayer(config, attend=attend, dtype=dtype, rngs=rngs)
+                for _ in range(config.num_hidden_layers)
+            ]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """X [B, S, D] -> [B, S, D]."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class CLIPTextTransformer(nnx.Module):
+    """Embeddings, layers and the final norm."""
+
+    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+        self.embeddings = CLIPTextEmbeddings(config, dtype=dtype, rngs=rngs)
+        self.encoder = CLIPEncoder(config, attend=attend, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
+
+    def __call__(self, prompt_ids: jax.Array) -> jax.Array:
+        """prompt_ids [B, S] -> [B, S, D]."""
+        return self.final_layer_norm(self.encoder(self.embeddings(prompt_ids)))
+
+
+class CLIPTextModel(nnx.Module):
+    """Prompt ids to the context that the U-Net attends to."""
+
+    def __init__(
+        self, config: CLIPTextConfig, *, dtype=jnp.float32, attend: AttentionFn = xla_attention, rngs: nnx.Rngs
+    ):
+        self.config = config
+        self.text_model = CLIPTextTransformer(config, attend=attend, dtype=dtype, rngs=rngs)
+
+    def __call__(self, prompt_ids: jax.Array) -> jax.Array:
+        """prompt_ids [B, S] int32, S at most max_position_embeddings -> last hidden state [B, S, D] float32."""
+        return self.text_model(prompt_ids).astype(jnp.float32)

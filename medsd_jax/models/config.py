@@ -1,0 +1,299 @@
+"""Model shapes, read from the config.json beside each component's weights.
+
+A key is either a field of the dataclass, or it must hold the one value that this code implements
+(``_FIXED``), or it is a note that changes no computation (``_NOTES``). Anything else is an error:
+a config value that is ignored is a model that is wrong without saying so.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, Self, get_args, get_origin, get_type_hints
+
+from medsd_jax.errors import UserError
+
+_NOTES = frozenset({
+    "_class_name", "_diffusers_version", "_name_or_path",
+    # diffusers' EMAModel leaves its own settings in the config of the weights it saves.
+    "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step",
+    "use_ema_warmup",
+})  # fmt: skip
+
+
+def _listed(values) -> tuple:
+    return tuple(values) if isinstance(values, (list, tuple)) else values
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value has the annotated type. A bool is no int here, an int is a float."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    return type(value) in ((int, float) if hint is float else (hint,))
+
+
+class _JsonConfig:
+    """Strict reading and writing of one component's config.json."""
+
+    _CLASS_NAME = ""
+    _FIXED: Mapping[str, tuple] = {}
+    _NOTES = _NOTES
+    _MAY_BE_ZERO: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
+        """Builds the config from a parsed config.json.
+
+        Args:
+            values: the JSON object.
+            where: the file's name, for error messages.
+
+        Raises:
+            UserError: a key is unknown, or its value is not implemented.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        hints = get_type_hints(cls)
+        chosen = {}
+        for key, value in values.items():
+            value = _listed(value)
+            if key in fields:
+                if not _fits(value, hints[key]):
+                    kind = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
+                    raise UserError(f"{where}: {key} = {value!r} is not supported (expected {kind})")
+                counts = value if isinstance(value, tuple) else (value,)
+                if key not in cls._MAY_BE_ZERO and any(type(n) is int and n < 1 for n in counts):
+                    raise UserError(f"{where}: {key} = {value!r} is not supported (at least 1)")
+                chosen[key] = value
+            elif key in cls._FIXED:
+                if value not in cls._FIXED[key]:
+                    only = " or ".join(repr(v) for v in cls._FIXED[key])
+                    raise UserError(f"{where}: {key} = {value!r} is not supported (only {only})")
+            elif key not in cls._NOTES:
+                raise UserError(f"{where}: unknown key {key!r} (value {value!r}) for {cls._CLASS_NAME}")
+        missing = [
+            name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in chosen
+        ]
+        if missing:
+            raise UserError(f"{where}: {cls._CLASS_NAME} needs {', '.join(missing)}")
+        config = cls(**chosen)
+        config._check(where)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that diffusers or transformers reads back to the same shapes."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        return {"_class_name": self._CLASS_NAME, **values}
+
+    def _check(self, where: str) -> None:
+        """Raises UserError where fields contradict each other."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetConfig(_JsonConfig):
+    """Shapes of UNet2DConditionModel. Field names are diffusers' own.
+
+    Attributes:
+        sample_size: side of the latents the model was trained on; what sampling defaults to.
+        attention_head_dim: despite its name the NUMBER of heads (a diffusers naming accident that
+            the published configs rely on), one for all levels or one a level.
+        cross_attention_dim: width D of the text context.
+        use_linear_projection: SD 2.x projects into the transformer by a linear layer, SD 1.x by a
+            1x1 convolution; the weights' shapes differ.
+        upcast_attention: queries and keys are multiplied in float32 whatever the compute dtype.
+    """
+
+    sample_size: int = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int = 2
+    attention_head_dim: int | tuple[int, ...] = 8
+    cross_attention_dim: int = 1280
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
+
+    _CLASS_NAME = "UNet2DConditionModel"
+    _MAY_BE_ZERO = frozenset({"freq_shift"})
+    _FIXED = {
+        "act_fn": ("silu", "swish"),
+        "addition_embed_type": (None,),
+        "addition_embed_type_num_heads": (64,),
+        "addition_time_embed_dim": (None,),
+        "attention_type": ("default",),
+        "center_input_sample": (False,),
+        "class_embed_type": (None,),
+        "class_embeddings_concat": (False,),
+        "conv_in_kernel": (3,),
+        "conv_out_kernel": (3,),
+        "cross_attention_norm": (None,),
+        "downsample_padding": (1,),
+        "dropout": (0, 0.0),
+        "dual_cross_attention": (False,),
+        "encoder_hid_dim": (None,),
+        "encoder_hid_dim_type": (None,),
+        "mid_block_only_cross_attention": (None, False),
+        "mid_block_scale_factor": (1,),
+        "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+        "num_attention_heads": (None,),
+        "num_class_embeds": (None,),
+        "only_cross_attention": (False,),
+        "projection_class_embeddings_input_dim": (None,),
+        "resnet_out_scale_factor": (1, 1.0),
+        "resnet_skip_time_act": (False,),
+        "resnet_time_scale_shift": ("default",),
+        "reverse_transformer_layers_per_block": (None,),
+        "time_cond_proj_dim": (None,),
+        "time_embedding_act_fn": (None,),
+        "time_embedding_dim": (None,),
+        "time_embedding_type": ("positional",),
+        "timestep_post_act": (None,),
+        "transformer_layers_per_block": (1,),
+    }
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Number of attention heads at each level, shallowest first."""
+        heads = self.attention_head_dim
+        return heads if isinstance(heads, tuple) else (heads,) * len(self.block_out_channels)
+
+    def _check(self, where: str) -> None:
+        levels = len(self.block_out_channels)
+        _check_blocks(where, "down_block_types", self.down_block_types, levels, ("CrossAttnDownBlock2D", "DownBlock2D"))
+        _check_blocks(where, "up_block_types", self.up_block_types, levels, ("CrossAttnUpBlock2D", "UpBlock2D"))
+        _check_groups(where, self.block_out_channels, self.norm_num_groups)
+        if len(self.heads) != levels:
+            raise UserError(
+                f"{where}: attention_head_dim = {self.attention_head_dim} needs {levels} entries, "
+                "one for each of block_out_channels"
+            )
+        for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
+            if channels % heads:
+                raise UserError(
+                    f"{where}: attention_head_dim = {self.attention_head_dim} (the number of heads) "
+                    f"does not divide the {channels} of block_out_channels"
+                )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VAEConfig(_JsonConfig):
+    """Shapes of AutoencoderKL. Field names are diffusers' own.
+
+    Attributes:
+        scaling_factor: latents are multiplied by it before the diffusion sees them, so that they
+            have about unit variance (0.18215 in Stable Diffusion).
+    """
+
+    sample_size: int = 512
+    in_channels: int = 3
+    out_channels: int = 3
+    down_block_types: tuple[str, ...] = ("DownEncoderBlock2D",)
+    up_block_types: tuple[str, ...] = ("UpDecoderBlock2D",)
+    block_out_channels: tuple[int, ...] = (64,)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 32
+    scaling_factor: float = 0.18215
+
+    _CLASS_NAME = "AutoencoderKL"
+    _FIXED = {
+        "act_fn": ("silu", "swish"),
+        # True asks torch to leave float16; ours computes norms and softmax in float32 anyway.
+        "force_upcast": (True, False),
+        "latents_mean": (None,),
+        "latents_std": (None,),
+        "mid_block_add_attention": (True,),
+        "shift_factor": (None,),
+        "use_post_quant_conv": (True,),
+        "use_quant_conv": (True,),
+    }
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell along one side (8 in Stable Diffusion)."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def _check(self, where: str) -> None:
+        levels = len(self.block_out_channels)
+        _check_blocks(where, "down_block_types", self.down_block_types, levels, ("DownEncoderBlock2D",))
+        _check_blocks(where, "up_block_types", self.up_block_types, levels, ("UpDecoderBlock2D",))
+        _check_groups(where, self.block_out_channels, self.norm_num_groups)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CLIPTextConfig(_JsonConfig):
+    """Shapes of CLIPTextModel. Field names are transformers' own."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    # Not used to compute the last hidden state; kept so that a round trip loses nothing.
+    projection_dim: int = 512
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+    pad_token_id: int | None = 1
+    initializer_range: float = 0.02
+    initializer_factor: float = 1.0
+
+    _CLASS_NAME = "CLIPTextModel"
+    _MAY_BE_ZERO = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"})
+    _FIXED = {
+        "attention_dropout": (0, 0.0),
+        "dropout": (0, 0.0),
+        "architectures": (None, ("CLIPTextModel",), ("CLIPTextModelWithProjection",)),
+        "chunk_size_feed_forward": (0,),
+        "is_encoder_decoder": (False,),
+        "model_type": ("clip_text_model",),
+    }
+    # What transformers writes for every model and what no text encoding depends on.
+    _NOTES = _NOTES | {
+        "transformers_version", "torch_dtype", "dtype", "return_dict", "output_hidden_states",
+        "output_attentions", "id2label", "label2id", "problem_type", "use_cache", "torchscript",
+        "attn_implementation", "_attn_implementation_autoset",
+    }  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that transformers reads back to the same shapes."""
+        values = super().to_dict()
+        del values["_class_name"]
+        return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "torch_dtype": "float32", **values}
+
+    def _check(self, where: str) -> None:
+        if self.hidden_act not in ("quick_gelu", "gelu"):
+            raise UserError(f"{where}: hidden_act = {self.hidden_act!r} is not supported (only 'quick_gelu' or 'gelu')")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"{where}: num_attention_heads = {self.num_attention_heads} does not divide "
+                f"hidden_size = {self.hidden_size}"
+            )
+
+
+def _check_blocks(where: str, key: str, blocks: tuple[str, ...], levels: int, known: tuple[str, ...]) -> None:
+    if len(blocks) != levels:
+        raise UserError(
+            f"{where}: {key} = {blocks} has {len(blocks)} entries, block_out_channels {levels}"
+        )
+    for block in blocks:
+        if block not in known:
+            raise UserError(
+                f"{where}: {key} = {blocks} is not supported: {block!r} is none of {', '.join(known)}"
+            )
+
+
+def _check_groups(where: str, channels: tuple[int, ...], groups: int) -> None:
+    for c in channels:
+        if c % groups:
+            raise UserError(
+                f"{where}: norm_num_groups = {groups} does not divide the {c} of block_out_channels"
+            )

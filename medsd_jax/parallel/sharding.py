@@ -1,0 +1,68 @@
+"""Where every weight lives: one ordered table of (regex on the name, PartitionSpec), first match wins.
+
+Adam moments and the EMA keep the weight's name in their tree path, so the same table places them.
+A mesh axis that does not divide its dimension is dropped for that weight (it stays whole there), so
+one table serves every model size.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Rule = tuple[str, P]
+
+# Kernels are [in, out] or [kH, kW, in, out]. `tensor` cuts the inner width of each attention and
+# feed-forward (Megatron's scheme: split out of the first matmul, into the second), `fsdp` the other side.
+RULES: tuple[Rule, ...] = (
+    (r"(to_[qkv]|[qkv]_proj|net\.0\.proj|fc1)\.kernel$", P("fsdp", "tensor")),
+    (r"(to_out\.0|out_proj|net\.2|fc2)\.kernel$", P("tensor", "fsdp")),
+    (r"(time_emb_proj|linear_[12])\.kernel$", P(None, "fsdp")),
+    (r"token_embedding\.embedding$", P("fsdp", None)),
+    (r"(conv\w*|downsamplers\.0\.conv|upsamplers\.0\.conv)\.kernel$", P(None, None, None, "fsdp")),
+    (r"proj_(in|out)\.kernel$", P("fsdp")),
+    (r"", P()),
+)
+
+
+def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Drops the axes of `spec` that do not divide `shape`, and entries beyond its rank."""
+    kept = [
+        axis if axis is not None and dim % mesh.shape[axis] == 0 else None
+        for axis, dim in zip(tuple(spec) + (None,) * len(shape), shape, strict=False)
+    ]
+    while kept and kept[-1] is None:
+        kept.pop()
+    return P(*kept)
+
+
+def leaf_sharding(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES) -> NamedSharding:
+    """Sharding of one named array."""
+    spec = next(spec for pattern, spec in rules if re.search(pattern, name))
+    return NamedSharding(mesh, _fit(spec, shape, mesh))
+
+
+def tree_shardings(tree: Any, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Any:
+    """A NamedSharding for every leaf of `tree`, matched on the leaf's path.
+
+    Args:
+        tree: arrays or ShapeDtypeStructs: params, optimizer state, a whole TrainState.
+        mesh: the device mesh.
+        rules: ordered (regex, PartitionSpec); the last one must match everything.
+    """
+
+    def sharding(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return leaf_sharding(name, leaf.shape, mesh, rules)
+
+    return jax.tree.map_with_path(sharding, tree)
+
+
+def bytes_per_device(tree: Any, shardings: Any) -> int:
+    """Bytes of `tree` that one device holds under `shardings`."""
+    sizes = jax.tree.map(lambda x, s: x.dtype.itemsize * math.prod(s.shard_shape(x.shape)), tree, shardings)
+    return sum(jax.tree.leaves(sizes))

@@ -1,0 +1,76 @@
+"""The VAE train step: L1 reconstruction plus a small KL.
+
+    L = |x - decode(z)| + kl_weight KL(q(z | x) || N(0, I)),   z = mean + exp(logvar / 2) u
+
+Both terms are sums divided by the number of pixel values, so `kl_weight` means what it means in
+latent diffusion (arXiv 2112.10752, appendix G; 1e-6 there).
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from medsd_jax.adaptation.adaptation import Adaptation
+from medsd_jax.arrays import Params
+from medsd_jax.models.params import bind, component
+from medsd_jax.models.vae import sample_posterior
+from medsd_jax.training.accumulation import accumulated_grad
+from medsd_jax.training.state import TrainState, apply_gradients
+
+Batch = Mapping[str, jax.Array]
+
+
+def vae_losses(vae: nnx.GraphDef, params: Params, images: jax.Array, noise: jax.Array | None):
+    """Reconstruction and KL terms of each image.
+
+    Args:
+        vae: graph definition.
+        params: all weights; those below ``vae.`` are used.
+        images: [B, H, W, 3] float32 in [-1, 1].
+        noise: [B, h, w, C] float32; None decodes the posterior's mean.
+
+    Returns:
+        (l1 [B], kl [B]) float32, both per pixel value.
+    """
+    module = bind(vae, component(params, "vae"))
+    mean, logvar = module.encode(images)
+    latents = mean if noise is None else sample_posterior(mean, logvar, noise)
+    l1 = jnp.mean(jnp.abs(module.decode(latents) - images), axis=(1, 2, 3))
+    kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar, axis=(1, 2, 3))
+    return l1, kl / (images.shape[1] * images.shape[2] * images.shape[3])
+
+
+def make_vae_train_step(
+    vae: nnx.GraphDef, adaptation: Adaptation, tx: optax.GradientTransformation, *, latent_channels: int,
+    downscale: int, kl_weight: float, accumulation_steps: int, ema_decay: float,
+) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:  # fmt: skip
+    """Returns the pure ``train_step(state, frozen, batch, rng) -> (state, metrics)``."""
+
+    def train_step(state: TrainState, frozen: Params, batch: Batch, rng: jax.Array):
+        images = batch["images"]
+        shape = (images.shape[0], images.shape[1] // downscale, images.shape[2] // downscale, latent_channels)
+        noise = jax.random.normal(jax.random.fold_in(rng, state.step), shape)
+
+        def loss_fn(trainable: Params, micro_batch) -> jax.Array:
+            l1, kl = vae_losses(vae, adaptation.apply(frozen, trainable), *micro_batch)
+            return jnp.mean(l1 + kl_weight * kl)
+
+        loss, grads = accumulated_grad(loss_fn, state.trainable, (images, noise), accumulation_steps)
+        state, norms = apply_gradients(state, grads, tx, ema_decay=ema_decay)
+        return state, {"loss": loss, **norms}
+
+    return train_step
+
+
+def make_vae_eval_step(vae: nnx.GraphDef, adaptation: Adaptation):
+    """Returns ``eval_step(trainable, frozen, batch, rng) -> (sum of L1 of mean reconstructions, examples)``."""
+
+    def eval_step(trainable: Params, frozen: Params, batch: Batch, rng: jax.Array):
+        del rng  # the posterior's mean is decoded: nothing random
+        l1, _ = vae_losses(vae, adaptation.apply(frozen, trainable), batch["images"], None)
+        return jnp.sum(l1 * batch["mask"]), jnp.sum(batch["mask"])
+
+    return eval_step

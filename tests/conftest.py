@@ -1,0 +1,59 @@
+"""Settings of all tests: virtual devices, strict numerics, no network."""
+
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+
+# Before jax or torch is imported. For the GPU tests: JAX_PLATFORMS=cuda pytest -m gpu
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch: jax runs beside it on the same cores
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).parent.parent
+
+# Shapes and dtypes in signatures are checked at every call; under jit, at trace time only.
+install_import_hook(
+    ["medsd_jax.diffusion", "medsd_jax.evaluation", "medsd_jax.sampling"], "beartype.beartype"
+)
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
+_CACHE = ROOT / ".jax_cache"
+if not os.access(ROOT, os.W_OK):
+    _CACHE = Path(tempfile.gettempdir()) / "medsd_jax_tests"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this machine cannot run, each with its reason."""
+    reasons = {
+        "torch": None if _TORCH else "needs torch and diffusers: pip install 'medsd_jax[torch]'",
+        "gpu": None if jax.default_backend() == "gpu" else "needs a GPU and JAX_PLATFORMS=cuda",
+        "tpu_compile": None if importlib.util.find_spec("libtpu") else "needs libtpu: jax[tpu]",
+    }
+    for item in items:
+        for name, reason in reasons.items():
+            if reason and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def shared_assets() -> Path:
+    """Folder of the real data, which lies outside the repository: $MEDSD_ASSETS sets it."""
+    folder = Path(os.environ.get("MEDSD_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set MEDSD_ASSETS to its folder")
+    return folder

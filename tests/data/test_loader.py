@@ -1,0 +1,278 @@
+"""Batches: exact resume, distinct and complete over processes, epochs, evaluation masks."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsd_jax.data.dataset import open_dataset
+from medsd_jax.data.loader import encode_texts, eval_batches, make_loader
+from medsd_jax.errors import UserError
+
+SIZE = 16
+
+
+def _encode(texts):
+    """A stand-in tokenizer: the ids are the text's bytes."""
+    ids = np.zeros((len(texts), 77), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        raw = text.encode()[:77]
+        row[: len(raw)] = list(raw)
+    return ids
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_dataset(
+        "phantom",
+        params={"num_images": 48, "image_size": SIZE},
+        cache_dir=tmp_path_factory.mktemp("cache"),
+        validation_fraction=0.25,
+        progress=False,
+    )
+
+
+@pytest.fixture
+def loaders(dataset):
+    """make_loader for the train split; all are closed at the end."""
+    made = []
+
+    def make(split=None, **changes):
+        arguments = {"batch_size": 8, "encode": _encode, "image_size": SIZE, "seed": 1}
+        made.append(make_loader(split or dataset.train, **arguments | changes))
+        return made[-1]
+
+    yield make
+    for loader in made:
+        loader.close()
+
+
+def _take(loader, count):
+    return [next(loader) for _ in range(count)]
+
+
+def _equal(a, b):
+    return all(np.array_equal(a[key], b[key]) for key in a) and a.keys() == b.keys()
+
+
+def _positions(split, batch):
+    """Which records the rows of a batch are, found by their pixels."""
+    pictures = np.stack(
+        [np.asarray(Image.open(io.BytesIO(split[i].image))) for i in range(len(split))]
+    )
+    u8 = np.round((batch["images"] + 1) * 127.5).astype(np.uint8)
+    return [int(np.nonzero((pictures == row).all(axis=(1, 2, 3)))[0][0]) for row in u8]
+
+
+def test_batch_keys_shapes_dtypes(loaders):
+    batch = next(loaders())
+    assert set(batch) == {"images", "prompt_ids"}
+    assert batch["images"].shape == (8, SIZE, SIZE, 3) and batch["images"].dtype == np.float32
+    assert batch["prompt_ids"].shape == (8, 77) and batch["prompt_ids"].dtype == np.int32
+    assert batch["images"].min() >= -1 and batch["images"].max() <= 1
+    assert batch["images"].min() < -0.7 and batch["images"].max() > 0.7
+
+
+def test_picture_and_text_belong_together(loaders, dataset):
+    loader = loaders()
+    for batch in _take(loader, 5):
+        for place, ids in zip(_positions(dataset.train, batch), batch["prompt_ids"], strict=True):
+            np.testing.assert_array_equal(ids, _encode([dataset.train.texts[place]])[0])
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_exact_resume(loaders, threads):
+    loader = loaders(num_threads=threads)
+    _take(loader, 3)
+    state = loader.get_state()
+    assert isinstance(state, bytes)
+    json.loads(state)
+    following = _take(loader, 9)  # crosses an epoch
+    fresh = loaders(num_threads=threads)
+    _take(fresh, 1)
+    fresh.set_state(state)
+    assert all(_equal(a, b) for a, b in zip(following, _take(fresh, 9), strict=True))
+    loader.set_state(state)
+    assert _equal(next(loader), following[0])
+    assert not _equal(following[0], following[1])
+
+
+def test_state_before_the_first_batch(loaders):
+    loader = loaders()
+    state = loader.get_state()
+    first = next(loader)
+    loader.set_state(state)
+    assert _equal(next(loader), first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"batch_size": 4}, "batch_size 8"), ({"seed": 2}, "seed 1"), ({"shuffle": False}, "shuffle")],
+)
+def test_state_of_another_setup_is_refused(loaders, changes, named):
+    with pytest.raises(UserError, match=named):
+        loaders(**changes).set_state(loaders().get_state())
+
+
+def test_state_of_other_data_is_refused(loaders, dataset):
+    state = loaders().get_state()
+    with pytest.raises(UserError, match="split"):
+        loaders(dataset.validation).set_state(state)
+
+
+def test_processes_share_every_global_batch(loaders):
+    whole = loaders()
+    parts = [loaders(process_index=i, process_count=4) for i in range(4)]
+    for _ in range(8):
+        batch, pieces = next(whole), [next(part) for part in parts]
+        assert all(len(piece["images"]) == 2 for piece in pieces)
+        for key in batch:
+            np.testing.assert_array_equal(np.concatenate([p[key] for p in pieces]), batch[key])
+    assert len({part.get_state() for part in parts} | {whole.get_state()}) == 1
+
+
+def test_processes_load_distinct_pictures(loaders, dataset):
+    parts = [loaders(process_index=i, process_count=2) for i in range(2)]
+    for _ in range(2):
+        seen = [set(_positions(dataset.train, next(part))) for part in parts]
+        assert len(seen[0]) == len(seen[1]) == 4 and not seen[0] & seen[1]
+
+
+def test_every_picture_once_an_epoch_in_a_new_order(loaders, dataset):
+    total = len(dataset.train)
+    batches = list(loaders(batch_size=1, num_epochs=2))
+    places = [_positions(dataset.train, batch)[0] for batch in batches]
+    assert len(places) == 2 * total
+    assert sorted(places[:total]) == sorted(places[total:]) == list(range(total))
+    assert places[:total] != places[total:] and places[:total] != list(range(total))
+
+
+def test_order_depends_on_the_seed_alone(loaders):
+    assert _equal(next(loaders(seed=5)), next(loaders(seed=5, num_threads=0, cache_bytes=0)))
+    assert not _equal(next(loaders(seed=5)), next(loaders(seed=6)))
+
+
+def test_without_shuffle_the_order_is_the_splits(loaders, dataset):
+    batch = next(loaders(shuffle=False))
+    assert _positions(dataset.train, batch) == list(range(8))
+
+
+def test_remainder(loaders, dataset):
+    total = len(dataset.train)
+    assert total % 8, "choose another num_images: this test needs a remainder"
+    sizes = [len(b["images"]) for b in loaders(num_epochs=1, drop_remainder=False)]
+    assert sizes == [8] * (total // 8) + [total % 8]
+    loader = loaders(num_epochs=1)
+    assert [len(b["images"]) for b in loader] == [8] * (total // 8)
+    assert loader.batches_per_epoch == total // 8
+    with pytest.raises(UserError, match="single process"):
+        loaders(drop_remainder=False, process_index=0, process_count=2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"batch_size": 9, "process_index": 0, "process_count": 2}, "9 cannot be divided among 2"),
+        ({"batch_size": 1000}, "fewer than one batch of 1000"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_epochs": 0}, "num_epochs is 0"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"resize_mode": "zoom"}, "'zoom'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_threads": -1}, "num_threads is -1"),
+    ],
+)
+def test_mistakes(loaders, changes, named):
+    with pytest.raises(UserError, match=named):
+        loaders(**changes)
+
+
+def test_flip_is_off_by_default_and_the_same_for_any_process_count(loaders):
+    plain, flipped = loaders(), loaders(flip=True)
+    halves = [loaders(flip=True, process_index=i, process_count=2) for i in range(2)]
+    mirrored = 0
+    for _ in range(4):
+        batch, turned = next(plain), next(flipped)
+        for one, other in zip(batch["images"], turned["images"], strict=True):
+            mirrored += np.array_equal(one[:, ::-1], other)
+            assert np.array_equal(one, other) or np.array_equal(one[:, ::-1], other)
+        parts = np.concatenate([next(half)["images"] for half in halves])
+        np.testing.assert_array_equal(parts, turned["images"])
+    assert 6 <= mirrored <= 26
+
+
+def test_small_splits_are_decoded_once(loaders, dataset, monkeypatch):
+    counts = {"cached": 0, "not": 0}
+    real = type(dataset.train).__getitem__
+    for name, cache_bytes in (("cached", 2**30), ("not", 0)):
+
+        def counting(self, index, name=name):
+            counts[name] += 1
+            return real(self, index)
+
+        monkeypatch.setattr(type(dataset.train), "__getitem__", counting)
+        list(loaders(batch_size=1, num_epochs=3, cache_bytes=cache_bytes))
+    assert counts == {"cached": len(dataset.train), "not": 3 * len(dataset.train)}
+
+
+def test_texts_are_encoded_once_each():
+    asked = []
+
+    def encode(texts):
+        asked.extend(texts)
+        return _encode(texts)
+
+    texts = [f"caption {i % 1500}" for i in range(4000)]
+    ids = encode_texts(texts, encode)
+    assert len(asked) == 1500
+    np.testing.assert_array_equal(ids, _encode(texts))
+
+
+def _eval(split, **changes):
+    arguments = {"num_examples": 5, "batch_size": 4, "encode": _encode, "image_size": SIZE}
+    return eval_batches(split, **arguments | changes)
+
+
+def test_eval_batches_are_the_first_examples_padded(dataset):
+    batches = _eval(dataset.validation)
+    assert len(batches) == 2 and batches.num_examples == 5
+    first, second = list(batches)
+    assert _positions(dataset.validation, first) == [0, 1, 2, 3]
+    assert _positions(dataset.validation, second) == [4, 4, 4, 4]
+    np.testing.assert_array_equal(first["mask"], np.float32([1, 1, 1, 1]))
+    np.testing.assert_array_equal(second["mask"], np.float32([1, 0, 0, 0]))
+    assert second["mask"].dtype == np.float32
+    assert all(_equal(a, b) for a, b in zip(batches, batches, strict=True))
+
+
+def test_eval_batches_over_processes(dataset):
+    whole = list(_eval(dataset.validation))
+    parts = [list(_eval(dataset.validation, process_index=i, process_count=2)) for i in range(2)]
+    for number, batch in enumerate(whole):
+        for key in batch:
+            joined = np.concatenate([part[number][key] for part in parts])
+            np.testing.assert_array_equal(joined, batch[key])
+
+
+def test_eval_batches_of_all(dataset):
+    for asked in (None, 10**6):
+        batches = _eval(dataset.validation, num_examples=asked)
+        assert sum(b["mask"].sum() for b in batches) == len(dataset.validation)
+
+
+def test_eval_mistakes(dataset, tmp_path):
+    with pytest.raises(UserError, match="num_examples is 0"):
+        _eval(dataset.validation, num_examples=0)
+    alone = open_dataset(
+        "phantom",
+        params={"num_images": 4, "image_size": SIZE},
+        cache_dir=tmp_path,
+        validation_fraction=0.0,
+        progress=False,
+    )
+    with pytest.raises(UserError, match="validation split is empty"):
+        _eval(alone.validation)
+    with pytest.raises(UserError, match="cannot be divided"):
+        _eval(dataset.validation, batch_size=3, process_index=0, process_count=2)

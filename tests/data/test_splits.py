@@ -1,0 +1,67 @@
+"""Splits by patient."""
+
+import pytest
+
+from medsd_jax.data.records import Record
+from medsd_jax.data.splits import assign_splits, check_no_leak, parse_split
+from medsd_jax.errors import UserError
+
+
+def _records(pairs):
+    return [Record(f"{i}.png", b"", "t", p, split=s) for i, (p, s) in enumerate(pairs)]
+
+
+def test_patients_stay_whole_and_the_share_is_right():
+    records = _records([(f"p{i % 1000}", None) for i in range(3000)])
+    splits = assign_splits(records, 0.2)
+    sides = {}
+    for record, split in zip(records, splits, strict=True):
+        assert sides.setdefault(record.patient_id, split) == split
+    share = sum(side == "validation" for side in sides.values()) / len(sides)
+    assert 0.16 < share < 0.24  # 1000 draws at 0.2: three standard deviations are 0.038
+
+
+def test_a_patient_keeps_the_split_when_others_come():
+    few = _records([(f"p{i}", None) for i in range(100)])
+    many = _records([(f"q{i}", None) for i in range(500)]) + few
+    assert assign_splits(many, 0.3)[500:] == assign_splits(few, 0.3)
+
+
+def test_given_split_wins_and_covers_the_patient():
+    records = _records([("a", "validation"), ("a", None), ("b", "train"), ("b", None)])
+    assert assign_splits(records, 0.0) == ("validation", "validation", "train", "train")
+
+
+def test_given_splits_in_conflict():
+    with pytest.raises(UserError, match="patient 'a' is in train and in validation"):
+        assign_splits(_records([("a", "train"), ("a", "validation")]), 0.1)
+
+
+def test_leak_check():
+    check_no_leak(["a", "a", "b"], ["train", "train", "validation"])
+    with pytest.raises(UserError, match="'b'"):
+        check_no_leak(["a", "b", "b"], ["train", "train", "validation"])
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.5, 0.999])
+def test_two_patients_fill_both_sides(fraction):
+    splits = assign_splits(_records([("a", None), ("b", None)]), fraction)
+    assert set(splits) == {"train", "validation"}
+
+
+def test_zero_fraction_and_one_patient():
+    assert set(assign_splits(_records([(f"p{i}", None) for i in range(50)]), 0.0)) == {"train"}
+    assert len(assign_splits(_records([("a", None)]), 0.5)) == 1
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0])
+def test_bad_fraction(fraction):
+    with pytest.raises(UserError, match=str(fraction)):
+        assign_splits(_records([("a", None)]), fraction)
+
+
+def test_parse_split():
+    assert parse_split(" Valid ", "x") == "validation" and parse_split("TRAIN", "x") == "train"
+    assert parse_split("", "x") is None and parse_split("test", "x") == "test"
+    with pytest.raises(UserError, match=r"metadata.csv line 3: split is 'holdout'"):
+        parse_split("holdout", "metadata.csv line 3")

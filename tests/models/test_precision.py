@@ -1,0 +1,109 @@
+"""bfloat16 computes in bfloat16, yet weights, norm statistics, softmax and outputs are float32."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medsd_jax.models import clip, params, unet, vae
+from tests.models import tiny
+
+# Their results are statistics or probabilities: 8 bits of mantissa are not enough. exp, max and sum
+# are the softmax's; sum and rsqrt the norms'; sin and cos the time's.
+FLOAT32_ONLY = {"exp", "reduce_max", "reduce_sum", "rsqrt", "sqrt", "sin", "cos"}
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of what it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+def float_dtypes(variables) -> set[str]:
+    return {v.aval.dtype.name for v in variables if jnp.issubdtype(v.aval.dtype, jnp.floating)}
+
+
+def case(name: str, dtype):
+    """(make_module, method, inputs) of one tiny model."""
+    rng = np.random.default_rng(0)
+    if name == "unet":
+        make = functools.partial(unet.UNet2DConditionModel, tiny.UNET_SD1, dtype=dtype)
+        return make, "__call__", tiny.unet_inputs(tiny.UNET_SD1, 8, 8)
+    if name == "clip":
+        make = functools.partial(clip.CLIPTextModel, tiny.CLIP_SD1, dtype=dtype)
+        return make, "__call__", (rng.integers(0, 99, (2, 13), np.int32),)
+    make = functools.partial(vae.AutoencoderKL, tiny.VAE, dtype=dtype)
+    if name == "encode":
+        return make, "encode", (rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32),)
+    return make, "decode", (rng.standard_normal((2, 4, 4, 4), np.float32),)
+
+
+CASES = ["unet", "encode", "decode", "clip"]
+
+
+def flattened(outputs) -> np.ndarray:
+    leaves = jax.tree.leaves(outputs)
+    assert {x.dtype.name for x in leaves} == {"float32"}
+    return np.concatenate([np.ravel(x) for x in leaves])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_is_close_to_float32(name):
+    make, method, inputs = case(name, jnp.float32)
+    graphdef, weights = tiny.random_weights(make)
+    exact = flattened(tiny.run(graphdef, weights, *inputs, method=method))
+    graphdef, like = params.abstract(case(name, jnp.bfloat16)[0])
+    assert {x.dtype.name for x in like.values()} == {"float32"}
+    rounded = flattened(tiny.run(graphdef, weights, *inputs, method=method))
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    print(f"bfloat16 {name}: relative error {error:.2e}")
+    # One rounding is at most 2**-9 = 2e-3; about a hundred independent ones follow each other on
+    # the longest path, which adds up to 2e-3 sqrt(100). Measured: 4e-3 to 2e-2, torch's the same.
+    assert 5e-4 < error < 3e-2
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_statistics_and_softmax_are_float32(name):
+    make, method, inputs = case(name, jnp.bfloat16)
+    graphdef, like = params.abstract(make)
+    traced = jax.make_jaxpr(lambda p, *a: getattr(params.bind(graphdef, p), method)(*a))(
+        like, *inputs
+    )
+    found = list(equations(traced.jaxpr))
+    sensitive = [e for e in found if e.primitive.name in FLOAT32_ONLY and float_dtypes(e.invars)]
+    for eqn in sensitive:
+        assert float_dtypes(eqn.invars) == {"float32"}, eqn
+    counted = [e.primitive.name for e in sensitive]
+    part = {"encode": "encoder.", "decode": "decoder."}.get(name, "")
+    runs = [k for k in like if k.startswith(part)]
+    assert counted.count("rsqrt") == sum(k.endswith(".scale") for k in runs)
+    # One softmax for each key projection: k_proj in CLIP, to_k elsewhere.
+    assert counted.count("reduce_max") == sum(k.endswith(("to_k.kernel", "k_proj.kernel")) for k in runs)
+    # And the rest is what makes bfloat16 fast: no large product was left in float32.
+    products = [e for e in found if e.primitive.name in ("dot_general", "conv_general_dilated")]
+    assert products
+    for eqn in products:
+        assert float_dtypes(eqn.invars) == {"bfloat16"}, eqn
+
+
+def test_upcast_attention_multiplies_queries_and_keys_in_float32():
+    make = functools.partial(unet.UNet2DConditionModel, tiny.UNET_SD2, dtype=jnp.bfloat16)
+    graphdef, like = params.abstract(make)
+    traced = jax.make_jaxpr(lambda p, *a: params.bind(graphdef, p)(*a))(
+        like, *tiny.unet_inputs(tiny.UNET_SD2, 8, 8)
+    )
+    batched = [
+        e
+        for e in equations(traced.jaxpr)
+        if e.primitive.name == "dot_general" and e.params["dimension_numbers"][1] != ((), ())
+    ]
+    attentions = sum(k.endswith(".to_k.kernel") for k in like)
+    in_float32 = [e for e in batched if float_dtypes(e.invars) == {"float32"}]
+    assert len(in_float32) >= attentions

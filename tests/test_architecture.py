@@ -1,0 +1,156 @@
+"""The layout and the import rules of the package, read from the contracts in pyproject.toml."""
+
+import ast
+import functools
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from medsd_jax.cli.main import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "medsd_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRACTS = SETTINGS["tool"]["importlinter"]["contracts"]
+MAX_LINES = 350
+"""The house says about 300 lines; a file beyond this limit holds a second subject."""
+
+
+def _module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {_module(file): file for file in FILES}
+
+
+@functools.cache
+def _imports() -> frozenset[tuple[str, str]]:
+    """All pairs (importer, imported) in the package, inside functions too."""
+    pairs = set()
+    for importer, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                pairs |= {(importer, alias.name) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"relative import in {file}"
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    pairs.add((importer, name if name in MODULES else node.module))
+    return frozenset(pairs)
+
+
+def _is_in(module: str, packages: list[str]) -> bool:
+    """Whether the module is one of the packages, or inside one; `a.*` means every child of a."""
+    patterns = [re.escape(package).replace(r"\*", r"[^.]+") for package in packages]
+    return any(re.fullmatch(rf"{pattern}(\..*)?", module) for pattern in patterns)
+
+
+def _is_ignored(importer: str, imported: str, rules: list[str]) -> bool:
+    for rule in rules:
+        left, right = (
+            # import-linter: `*` is one name, `**` is one or more.
+            re.escape(side).replace(r"\*\*", ".+").replace(r"\*", "[^.]+")
+            for side in rule.split(" -> ")
+        )
+        # import-linter sees packages of others by their first name only.
+        top = imported if imported.startswith("medsd_jax") else imported.split(".")[0]
+        if re.fullmatch(left, importer) and re.fullmatch(right, top):
+            return True
+    return False
+
+
+def _breaches(contract: dict, pairs) -> list[str]:
+    ignored = contract.get("ignore_imports", [])
+    found = []
+    for importer, imported in sorted(pairs):
+        if contract["type"] == "protected":
+            packages = contract["protected_modules"]
+            allowed = [*packages, *contract["allowed_importers"]]
+            breach = _is_in(imported, packages) and not _is_in(importer, allowed)
+        else:
+            sources = contract["source_modules"]
+            breach = _is_in(importer, sources) and _is_in(imported, contract["forbidden_modules"])
+        if breach and not _is_ignored(importer, imported, ignored):
+            found.append(f"{importer} -> {imported}")
+    return found
+
+
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract["name"])
+def test_import_contract(contract):
+    assert not _breaches(contract, _imports())
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("medsd_jax.arrays", "medsd_jax.models.unet"),
+        ("medsd_jax.diffusion.ddim", "medsd_jax.models.unet"),
+        ("medsd_jax.interop.pipeline_dir", "medsd_jax.diffusion.schedule"),
+        ("medsd_jax.training.loop", "medsd_jax.data.loader"),
+        ("medsd_jax.models.unet", "medsd_jax.sampling"),
+        ("medsd_jax.sampling.sampler", "medsd_jax.api"),
+        ("medsd_jax.adaptation.full", "medsd_jax.models.unet"),
+        ("medsd_jax.sampling.sampler", "medsd_jax.cli.main"),
+        ("medsd_jax.sampling.sampler", "torch"),
+        ("medsd_jax.interop.torch_verify", "tensorflow"),
+        ("medsd_jax.data.transforms", "jax.numpy"),
+        ("medsd_jax.models.config", "ml_collections.config_dict"),
+    ],
+)
+def test_contracts_catch(importer, imported):
+    assert any(_breaches(contract, {(importer, imported)}) for contract in CONTRACTS)
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("medsd_jax.interop.pipeline_dir", "medsd_jax.models.config"),
+        ("medsd_jax.adaptation.full", "medsd_jax.models.params"),
+        ("medsd_jax.data.loader", "jax"),
+        ("medsd_jax.interop.torch_verify", "torch.nn"),
+        ("medsd_jax", "medsd_jax.api"),
+        ("medsd_jax.api", "medsd_jax.sampling.sampler"),
+        ("medsd_jax.cli.export", "medsd_jax.interop.pipeline_dir"),
+        ("medsd_jax.training.loop", "ml_collections"),
+    ],
+)
+def test_contracts_allow(importer, imported):
+    assert not any(_breaches(contract, {(importer, imported)}) for contract in CONTRACTS)
+
+
+def test_every_package_has_a_contract():
+    packages = {f"medsd_jax.{folder.parent.name}" for folder in PACKAGE.glob("*/__init__.py")}
+    protected = {name for c in CONTRACTS for name in c.get("protected_modules", [])}
+    assert packages <= protected
+
+
+def test_every_command_file_is_listed():
+    files = {f.stem for f in (PACKAGE / "cli").glob("*.py") if "def add_parser(" in f.read_text()}
+    assert files == set(COMMANDS)
+
+
+@pytest.mark.parametrize("file", FILES, ids=_module)
+def test_file_has_one_subject(file):
+    assert file.stem not in {"utils", "util", "helpers", "common", "misc"}
+    assert len(file.read_text().splitlines()) <= MAX_LINES
+
+
+def test_everything_imports_without_torch_or_tensorflow():
+    """What `pip install medsd_jax` brings is enough to import every module."""
+    names = sorted(set(MODULES) - {"medsd_jax.__main__"})
+    code = (
+        "import importlib, sys\n"
+        # None in sys.modules makes the import fail, and looks uninstalled to find_spec.
+        "for absent in 'torch diffusers accelerate pytest'.split():\n"
+        "    sys.modules[absent] = None\n"
+        f"for name in {names}:\n"
+        "    importlib.import_module(name)\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
