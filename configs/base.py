@@ -16,12 +16,14 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of everything random in training: data order, noise, timesteps, dropout
 
     config.model = ConfigDict()
-    # A diffusers folder, a hub id, or the workdir of an earlier run. Shapes come from its config.json.
+    # A diffusers folder, a hub id, or the workdir of an earlier run. Shapes are its config.json's.
     config.model.path = config_dict.required_placeholder(str)
     config.model.variant = config_dict.placeholder(str)  # "fp16" reads *.fp16.safetensors
-    config.model.dtype = "float32"  # of the computation; "bfloat16" on TPU and recent GPUs. Weights stay float32
+    # Of the computation; "bfloat16" on TPU and recent GPUs. Weights stay float32.
+    config.model.dtype = "float32"
     config.model.attention = "xla"  # or "cudnn" (NVIDIA, bfloat16)
-    config.model.remat = False  # recompute the U-Net's blocks in the backward pass: less memory, about 1/3 more time
+    # Recompute the U-Net's blocks in the backward pass: less memory, about 1/3 more time.
+    config.model.remat = False
 
     config.adaptation = ConfigDict()
     config.adaptation.name = "full"
@@ -33,18 +35,20 @@ def get_config() -> ConfigDict:
     config.data.path = config_dict.placeholder(str)  # of the images; phantom needs none
     config.data.num_images = 4000  # phantom only
     config.data.phantom_seed = 0  # phantom only
-    config.data.cache_dir = config_dict.placeholder(str)  # where prepared records go; None: <workdir>/data
+    # Where prepared records and cached latents go; None: <workdir>/data.
+    config.data.cache_dir = config_dict.placeholder(str)
     config.data.image_size = 512  # pixels, square
     config.data.resize_mode = "pad"  # "pad" to a square (RoentGen), "crop" its centre, or "squash"
     config.data.validation_fraction = 0.1  # of the patients, where the source names no split
     config.data.batch_size = 8  # images per optimizer step, over all devices and accumulation steps
-    # Encode every training image once and keep the posterior's moments in host memory. Only with a frozen VAE.
+    # Encode every training image once, in float32, and keep the posterior's moments on disk. Only
+    # with a frozen VAE, and in a single process.
     config.data.cache_latents = False
     config.data.num_workers = 2  # threads that decode images
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-5
-    config.optim.schedule = "constant"  # "constant", "linear" or "cosine" (both to 0 at train.steps)
+    config.optim.schedule = "constant"  # or "linear" or "cosine", both to 0 at train.steps
     config.optim.warmup_steps = 0  # optimizer steps
     config.optim.b1 = 0.9
     config.optim.b2 = 0.999
@@ -57,12 +61,14 @@ def get_config() -> ConfigDict:
     config.train.steps = 1000  # optimizer steps
     config.train.accumulation_steps = 1  # micro-batches per optimizer step
     config.train.ema_decay = 0.9999  # moving average of the weights; 0 switches it off
-    config.train.caption_dropout = 0.1  # share of captions replaced by the empty prompt; guidance needs some
-    config.train.min_snr_gamma = config_dict.placeholder(float)  # min-SNR loss weights (5.0 in the paper); None: off
+    # Share of captions replaced by the empty prompt; guidance needs some.
+    config.train.caption_dropout = 0.1
+    # Min-SNR loss weights (5.0 in the paper); None: off.
+    config.train.min_snr_gamma = config_dict.placeholder(float)
 
     config.vae = ConfigDict()  # task "vae" only
     config.vae.kl_weight = 1e-6
-    # Set scaling_factor to 1 / std of the latents of the validation images at the end.
+    # At the end, set scaling_factor to 1 / std of the latents of the validation images.
     config.vae.measure_scaling_factor = False
 
     config.mesh = ConfigDict()  # devices along each axis; one may be -1: all that are left
@@ -82,7 +88,8 @@ def get_config() -> ConfigDict:
     config.validation.num_images = 64  # the first ones of the validation split
     config.validation.seed = 1  # of the fixed noise
 
-    config.preview = ConfigDict()  # task "diffusion": fixed prompts and seeds, sampled into a picture
+    # Task "diffusion": fixed prompts and seeds, sampled into a picture.
+    config.preview = ConfigDict()
     config.preview.every_steps = 500  # and at the end; 0 switches it off
     config.preview.prompts = (
         "A photo of a lung xray",

@@ -33,14 +33,15 @@ save = save_pipeline
 def schedule_of(model: StableDiffusion) -> ScheduleConfig:
     """The model's noise schedule. Latents are never clipped, as in StableDiffusionPipeline.
 
-    `clip_sample` bounds pixels at [-1, 1]; latents are not bounded, and clipping them ruins the picture.
+    `clip_sample` bounds pixels at [-1, 1]; latents are not bounded, and clipping them ruins the
+    picture.
     """
     config = ScheduleConfig.from_dict(model.scheduler)
     return replace(config, clip_sample=False)
 
 
 def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:
-    """The same model with its weights on the devices: sample several times without moving them again."""
+    """The same model with its weights on the devices, so that sampling moves them no more."""
     return replace(model, params=place_params(model.params, mesh or make_mesh({"data": -1})))
 
 
@@ -95,16 +96,23 @@ def sample(
     n = len(prompts)
     if not n:
         raise UserError("no prompt given")
-    negatives = [negative_prompts] * n if isinstance(negative_prompts, str) else list(negative_prompts)
-    seeds = np.arange(n) if seeds is None else np.asarray(list(seeds))
-    if len(negatives) != n or len(seeds) != n:
-        raise UserError(f"{n} prompts need as many seeds and negative prompts, not {len(seeds)} and {len(negatives)}")
-    if latents is not None and len(latents) != n:
-        raise UserError(f"{n} prompts need as many start latents, not {len(latents)}")
+    one_for_all = isinstance(negative_prompts, str)
+    negatives = [negative_prompts] * n if one_for_all else list(negative_prompts)
+    # As objects: a float, or an integer beyond 64 bits, must reach the check as it is.
+    seeds = np.asarray(range(n) if seeds is None else seeds, object)
+    if len(negatives) != n or seeds.shape != (n,):
+        given = f"{list(seeds.shape)} and [{len(negatives)}]"
+        raise UserError(f"{n} prompts need as many seeds and negative prompts, not {given}")
+    if latents is not None:
+        latents = np.asarray(latents, np.float32)
+        if latents.shape[:1] != (n,):
+            given = list(latents.shape)
+            raise UserError(f"{n} prompts need start latents [{n}, h, w, C], not {given}")
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
     side = model.unet.sample_size * model.vae.downscale
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, schedule_of(model), height or side, width or side,
+        model.unet, model.vae, model.text_encoder, schedule_of(model),
+        side if height is None else height, side if width is None else width,
         max_steps=MAX_STEPS, dtype=dtype, attention=attention,
     )  # fmt: skip
     settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "eta": eta}
@@ -118,7 +126,8 @@ def sample(
     images = []
     with tqdm(total=n, unit="image", desc="sample", disable=not progress) as bar:
         for start in range(0, n, batch_size):
-            rows = np.arange(start, start + batch_size).clip(max=n - 1)  # the last batch is filled up and cut
+            # The last batch is filled up and cut.
+            rows = np.arange(start, start + batch_size).clip(max=n - 1)
             inputs = make_inputs(
                 shape, ids[rows], negative_ids[rows], seeds[rows],
                 start=None if latents is None else latents[rows], **settings,
@@ -139,7 +148,7 @@ def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> i
     shards = batch_shards(mesh)
     if asked is not None:
         if asked < 1 or asked % shards:
-            raise UserError(f"batch_size = {asked} must be a multiple of the {shards} device shard(s)")
+            raise UserError(f"batch_size = {asked} must be a multiple of {shards} device shard(s)")
         return asked
     h, w, _ = shape.latents
     most = max(_CELLS_PER_SHARD // max(h * w, 1), 1)

@@ -1,5 +1,6 @@
 """A whole Stable Diffusion of random weights, small enough to sample from in a test."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -57,8 +58,6 @@ _SCHEDULER = {
 @functools.cache
 def tiny_pipeline(prediction_type: str = "epsilon") -> StableDiffusion:
     """The model; "v_prediction" comes with SD 2's differences, everything else with SD 1's."""
-    import dataclasses
-
     second = prediction_type == "v_prediction"
     unet = dataclasses.replace(_UNET, use_linear_projection=second)
     text = dataclasses.replace(_CLIP, hidden_act="gelu" if second else "quick_gelu")

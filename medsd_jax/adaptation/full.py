@@ -14,15 +14,17 @@ def full(patterns: Sequence[str]) -> Adaptation:
     r"""Trains every weight whose name matches one of the regular expressions.
 
     Args:
-        patterns: searched for in the full name, e.g. ``("^unet\.",)`` or ``("^unet\.", "^text_encoder\.")``.
+        patterns: searched for in the full name, e.g. ``(r"^unet\.", r"^text_encoder\.")``.
 
     Raises:
-        UserError: at init, when a pattern matches nothing; here, when one is not a regular expression.
+        UserError: at init, when a pattern matches nothing; here, when one is no regular expression.
     """
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
     except re.error as error:
-        raise UserError(f"train pattern {error.pattern!r} is not a regular expression: {error}") from None
+        raise UserError(
+            f"train pattern {error.pattern!r} is not a regular expression: {error}"
+        ) from None
     if not compiled:
         raise UserError("no train pattern given: nothing would be trained")
 
@@ -30,8 +32,14 @@ def full(patterns: Sequence[str]) -> Adaptation:
         del rng  # nothing is drawn: training starts from the checkpoint's values
         for pattern in compiled:
             if not any(pattern.search(name) for name in params):
-                raise UserError(f"train pattern {pattern.pattern!r} matches none of the {len(params)} weights")
-        return {name: x for name, x in params.items() if any(pattern.search(name) for pattern in compiled)}
+                raise UserError(
+                    f"train pattern {pattern.pattern!r} matches none of the {len(params)} weights"
+                )
+        return {
+            name: x
+            for name, x in params.items()
+            if any(pattern.search(name) for pattern in compiled)
+        }
 
     def apply(frozen: Params, trainable: Params) -> Params:
         return {**frozen, **trainable}

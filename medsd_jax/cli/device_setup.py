@@ -11,8 +11,9 @@ def start_devices() -> None:
 
     Compiled programs go to JAX_COMPILATION_CACHE_DIR, or ~/.cache/medsd_jax/xla.
     """
-    if os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ.get("TPU_WORKER_HOSTNAMES", "").count(","):
+    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or hosts > 1:
         jax.distributed.initialize()
     if not jax.config.jax_compilation_cache_dir:
-        folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "medsd_jax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "medsd_jax" / "xla"))

@@ -1,16 +1,18 @@
 """train.py: a recipe becomes a run. Here the config ends; below are typed arguments only."""
 
+import contextlib
 import functools
-import json
+import hashlib
 import logging
-import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,11 +20,11 @@ from medsd_jax import api
 from medsd_jax.adaptation.full import full
 from medsd_jax.cli.device_setup import start_devices
 from medsd_jax.cli.flags import parse_train_flags
+from medsd_jax.cli.train_checks import check_config, check_model
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.latents import encode_split
 from medsd_jax.data.loader import eval_batches, make_loader
 from medsd_jax.diffusion.schedule import NoiseSchedule
-from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.attention import attention_implementation
@@ -31,9 +33,9 @@ from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
-from medsd_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, put_batch
+from medsd_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, put_batch, replicated
+from medsd_jax.parallel.multihost import is_main_process, on_every_host
 from medsd_jax.sampling.images import make_grid, save_png
-from medsd_jax.training.checkpoint import write_json_atomically
 from medsd_jax.training.loop import LoopSettings, train
 from medsd_jax.training.optim import make_optimizer, make_schedule
 from medsd_jax.training.step import DiffusionModel, make_eval_step, make_train_step
@@ -41,15 +43,20 @@ from medsd_jax.training.vae_step import make_vae_eval_step, make_vae_train_step
 
 log = logging.getLogger(__name__)
 
-TASKS = ("diffusion", "vae")
-DTYPES = ("float32", "bfloat16")
-
 
 def run(argv: Sequence[str]) -> int:
-    """Trains by the command line's recipe; the result is a diffusers folder WORKDIR/model."""
+    """Trains by the command line's recipe; the result is a diffusers folder WORKDIR/model.
+
+    Returns:
+        0; or 1 when the training diverged.
+    """
     flags = parse_train_flags(argv)
     start_devices()
-    train_by_config(flags.config, flags.workdir)
+    try:
+        train_by_config(flags.config, flags.workdir)
+    except FloatingPointError as error:
+        print("medsd_jax: error:", error, file=sys.stderr)
+        return 1
     print(f"the trained model is in {flags.workdir / 'model'}")
     return 0
 
@@ -63,84 +70,68 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
         UserError: the config, the model or the data cannot be used.
+        FloatingPointError: the training diverged.
+        KeyboardInterrupt: it was interrupted, and can be resumed.
     """
     check_config(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_batch(config.data.batch_size, mesh, config.train.accumulation_steps)
+    learning_rate = make_schedule(
+        config.optim.schedule,
+        config.optim.learning_rate,
+        warmup_steps=config.optim.warmup_steps,
+        total_steps=config.train.steps,
+    )
+    optimizer = make_optimizer(
+        learning_rate,
+        b1=config.optim.b1,
+        b2=config.optim.b2,
+        eps=config.optim.eps,
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+        no_decay=config.optim.no_decay,
+    )
     check_writable(workdir / "model")
     model = api.load(config.model.path, variant=config.model.variant)
-    check_image_size(config, model)
+    check_model(config, model)
     workdir.mkdir(parents=True, exist_ok=True)
     dataset = open_data(config, workdir)
-    write_json_atomically(workdir / "config.json", config.to_dict())
-
-    build = _build_vae_run if config.task == "vae" else _build_diffusion_run
-    train_step, eval_step, optimizer, adaptation = build(config, model)
-    batches, validation = _make_input(config, model, dataset, mesh)
-    on_main_host = jax.process_index() == 0
-    params = train(
-        workdir,
-        LoopSettings(
-            steps=config.train.steps,
-            seed=config.seed,
-            ema=config.train.ema_decay > 0,
-            log_every=config.log.every_steps,
-            checkpoint_every=config.checkpoint.every_steps,
-            keep_checkpoints=config.checkpoint.keep,
-            validate_every=config.validation.every_steps,
-            validation_seed=config.validation.seed,
-            preview_every=config.preview.every_steps,
-        ),
-        mesh=mesh,
-        params=model.params,
-        adaptation=adaptation,
-        tx=optimizer,
-        learning_rate=_learning_rate(config),
-        train_step=train_step,
-        eval_step=eval_step,
-        batches=batches,
-        validation=lambda: iter(validation),
-        preview=_make_preview(config, model, mesh, workdir) if config.task == "diffusion" else None,
-        config=config.to_dict(),
-    )
-    trained = replace(model, params=params)
-    if config.task == "vae" and config.vae.measure_scaling_factor:
+    is_vae = config.task == "vae"
+    adaptation = full((r"^vae\.",) if is_vae else tuple(config.adaptation.train))
+    make_steps = _vae_steps if is_vae else _diffusion_steps
+    train_step, eval_step = make_steps(config, model, adaptation, optimizer)
+    validation = _make_validation(config, model, dataset)
+    with contextlib.closing(_make_batches(config, model, dataset, mesh)) as batches:
+        params = train(
+            workdir,
+            LoopSettings(
+                steps=config.train.steps,
+                seed=config.seed,
+                ema=config.train.ema_decay > 0,
+                log_every=config.log.every_steps,
+                checkpoint_every=config.checkpoint.every_steps,
+                keep_checkpoints=config.checkpoint.keep,
+                validate_every=config.validation.every_steps,
+                validation_seed=config.validation.seed,
+                preview_every=config.preview.every_steps,
+            ),
+            mesh=mesh,
+            params=model.params,
+            adaptation=adaptation,
+            tx=optimizer,
+            learning_rate=learning_rate,
+            train_step=train_step,
+            eval_step=eval_step,
+            batches=batches,
+            validation=validation,
+            preview=None if is_vae else _make_preview(config, model, mesh, workdir),
+            config=config.to_dict(),
+        )
+    trained = replace(model, params=on_every_host(params))
+    if is_vae and config.vae.measure_scaling_factor:
         trained = _with_measured_scale(trained, validation, mesh)
-    if on_main_host:
+    if is_main_process():
         api.save(trained, workdir / "model")
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises UserError for values that no later check names as clearly."""
-    choices = {"task": TASKS, "model.dtype": DTYPES, "adaptation.name": ("full",)}
-    for key, allowed in choices.items():
-        value = functools.reduce(lambda node, name: node[name], key.split("."), config)
-        if value not in allowed:
-            raise UserError(f"{key} = {value!r} does not exist (one of {', '.join(allowed)})")
-    at_least_one = ("train.steps", "train.accumulation_steps", "data.batch_size", "data.image_size", "log.every_steps",
-                    "checkpoint.every_steps", "checkpoint.keep", "validation.num_images", "preview.num_steps",
-                    "preview.images_per_prompt")  # fmt: skip
-    at_least_zero = ("validation.every_steps", "preview.every_steps", "optim.learning_rate", "optim.weight_decay",
-                     "optim.clip_norm", "vae.kl_weight")  # fmt: skip
-    for keys, least in ((at_least_one, 1), (at_least_zero, 0)):
-        for key in keys:
-            section, name = key.split(".")
-            if not config[section][name] >= least:
-                raise UserError(f"{key} = {config[section][name]} must be at least {least}")
-    for key in ("train.caption_dropout", "train.ema_decay", "data.validation_fraction"):
-        section, name = key.split(".")
-        if not 0 <= config[section][name] < 1:
-            raise UserError(f"{key} = {config[section][name]} must be at least 0 and below 1")
-    if config.train.min_snr_gamma is not None and config.train.min_snr_gamma <= 0:
-        raise UserError(f"train.min_snr_gamma = {config.train.min_snr_gamma} must be above 0, or None")
-    if config.data.cache_latents and config.task == "vae":
-        raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
-
-
-def check_image_size(config: ConfigDict, model: StableDiffusion) -> None:
-    """Raises UserError unless the VAE can halve the picture as often as it wants."""
-    if config.data.image_size % model.vae.downscale:
-        raise UserError(f"data.image_size = {config.data.image_size} must be a multiple of {model.vae.downscale} pixels")
 
 
 def open_data(config: ConfigDict, workdir: Path) -> Dataset:
@@ -148,8 +139,10 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
     params = {}
     if config.data.source == "phantom":
         params = {
-            "num_images": config.data.num_images, "seed": config.data.phantom_seed, "image_size": config.data.image_size
-        }  # fmt: skip
+            "num_images": config.data.num_images,
+            "seed": config.data.phantom_seed,
+            "image_size": config.data.image_size,
+        }
     return open_dataset(
         config.data.source,
         config.data.path,
@@ -159,93 +152,129 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
     )
 
 
-def _learning_rate(config: ConfigDict):
-    return make_schedule(
-        config.optim.schedule,
-        config.optim.learning_rate,
-        warmup_steps=config.optim.warmup_steps,
-        total_steps=config.train.steps,
-    )
-
-
-def _optimizer(config: ConfigDict):
-    settings = config.optim.to_dict()
-    for name in ("learning_rate", "schedule", "warmup_steps"):
-        del settings[name]
-    return make_optimizer(_learning_rate(config), **settings)
-
-
-def _build_diffusion_run(config: ConfigDict, model: StableDiffusion):
-    patterns = tuple(config.adaptation.train)
-    if config.data.cache_latents and any(re.search(p, n) for p in patterns for n in model.params if n[:4] == "vae."):
-        raise UserError("data.cache_latents = True needs a frozen VAE, but adaptation.train matches weights of it")
-    adaptation, optimizer = full(patterns), _optimizer(config)
+def _diffusion_steps(
+    config: ConfigDict, model: StableDiffusion, adaptation, optimizer: optax.GradientTransformation
+) -> tuple[Callable, Callable]:
     diffusion_model = make_diffusion_model(
-        model, dtype=config.model.dtype, attention=config.model.attention, remat=config.model.remat
+        model,
+        dtype=config.model.dtype,
+        attention=config.model.attention,
+        remat=config.model.remat,
     )
     empty = encode_prompts(model.tokenizer, [""])[0]
     train_step = make_train_step(
-        diffusion_model, adaptation, optimizer,
-        empty_prompt_ids=empty, caption_dropout=config.train.caption_dropout,
-        min_snr_gamma=config.train.min_snr_gamma, accumulation_steps=config.train.accumulation_steps,
+        diffusion_model,
+        adaptation,
+        optimizer,
+        empty_prompt_ids=empty,
+        caption_dropout=config.train.caption_dropout,
+        min_snr_gamma=config.train.min_snr_gamma,
+        accumulation_steps=config.train.accumulation_steps,
         ema_decay=config.train.ema_decay,
-    )  # fmt: skip
-    return train_step, make_eval_step(diffusion_model, adaptation, empty_prompt_ids=empty), optimizer, adaptation
+    )
+    return train_step, make_eval_step(diffusion_model, adaptation, empty_prompt_ids=empty)
 
 
-def make_diffusion_model(model: StableDiffusion, *, dtype: str, attention: str, remat: bool) -> DiffusionModel:
+def make_diffusion_model(
+    model: StableDiffusion, *, dtype: str, attention: str, remat: bool
+) -> DiffusionModel:
     """Graph definitions of the three networks in one compute dtype."""
     attend, compute = attention_implementation(attention), jnp.dtype(dtype)
     unet, _ = abstract(
-        functools.partial(UNet2DConditionModel, model.unet, dtype=compute, attend=attend, remat=remat)
+        functools.partial(
+            UNet2DConditionModel, model.unet, dtype=compute, attend=attend, remat=remat
+        )
     )
     vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=compute))
     text_encoder, _ = abstract(functools.partial(CLIPTextModel, model.text_encoder, dtype=compute))
     return DiffusionModel(
-        unet, vae, text_encoder, NoiseSchedule.from_config(api.schedule_of(model)),
-        scaling_factor=model.vae.scaling_factor, latent_channels=model.vae.latent_channels,
+        unet,
+        vae,
+        text_encoder,
+        NoiseSchedule.from_config(api.schedule_of(model)),
+        scaling_factor=model.vae.scaling_factor,
+        latent_channels=model.vae.latent_channels,
         downscale=model.vae.downscale,
-    )  # fmt: skip
+    )
 
 
-def _build_vae_run(config: ConfigDict, model: StableDiffusion):
-    adaptation, optimizer = full((r"^vae\.",)), _optimizer(config)
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=jnp.dtype(config.model.dtype)))
+def _vae_steps(
+    config: ConfigDict, model: StableDiffusion, adaptation, optimizer: optax.GradientTransformation
+) -> tuple[Callable, Callable]:
+    dtype = jnp.dtype(config.model.dtype)
+    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=dtype))
     train_step = make_vae_train_step(
-        vae, adaptation, optimizer,
-        latent_channels=model.vae.latent_channels, downscale=model.vae.downscale, kl_weight=config.vae.kl_weight,
-        accumulation_steps=config.train.accumulation_steps, ema_decay=config.train.ema_decay,
-    )  # fmt: skip
-    return train_step, make_vae_eval_step(vae, adaptation), optimizer, adaptation
+        vae,
+        adaptation,
+        optimizer,
+        latent_channels=model.vae.latent_channels,
+        downscale=model.vae.downscale,
+        kl_weight=config.vae.kl_weight,
+        accumulation_steps=config.train.accumulation_steps,
+        ema_decay=config.train.ema_decay,
+    )
+    return train_step, make_vae_eval_step(vae, adaptation)
 
 
-def _make_input(config: ConfigDict, model: StableDiffusion, dataset: Dataset, mesh: Mesh):
-    encode = functools.partial(encode_prompts, model.tokenizer)
-    shared = {
-        "batch_size": config.data.batch_size, "encode": encode, "image_size": config.data.image_size,
-        "resize_mode": config.data.resize_mode, "num_threads": config.data.num_workers,
-    }  # fmt: skip
-    validation = eval_batches(dataset.validation, num_examples=config.validation.num_images, **shared)
+def _input_settings(config: ConfigDict, model: StableDiffusion) -> dict:
+    return {
+        "encode": functools.partial(encode_prompts, model.tokenizer),
+        "image_size": config.data.image_size,
+        "resize_mode": config.data.resize_mode,
+        "num_threads": config.data.num_workers,
+    }
+
+
+def _forward_batch(config: ConfigDict) -> int:
+    """Images at once outside of training: as many as one micro-batch, which is known to fit."""
+    return config.data.batch_size // config.train.accumulation_steps
+
+
+def _make_batches(config: ConfigDict, model: StableDiffusion, dataset: Dataset, mesh: Mesh):
     moments = None
     if config.data.cache_latents:
         moments = encode_split(
-            dataset.train, _make_encoder(model, mesh), batch_size=config.data.batch_size,
-            image_size=config.data.image_size, resize_mode=config.data.resize_mode,
-            key=vae_fingerprint(model), folder=dataset.info.folder,
-        )  # fmt: skip
-    return make_loader(dataset.train, seed=config.seed, latent_moments=moments, **shared), validation
+            dataset.train,
+            _make_encoder(model, mesh),
+            batch_size=_forward_batch(config),
+            image_size=config.data.image_size,
+            resize_mode=config.data.resize_mode,
+            key=vae_fingerprint(model),
+            folder=dataset.info.folder,
+        )
+    return make_loader(
+        dataset.train,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
+        latent_moments=moments,
+        **_input_settings(config, model),
+    )
+
+
+def _make_validation(config: ConfigDict, model: StableDiffusion, dataset: Dataset):
+    """The first validation images as batches; None where nothing asks for them."""
+    measured = config.task == "vae" and config.vae.measure_scaling_factor
+    if not config.validation.every_steps and not measured:
+        return None
+    return eval_batches(
+        dataset.validation,
+        batch_size=_forward_batch(config),
+        num_examples=config.validation.num_images,
+        **_input_settings(config, model),
+    )
 
 
 def vae_fingerprint(model: StableDiffusion) -> str:
-    """Changes with any bit of the VAE: cached latents belong to one VAE."""
+    """Changes with the VAE's shape and any bit of it: cached latents belong to one VAE."""
     vae = {name: x for name, x in model.params.items() if name.startswith("vae.")}
-    return replace(model, params=vae).fingerprint()
+    shape = hashlib.sha256(repr(model.vae).encode()).hexdigest()[:8]
+    return f"{shape}-{replace(model, params=vae).fingerprint()}"
 
 
-def _make_encoder(model: StableDiffusion, mesh: Mesh):
-    """Images [B, H, W, 3] on the host -> posterior moments [B, h, w, 2C] on the host, over all devices."""
+def _make_encoder(model: StableDiffusion, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
+    """Images [B, H, W, 3] on the host -> moments [B, h, w, 2C] on the host, by all devices."""
     vae, _ = abstract(functools.partial(AutoencoderKL, model.vae))
-    weights = jax.device_put(component(model.params, "vae"), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    weights = jax.device_put(component(model.params, "vae"), replicated(mesh))
     encode = jax.jit(
         lambda weights, images: jnp.concatenate(bind(vae, weights).encode(images), axis=-1),
         out_shardings=batch_sharding(mesh),
@@ -255,31 +284,46 @@ def _make_encoder(model: StableDiffusion, mesh: Mesh):
 
 def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdir: Path):
     """Samples the fixed prompts from fixed seeds into WORKDIR/samples/STEP.png."""
-    each = config.preview.images_per_prompt
+    if not config.preview.every_steps or not config.preview.prompts:
+        return None
+    if jax.process_count() > 1:
+        log.warning("no preview pictures: they are sampled in a single process only, for now")
+        return None
+    each, size = config.preview.images_per_prompt, config.data.image_size
     prompts = [prompt for prompt in config.preview.prompts for _ in range(each)]
-    seeds = [config.preview.seed + i for _ in config.preview.prompts for i in range(each)]
-    size = config.data.image_size
+    seeds = [config.preview.seed + i for i in range(each)]
+    model = replace(model, params={})  # the weights come with each call
 
     def preview(params, step: int) -> None:
         images = api.sample(
-            replace(model, params=params), prompts, seeds=seeds, num_steps=config.preview.num_steps,
-            guidance_scale=config.preview.guidance_scale, height=size, width=size, mesh=mesh,
-            dtype=config.model.dtype, attention=config.model.attention, progress=False,
-        )  # fmt: skip
-        if jax.process_index() == 0:
-            folder = workdir / "samples"
-            folder.mkdir(exist_ok=True)
-            about = {"step": step, "prompts": list(config.preview.prompts), "seeds": seeds[:each]}
-            save_png(make_grid(images, columns=each), folder / f"{step:07d}.png", about)
+            replace(model, params=params),
+            prompts,
+            seeds=seeds * len(config.preview.prompts),
+            num_steps=config.preview.num_steps,
+            guidance_scale=config.preview.guidance_scale,
+            height=size,
+            width=size,
+            mesh=mesh,
+            dtype=config.model.dtype,
+            attention=config.model.attention,
+            progress=False,
+        )
+        folder = workdir / "samples"
+        folder.mkdir(exist_ok=True)
+        about = {"step": step, "prompts": list(config.preview.prompts), "seeds": seeds}
+        save_png(make_grid(images, columns=each), folder / f"{step:07d}.png", about)
 
     return preview
 
 
-def _with_measured_scale(model: StableDiffusion, validation: Iterator, mesh: Mesh) -> StableDiffusion:
-    """Sets scaling_factor so that the latents of the validation images have unit standard deviation."""
+def _with_measured_scale(model: StableDiffusion, validation: Iterable, mesh: Mesh):
+    """Sets scaling_factor so that the latents of the validation images have unit variance.
+
+    A latent is drawn from its posterior, whose variance belongs to it.
+    """
     encode = _make_encoder(model, mesh)
-    means = [encode(batch["images"])[batch["mask"] > 0] for batch in validation]
-    latents = np.concatenate(means)[..., : model.vae.latent_channels]
-    scale = float(1.0 / latents.std())
-    log.info("vae.scaling_factor = %.5f: 1 / std of %d validation latents", scale, len(latents))
+    moments = np.concatenate([encode(b["images"])[b["mask"] > 0] for b in validation])
+    mean, logvar = np.split(moments.astype(np.float64), 2, axis=-1)
+    scale = float(1.0 / np.sqrt(mean.var() + np.exp(logvar).mean()))
+    log.info("vae.scaling_factor = %.5f, from %d validation images", scale, len(moments))
     return replace(model, vae=replace(model.vae, scaling_factor=scale))

@@ -133,8 +133,7 @@ def open_dataset(
     check_no_leak(
         [p for s in SPLITS for p in ids[s]], [s for s in SPLITS for _ in range(len(ids[s]))]
     )
-    for line in info.lines():
-        _log.info("%s %s", name, line)
+    _log.info("%s (%s): %s", name, target.name, "; ".join(info.lines()))
     return dataset
 
 

@@ -1,9 +1,10 @@
 """Posterior moments of a whole split, encoded once and kept on disk.
 
-What is kept are mean and log variance, not one draw: every epoch then sees fresh posterior noise, as
-it does without the cache, and training is the same to the last bit.
+What is kept are mean and log variance, not one draw: every epoch then sees fresh posterior noise,
+the same as without the cache. Encoding is float32 whatever the training's compute dtype.
 """
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,18 +43,27 @@ def encode_split(
     path = folder / f"latents-{split.name}-{image_size}-{resize_mode}-{key}.npy"
     if not path.exists():
         batches = eval_batches(
-            split, num_examples=None, batch_size=batch_size, encode=lambda texts: np.zeros((len(texts), 1), np.int32),
-            image_size=image_size, resize_mode=resize_mode, process_index=0, process_count=1,
-        )  # fmt: skip
-        temporary, moments, done = path.with_suffix(".tmp.npy"), None, 0
-        for batch in tqdm(batches, desc=f"encode {split.name}", unit="batch"):
-            rows = encode_images(batch["images"])[batch["mask"] > 0]
-            if moments is None:
-                shape = (len(split), *rows.shape[1:])
-                moments = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            moments[done : done + len(rows)] = rows
-            done += len(rows)
-        assert done == len(split), (done, len(split))
-        moments.flush()
-        temporary.replace(path)
+            split,
+            num_examples=None,
+            batch_size=batch_size,
+            encode=lambda texts: np.zeros((len(texts), 1), np.int32),
+            image_size=image_size,
+            resize_mode=resize_mode,
+            process_index=0,
+            process_count=1,
+            cache_bytes=0,
+        )
+        # Renamed at the end: a killed run leaves no half file, and two runs do not mix theirs.
+        with tempfile.TemporaryDirectory(prefix=".latents-", dir=folder) as work:
+            moments = None
+            for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
+                rows = encode_images(batch["images"])[batch["mask"] > 0]
+                if moments is None:
+                    shape = (len(split), *rows.shape[1:])
+                    moments = np.lib.format.open_memmap(
+                        Path(work) / "moments.npy", mode="w+", dtype=np.float32, shape=shape
+                    )
+                moments[i * batch_size : i * batch_size + len(rows)] = rows
+            moments.flush()
+            (Path(work) / "moments.npy").rename(path)
     return np.load(path, mmap_mode="r")

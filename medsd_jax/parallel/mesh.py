@@ -1,5 +1,6 @@
 """The device mesh ``(data, fsdp, tensor)`` and how arrays get onto it."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -9,7 +10,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from medsd_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # parameters are sharded over fsdp, so each fsdp shard sees its own images
+# Parameters are sharded over fsdp, so each fsdp shard sees its own images.
+BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(axis_sizes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
@@ -26,17 +28,24 @@ def make_mesh(axis_sizes: Mapping[str, int], devices: list[jax.Device] | None = 
     devices = jax.devices() if devices is None else devices
     unknown = set(axis_sizes) - set(AXES)
     if unknown:
-        raise UserError(f"mesh axis {sorted(unknown)[0]!r} does not exist (axes: {', '.join(AXES)})")
+        raise UserError(
+            f"mesh axis {sorted(unknown)[0]!r} does not exist (axes: {', '.join(AXES)})"
+        )
     sizes = [int(axis_sizes.get(axis, 1)) for axis in AXES]
-    count = len(devices)
-    if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = max(count // -int(np.prod(sizes)), 1)
-    if min(sizes) < 1 or int(np.prod(sizes)) != count:
-        given = ", ".join(f"{axis}={axis_sizes.get(axis, 1)}" for axis in AXES)
-        raise UserError(f"mesh {given} does not fit {count} device(s): the sizes must multiply to {count}")
-    # Auto: the partitioner propagates shardings. make_mesh's default, Explicit, refuses convolutions
-    # whose batch and channels are both sharded.
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    others = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and others > 0:
+        sizes[sizes.index(-1)] = max(len(devices) // others, 1)
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        given = ", ".join(f"mesh.{axis} = {axis_sizes.get(axis, 1)}" for axis in AXES)
+        raise UserError(
+            f"{given} do not fit {len(devices)} device(s): the sizes must multiply to "
+            f"{len(devices)}, and one of them may be -1"
+        )
+    # Auto: the partitioner propagates shardings. make_mesh's default, Explicit, refuses
+    # convolutions whose batch and channels are both sharded.
+    return jax.make_mesh(
+        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -51,21 +60,25 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def batch_shards(mesh: Mesh) -> int:
     """Into how many pieces `batch_sharding` cuts a batch."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def check_batch(batch_size: int, mesh: Mesh, accumulation_steps: int = 1) -> None:
-    """Raises UserError unless every device gets the same number of images in every micro-batch."""
-    pieces = batch_shards(mesh) * accumulation_steps
+    """Raises UserError unless every device gets as many images in every micro-batch."""
+    shards = batch_shards(mesh)
+    pieces = shards * accumulation_steps
     if batch_size < 1 or batch_size % pieces:
         nearest = max(round(batch_size / pieces), 1) * pieces
         raise UserError(
-            f"data.batch_size = {batch_size} is not divisible by {batch_shards(mesh)} device shard(s) x "
-            f"{accumulation_steps} accumulation step(s); use a multiple of {pieces}, such as {nearest}"
+            f"data.batch_size = {batch_size} is not divisible by {shards} device shard(s) x "
+            f"{accumulation_steps} accumulation step(s); use a multiple of {pieces}, such as "
+            f"{nearest}"
         )
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a host batch -> global arrays sharded along their leading axis."""
     sharding = batch_sharding(mesh)
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+    return {
+        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
+    }

@@ -1,6 +1,7 @@
-"""Where every weight lives: one ordered table of (regex on the name, PartitionSpec), first match wins.
+"""Where every weight lives: an ordered table of (regex on the name, PartitionSpec).
 
-Adam moments and the EMA keep the weight's name in their tree path, so the same table places them.
+The first match wins. Adam moments and the EMA keep the weight's name in their tree path, so the
+same table places them.
 A mesh axis that does not divide its dimension is dropped for that weight (it stays whole there), so
 one table serves every model size.
 """
@@ -16,31 +17,36 @@ from jax.sharding import PartitionSpec as P
 
 Rule = tuple[str, P]
 
-# Kernels are [in, out] or [kH, kW, in, out]. `tensor` cuts the inner width of each attention and
-# feed-forward (Megatron's scheme: split out of the first matmul, into the second), `fsdp` the other side.
+# Specs speak of the last axes, (in, out), so that one rule serves a linear layer [in, out] and a
+# convolution [kH, kW, in, out]: SD 1's proj_in is the latter, SD 2's the former. `tensor` cuts the
+# inner width of each attention and feed-forward (Megatron's scheme: split out of the first matmul,
+# into the second), `fsdp` the other side. GEGLU's two halves lie one behind the other in
+# net.0.proj, so with tensor > 1 they have to be exchanged once a layer.
 RULES: tuple[Rule, ...] = (
     (r"(to_[qkv]|[qkv]_proj|net\.0\.proj|fc1)\.kernel$", P("fsdp", "tensor")),
     (r"(to_out\.0|out_proj|net\.2|fc2)\.kernel$", P("tensor", "fsdp")),
-    (r"(time_emb_proj|linear_[12])\.kernel$", P(None, "fsdp")),
     (r"token_embedding\.embedding$", P("fsdp", None)),
-    (r"(conv\w*|downsamplers\.0\.conv|upsamplers\.0\.conv)\.kernel$", P(None, None, None, "fsdp")),
-    (r"proj_(in|out)\.kernel$", P("fsdp")),
+    (r"\.kernel$", P(None, "fsdp")),
     (r"", P()),
 )
 
 
 def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """Drops the axes of `spec` that do not divide `shape`, and entries beyond its rank."""
+    """Aligns `spec` with the last axes of `shape` and drops the mesh axes that do not divide."""
+    spec = tuple(spec)[-len(shape) :] if shape else ()
+    axes = (None,) * (len(shape) - len(spec)) + spec
     kept = [
-        axis if axis is not None and dim % mesh.shape[axis] == 0 else None
-        for axis, dim in zip(tuple(spec) + (None,) * len(shape), shape, strict=False)
+        axis if axis is not None and size % mesh.shape[axis] == 0 else None
+        for axis, size in zip(axes, shape, strict=True)
     ]
     while kept and kept[-1] is None:
         kept.pop()
     return P(*kept)
 
 
-def leaf_sharding(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES) -> NamedSharding:
+def leaf_sharding(
+    name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES
+) -> NamedSharding:
     """Sharding of one named array."""
     spec = next(spec for pattern, spec in rules if re.search(pattern, name))
     return NamedSharding(mesh, _fit(spec, shape, mesh))
@@ -52,7 +58,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Any:
     Args:
         tree: arrays or ShapeDtypeStructs: params, optimizer state, a whole TrainState.
         mesh: the device mesh.
-        rules: ordered (regex, PartitionSpec); the last one must match everything.
+        rules: ordered (regex, PartitionSpec of the last axes); the last one must match everything.
     """
 
     def sharding(path, leaf):
@@ -64,5 +70,7 @@ def tree_shardings(tree: Any, mesh: Mesh, rules: Sequence[Rule] = RULES) -> Any:
 
 def bytes_per_device(tree: Any, shardings: Any) -> int:
     """Bytes of `tree` that one device holds under `shardings`."""
-    sizes = jax.tree.map(lambda x, s: x.dtype.itemsize * math.prod(s.shard_shape(x.shape)), tree, shardings)
+    sizes = jax.tree.map(
+        lambda x, s: x.dtype.itemsize * math.prod(s.shard_shape(x.shape)), tree, shardings
+    )
     return sum(jax.tree.leaves(sizes))

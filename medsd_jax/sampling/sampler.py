@@ -29,6 +29,10 @@ from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import batch_sharding, replicated
 from medsd_jax.parallel.sharding import tree_shardings
+from medsd_jax.sampling.images import to_uint8
+
+DTYPES = ("float32", "bfloat16")
+"""Compute dtypes. float16 is none of them: activations of Stable Diffusion 2 overflow in it."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,13 @@ class SamplerShape:
             or self.unet.out_channels != self.vae.latent_channels
         ):
             raise UserError(
-                f"the U-Net works on {self.unet.in_channels} -> {self.unet.out_channels} channels, the VAE on "
-                f"{self.vae.latent_channels}: only plain text-to-image models can be sampled"
+                f"the U-Net works on {self.unet.in_channels} -> {self.unet.out_channels} channels, "
+                f"the VAE on {self.vae.latent_channels}: only plain text-to-image models can be "
+                "sampled"
             )
+        if self.dtype not in DTYPES:
+            raise UserError(f"dtype {self.dtype!r} is not one of {', '.join(DTYPES)}")
+        attention_implementation(self.attention)
 
 
 Leaf = Any
@@ -146,19 +154,21 @@ def make_inputs(
         UserError: a value is out of its range or an array has the wrong shape.
     """
     shape.check()
-    if not 1 <= num_steps <= min(shape.max_steps, shape.schedule.num_train_timesteps):
-        most = min(shape.max_steps, shape.schedule.num_train_timesteps)
-        raise UserError(f"num_steps = {num_steps} must lie between 1 and {most}")
+    most = min(shape.max_steps, shape.schedule.num_train_timesteps)
+    if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= most:
+        raise UserError(f"num_steps = {num_steps} must be a whole number between 1 and {most}")
     if not 0.0 <= eta <= 1.0:
         raise UserError(f"eta = {eta} must lie between 0 (deterministic) and 1")
     if not np.isfinite(guidance_scale):
         raise UserError(f"guidance_scale = {guidance_scale} must be a finite number")
-    for seed in np.asarray(seeds).ravel():
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed {seed} must lie between 0 and {2**32 - 1}")
+    for seed in np.asarray(seeds, object):
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+            raise UserError(f"seed {seed} must be a whole number between 0 and {2**32 - 1}")
     wanted = (len(prompt_ids), *shape.latents)
     if start is not None and start.shape != wanted:
         raise UserError(f"start latents have shape {start.shape}, these pictures need {wanted}")
+    if start is not None and not np.isfinite(start).all():
+        raise UserError("start latents contain values that are not finite; give unit noise")
     timesteps, previous = step_tables(shape.schedule, num_steps, shape.max_steps)
     return SampleInputs(
         prompt_ids=np.asarray(prompt_ids, np.int32),
@@ -208,11 +218,11 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
         predict = guided(denoise, inputs.guidance_scale)
         latents = ddim_sample(
             lambda x, t: predict(x, t, context, negative),
-            schedule, start, inputs.timesteps, inputs.previous, inputs.num_steps, inputs.eta, step_noise,
-            clip_range=shape.schedule.clip_range,
+            schedule, start, inputs.timesteps, inputs.previous, inputs.num_steps, inputs.eta,
+            step_noise, clip_range=shape.schedule.clip_range,
         )  # fmt: skip
         images = bind(vae, component(params, "vae")).decode(latents / shape.vae.scaling_factor)
-        return jnp.round(jnp.clip(images * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+        return to_uint8(images)
 
     return generate
 
@@ -227,8 +237,8 @@ def compiled_sampler(
     """
     rows, whole = batch_sharding(mesh), replicated(mesh)
     inputs = SampleInputs(
-        prompt_ids=rows, negative_ids=rows, seeds=rows, start=rows, use_start=whole, timesteps=whole,
-        previous=whole, num_steps=whole, guidance_scale=whole, eta=whole,
+        prompt_ids=rows, negative_ids=rows, seeds=rows, start=rows, use_start=whole,
+        timesteps=whole, previous=whole, num_steps=whole, guidance_scale=whole, eta=whole,
     )  # fmt: skip
     # Params come already placed (place_params); their shardings are taken as they are.
     return jax.jit(make_generate(shape), in_shardings=(None, inputs), out_shardings=rows)

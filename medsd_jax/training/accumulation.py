@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+Scalars = dict[str, jax.Array]
+
 
 def split_micro_batches(batch: Any, steps: int) -> Any:
     """[B, ...] leaves -> [steps, B/steps, ...]; micro-batch i holds the rows i, i + steps, ...
@@ -16,24 +18,37 @@ def split_micro_batches(batch: Any, steps: int) -> Any:
     return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, steps, *x.shape[1:]), 1, 0), batch)
 
 
-def accumulated_grad(loss_fn: Callable, trainable: Any, batch: Any, steps: int) -> tuple[jax.Array, Any]:
+def accumulated_grad(
+    loss_fn: Callable[[Any, Any], tuple[jax.Array, Scalars]],
+    trainable: Any,
+    batch: Any,
+    steps: int,
+) -> tuple[Scalars, Any]:
     """Mean loss and gradient over the batch, `steps` micro-batches one after the other.
 
     Args:
-        loss_fn: ``(trainable, micro_batch) -> scalar`` that is a mean over the rows.
+        loss_fn: ``(trainable, micro_batch) -> (loss, other scalars)``, means over the rows.
         trainable: differentiated with respect to.
         batch: pytree of [B, ...] arrays, B divisible by `steps`.
         steps: 1 computes the whole batch at once.
 
     Returns:
-        (loss, grads), equal to those of one call on the whole batch within float error.
+        (scalars with "loss" among them, grads), equal to those of one call on the whole batch
+        within float error.
     """
+
+    def one(micro_batch: Any) -> tuple[Scalars, Any]:
+        (loss, scalars), grads = jax.value_and_grad(loss_fn, has_aux=True)(trainable, micro_batch)
+        return {"loss": loss, **scalars}, grads
+
     if steps == 1:
-        return jax.value_and_grad(loss_fn)(trainable, batch)
+        return one(batch)
 
     def add(total, micro_batch):
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_fn)(trainable, micro_batch)), None
+        return jax.tree.map(jnp.add, total, one(micro_batch)), None
 
-    zeros = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, trainable))
-    total, _ = jax.lax.scan(add, zeros, split_micro_batches(batch, steps))
+    micro_batches = split_micro_batches(batch, steps)
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, first))
+    total, _ = jax.lax.scan(add, zeros, micro_batches)
     return jax.tree.map(lambda x: x / steps, total)

@@ -1,12 +1,12 @@
-"""The training loop, top to bottom: mesh, input, shardings, state, restore, compile, loop, hand over.
+"""The training loop, top to bottom: shapes, state, restore, compile, loop.
 
 Data, previews and the final export arrive as functions, so that this file is about training alone.
 """
 
+import contextlib
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +20,22 @@ from tqdm import tqdm
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
 from medsd_jax.parallel.mesh import batch_sharding, put_batch, replicated
+from medsd_jax.parallel.multihost import is_main_process, put_params
 from medsd_jax.parallel.sharding import bytes_per_device, tree_shardings
-from medsd_jax.training.checkpoint import Checkpoints
+from medsd_jax.training.checkpoint import (
+    Checkpoints,
+    changed_keys,
+    plain,
+    write_json_atomically,
+)
+from medsd_jax.training.interrupt import Interrupt
 from medsd_jax.training.metrics import ScalarWriter, Throughput, check_finite
-from medsd_jax.training.state import TrainState, init_state
+from medsd_jax.training.state import init_state
 
 log = logging.getLogger(__name__)
+
+_STEPS_AHEAD = 2
+"""Steps that may wait on the device. More would hold their batches there and delay an interrupt."""
 
 
 class BatchIterator(Protocol):
@@ -35,7 +45,7 @@ class BatchIterator(Protocol):
         """The next batch of this process."""
 
     def get_state(self) -> bytes:
-        """The position after the last batch."""
+        """The position after the last batch; the same in all processes."""
 
     def set_state(self, state: bytes) -> None:
         """Goes back to a position."""
@@ -80,129 +90,154 @@ def train(
     train_step: Callable,
     eval_step: Callable,
     batches: BatchIterator,
-    validation: Callable[[], Iterator[dict[str, np.ndarray]]],
+    validation: Iterable[dict[str, np.ndarray]] | None,
     preview: Callable[[Params, int], None] | None,
     config: dict[str, Any],
 ) -> Params:
-    """Trains and returns the model's weights after the last step (the moving average where there is one).
+    """Trains and returns the weights after the last step, the moving average where there is one.
 
     Args:
-        workdir: checkpoints/, metrics.jsonl and tensorboard/ go here; a checkpoint found here is resumed.
+        workdir: checkpoints/, config.json, metrics.jsonl and tensorboard/ go here; a checkpoint
+            found here is resumed.
         settings: lengths and intervals.
         mesh: device mesh.
-        params: the model's weights, on the host.
+        params: the model's weights, on the host; not written to.
         adaptation: which numbers are trained.
         tx: optimizer.
         learning_rate: for the log.
         train_step: ``(state, frozen, batch, rng) -> (state, metrics)``.
-        eval_step: ``(trainable, frozen, batch, rng) -> (sum of losses, number of examples)``.
+        eval_step: ``(trainable, frozen, batch, rng, first_row) -> (sum of losses, examples)``.
         batches: training batches, this process's rows.
-        validation: returns the fixed validation batches, from the first.
+        validation: the fixed validation batches; each iteration starts from the first.
         preview: ``(params, step)``, writes sample pictures.
         config: the run's config as plain values, kept in the checkpoints.
 
     Raises:
         FloatingPointError: the loss or a norm is not finite.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved.
+        UserError: the workdir's checkpoint is of another model, adaptation, optimizer or data.
     """
-    # -- Shapes and places first: no array exists on a device yet ----------------------------------
-    rng = jax.device_put(jax.random.key(settings.seed), replicated(mesh))
+    # -- Shapes and places first: no array exists on a device yet --------------------------------
     trainable = adaptation.init(params, jax.random.key(settings.seed + 1))
     frozen = frozen_params(params, trainable)
     make_state = lambda trainable: init_state(trainable, tx, ema=settings.ema)  # noqa: E731
-    state_shapes = jax.eval_shape(make_state, trainable)
-    state_sharding, frozen_sharding = tree_shardings(state_shapes, mesh), tree_shardings(frozen, mesh)
+    shapes = jax.eval_shape(make_state, trainable)
+    state_sharding = tree_shardings(shapes, mesh)
+    frozen_sharding = tree_shardings(frozen, mesh)
     log.info(
-        "training %s of %s weights; %.2f GiB of state and %.2f GiB of frozen weights a device; mesh %s",
-        f"{_count(trainable):,}", f"{_count(trainable) + _count(frozen):,}",
-        bytes_per_device(state_shapes, state_sharding) / 2**30, bytes_per_device(frozen, frozen_sharding) / 2**30,
+        "training %s of %s weights; a device holds %.2f GiB of state and %.2f GiB of frozen "
+        "weights; mesh %s",
+        f"{_count(trainable):,}",
+        f"{_count(trainable) + _count(frozen):,}",
+        bytes_per_device(shapes, state_sharding) / 2**30,
+        bytes_per_device(frozen, frozen_sharding) / 2**30,
         dict(mesh.shape),
-    )  # fmt: skip
-
-    # -- State: the newest checkpoint if there is one, else step 0 ------------------------------------
-    checkpoints = Checkpoints(workdir, keep=settings.keep_checkpoints)
-    frozen = jax.device_put(frozen, frozen_sharding)
-    if checkpoints.latest_step is not None:
-        like = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state_shapes, state_sharding
-        )
-        state, position = checkpoints.restore(like)
-        batches.set_state(position)
-        log.info("resumed %s from step %d", workdir, int(state.step))
-    else:
-        trainable = jax.device_put(trainable, tree_shardings(trainable, mesh))
-        state = jax.jit(make_state, out_shardings=state_sharding)(trainable)
-    del params, trainable  # the host copy would be stale from the first step on
-    start = int(state.step)
-    if start >= settings.steps:
-        log.info("step %d of %d is done already", start, settings.steps)
-
-    # -- Compile ------------------------------------------------------------------------------------
-    rows, whole = batch_sharding(mesh), replicated(mesh)
-    step_fn = jax.jit(
-        train_step,
-        in_shardings=(state_sharding, frozen_sharding, rows, whole),
-        out_shardings=(state_sharding, whole),
-        donate_argnums=0,
     )
-    eval_fn = jax.jit(eval_step, out_shardings=whole)
-    writer = ScalarWriter(workdir, truncate_after=start)
-    interrupted = _Interrupt()
 
-    def validate(state: TrainState, step: int) -> None:
-        total, count = 0.0, 0.0
-        for i, batch in enumerate(validation()):
-            key = jax.random.fold_in(jax.random.key(settings.validation_seed), i)
-            losses, examples = eval_fn(state.averaged, frozen, put_batch(batch, mesh), key)
-            total, count = total + float(losses), count + float(examples)
-        writer.write(step, {"validation/loss": total / count})
-        bar.write(f"step {step}: validation loss {total / count:.5f}")
+    with contextlib.ExitStack() as at_end:
+        # -- State: the newest checkpoint if there is one, else step 0 ---------------------------
+        checkpoints = Checkpoints(workdir, keep=settings.keep_checkpoints)
+        at_end.callback(checkpoints.close)
+        resumed = checkpoints.latest_step is not None
+        if resumed:
+            like = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                shapes,
+                state_sharding,
+            )
+            state, position, config_before = checkpoints.restore(like)
+            batches.set_state(position)
+            for key, (old, new) in changed_keys(config_before, plain(config)).items():
+                log.warning("resumed with another %s: %r, before %r", key, new, old)
+            log.info("resumed %s at step %d", workdir, int(state.step))
+        else:
+            # Donated, so that the weights are not on the devices twice.
+            state = jax.jit(make_state, out_shardings=state_sharding, donate_argnums=0)(
+                put_params(trainable, state_sharding.trainable)
+            )
+        frozen = put_params(frozen, frozen_sharding)
+        rng = jax.device_put(jax.random.key(settings.seed), replicated(mesh))
+        del params, trainable  # stale from the first step on
+        start = int(state.step)
+        if start >= settings.steps:
+            log.info("step %d of %d is done already", start, settings.steps)
+        if is_main_process():
+            write_json_atomically(workdir / "config.json", config)
 
-    def look(state: TrainState, step: int) -> None:
-        preview(adaptation.apply(frozen, state.averaged), step)
+        # -- Compile -----------------------------------------------------------------------------
+        rows, whole = batch_sharding(mesh), replicated(mesh)
+        step_fn = jax.jit(
+            train_step,
+            in_shardings=(state_sharding, frozen_sharding, rows, whole),
+            out_shardings=(state_sharding, whole),
+            donate_argnums=0,
+        )
+        eval_fn = jax.jit(eval_step, out_shardings=whole)
+        writer = ScalarWriter(
+            workdir, keep_through=start if resumed else None, enabled=is_main_process()
+        )
+        at_end.callback(writer.close)
+        bar = at_end.enter_context(
+            tqdm(total=settings.steps, initial=start, unit="step", desc="train", smoothing=0.05)
+        )
 
-    def save(state: TrainState, step: int) -> None:
-        checkpoints.save(step, state, data=batches.get_state(), config=config)
+        def validate(step: int) -> None:
+            total, count, first_row = 0.0, 0.0, 0
+            for batch in validation:
+                batch = put_batch(batch, mesh)
+                # A new key each time: a key is used up once only, also where it never changes.
+                rng = jax.random.key(settings.validation_seed)
+                losses, examples = eval_fn(state.averaged, frozen, batch, rng, np.int32(first_row))
+                total, count = total + float(losses), count + float(examples)
+                first_row += batch["mask"].shape[0]
+            writer.write(step, {"validation/loss": total / count})
+            bar.write(f"step {step}: validation loss {total / count:.5f}")
 
-    # -- Loop ---------------------------------------------------------------------------------------
-    bar = tqdm(total=settings.steps, initial=start, unit="step", desc="train", smoothing=0.05)
-    if settings.validate_every and start == 0:
-        validate(state, 0)
-    speed, pending = Throughput(), []
-    for step in range(start + 1, settings.steps + 1):
-        batch = put_batch(next(batches), mesh)
-        if step == start + 1:
+        # -- Loop --------------------------------------------------------------------------------
+        if validation is not None and settings.validate_every and start == 0:
+            validate(0)
+        interrupted = at_end.enter_context(Interrupt())
+        speed, pending, stop = Throughput(), [], False
+        for step in range(start + 1, settings.steps + 1):
+            batch = put_batch(next(batches), mesh)
             began = time.perf_counter()
-        state, metrics = step_fn(state, frozen, batch, rng)
-        if step == start + 1:
-            jax.block_until_ready(metrics)
-            bar.write(f"compiled the train step and ran it once in {time.perf_counter() - began:.1f} s")
-            speed = Throughput()
-        pending.append(metrics)
-        speed.add(next(iter(batch.values())).shape[0])
-        bar.update()
+            state, metrics = step_fn(state, frozen, batch, rng)
+            pending.append(metrics)
+            if step == start + 1:
+                jax.block_until_ready(metrics)
+                seconds = time.perf_counter() - began
+                bar.write(f"compiled the train step and ran it once in {seconds:.1f} s")
+                speed = Throughput()  # which does not count this step
+            else:
+                speed.add(next(iter(batch.values())).shape[0])
+            if len(pending) > _STEPS_AHEAD:
+                jax.block_until_ready(pending[-1 - _STEPS_AHEAD])
+            bar.update()
 
-        last = step == settings.steps
-        if last or interrupted or step % settings.log_every == 0:
-            scalars = _mean(pending)  # waits for the device
-            pending.clear()
-            check_finite(scalars, step)
-            scalars["learning_rate"] = float(learning_rate(step - 1))
-            scalars["images_per_second"] = speed.rate()
-            writer.write(step, {f"train/{name}": value for name, value in scalars.items()})
-            bar.set_postfix(loss=f"{scalars['loss']:.4f}", img_s=f"{scalars['images_per_second']:.1f}")
-        if settings.validate_every and (last or step % settings.validate_every == 0):
-            validate(state, step)
-        if preview is not None and settings.preview_every and (last or step % settings.preview_every == 0):
-            look(state, step)
-        if last or interrupted or step % settings.checkpoint_every == 0:
-            save(state, step)
-        if interrupted:
-            break
-    bar.close()
-    writer.close()
-    checkpoints.close()
-    if interrupted:
-        log.warning("interrupted: step %d is saved; the same command goes on from there", int(state.step))
+            last = step == settings.steps
+            stop = bool(interrupted) and not last
+            due = lambda every: bool(every) and (last or step % every == 0)  # noqa: B023, E731
+            save = stop or due(settings.checkpoint_every)
+            if save or due(settings.log_every):  # what is saved has been checked
+                scalars = _mean(pending)  # waits for the device
+                pending.clear()
+                check_finite(scalars, step)
+                rate = speed.rate()
+                learned_at = {"learning_rate": float(learning_rate(step - 1))}
+                scalars |= learned_at | ({"images_per_second": rate} if rate else {})
+                writer.write(step, {f"train/{name}": value for name, value in scalars.items()})
+                bar.set_postfix(loss=f"{scalars['loss']:.4f}", img_s=f"{rate:.1f}")
+            with speed.paused():
+                if validation is not None and not stop and due(settings.validate_every):
+                    validate(step)
+                if preview is not None and not stop and due(settings.preview_every):
+                    preview(adaptation.apply(frozen, state.averaged), step)
+                if save:
+                    checkpoints.save(step, state, data=batches.get_state(), config=config)
+            if stop:
+                break
+    if stop:
+        log.warning("step %d is saved; the same command goes on from there", step)
         raise KeyboardInterrupt
     return adaptation.apply(frozen, state.averaged)
 
@@ -214,24 +249,3 @@ def _count(tree: Params) -> int:
 def _mean(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
     fetched = jax.device_get(metrics)
     return {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
-
-
-class _Interrupt:
-    """True once the first Ctrl-C or SIGTERM came; the loop then saves and stops. A second one kills."""
-
-    def __init__(self) -> None:
-        self._seen = False
-        self._previous = {}
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
-        except ValueError:  # not the main thread (a notebook's worker): signals stay as they are
-            pass
-
-    def _handle(self, number: int, frame: Any) -> None:
-        self._seen = True
-        for which, previous in self._previous.items():
-            signal.signal(which, previous)
-
-    def __bool__(self) -> bool:
-        return self._seen

@@ -1,31 +1,46 @@
 """Scalars of a run: to TensorBoard and to metrics.jsonl, and the speedometer."""
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
 
 class ScalarWriter:
-    """Writes scalars by step. One line of metrics.jsonl is ``{"step": 10, "train/loss": 0.5, ...}``.
+    """Writes scalars by step: a line of metrics.jsonl is ``{"step": 10, "train/loss": 0.5, ...}``.
 
-    A resumed run appends; `truncate_after` first drops the lines that will be computed again.
+    Args:
+        workdir: metrics.jsonl and tensorboard/ go here.
+        keep_through: a resumed run appends; lines of later steps than this, which a killed run
+            left and which will be computed again, are dropped. None drops all.
+        enabled: False writes nothing: one process of several writes for all.
     """
 
-    def __init__(self, workdir: Path, *, truncate_after: int):
-        self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= truncate_after]
-            self._path.write_text("".join(line + "\n" for line in kept))
-        self._file = self._path.open("a")
+    def __init__(self, workdir: Path, *, keep_through: int | None, enabled: bool = True):
+        self._file = self._board = None
+        if not enabled:
+            return
+        path = workdir / "metrics.jsonl"
+        last = -1 if keep_through is None else keep_through
+        if path.exists():
+            lines = "".join(
+                json.dumps(row) + "\n" for row in read_scalars(workdir) if row["step"] <= last
+            )
+            temporary = path.with_name(path.name + ".tmp")
+            temporary.write_text(lines)
+            temporary.replace(path)
+        self._file = path.open("a")
         # purge_step hides from TensorBoard what a killed run had logged beyond its last checkpoint.
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=truncate_after + 1)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last + 1)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes and flushes: a killed run keeps its curves."""
+        if self._file is None:
+            return
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
@@ -33,13 +48,18 @@ class ScalarWriter:
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
 
 def read_scalars(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl; a last line that a killed run left unfinished is left out."""
+    rows = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:
@@ -51,13 +71,14 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise FloatingPointError(
-                f"{name} is {value} at step {step}: training has diverged. The last checkpoint is intact; "
-                "try a lower optim.learning_rate, a smaller optim.clip_norm or model.dtype=float32"
+                f"{name} is {value} at step {step}: training has diverged; checkpoints from before "
+                "are intact; try a lower optim.learning_rate, a smaller optim.clip_norm or "
+                "model.dtype=float32"
             )
 
 
 class Throughput:
-    """Images per second since the last question."""
+    """Images per second since the last question, without what is not training."""
 
     def __init__(self) -> None:
         self._images, self._start = 0, time.perf_counter()
@@ -65,6 +86,13 @@ class Throughput:
     def add(self, images: int) -> None:
         """Counts images done."""
         self._images += images
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside does not count."""
+        began = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - began
 
     def rate(self) -> float:
         """Images/s since the last call, and starts over."""

@@ -11,16 +11,29 @@ from medsd_jax.errors import UserError
 SCHEDULES = ("constant", "linear", "cosine")
 
 
-def make_schedule(name: str, learning_rate: float, *, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Learning rate by optimizer step: linear warm-up from 0, then constant, or down to 0 at `total_steps`.
+def make_schedule(
+    name: str, learning_rate: float, *, warmup_steps: int, total_steps: int
+) -> optax.Schedule:
+    """Learning rate by optimizer step: linear warm-up, then constant, or down to 0 at the end.
+
+    With s steps done, W = `warmup_steps` and N = `total_steps`:
+
+        rate (s + 1) / W                              s < W: unlike in diffusers' scripts, which
+                                                      start with s / W, the first step moves
+        rate                                          "constant"
+        rate (N - s) / (N - W)                        "linear"
+        rate (1 + cos(pi (s - W) / (N - W))) / 2      "cosine"
 
     Raises:
-        UserError: unknown name, or the warm-up leaves no step to decay in.
+        UserError: unknown name, or a warm-up longer than the training.
     """
     if name not in SCHEDULES:
         raise UserError(f"optim.schedule = {name!r} does not exist (one of {', '.join(SCHEDULES)})")
     if not 0 <= warmup_steps <= total_steps:
-        raise UserError(f"optim.warmup_steps = {warmup_steps} must lie between 0 and the {total_steps} training steps")
+        raise UserError(
+            f"optim.warmup_steps = {warmup_steps} must lie between 0 and the {total_steps} steps "
+            "of the training"
+        )
     decay_steps = total_steps - warmup_steps
     if name == "constant" or decay_steps == 0:
         after = optax.constant_schedule(learning_rate)
@@ -30,8 +43,9 @@ def make_schedule(name: str, learning_rate: float, *, warmup_steps: int, total_s
         after = optax.cosine_decay_schedule(learning_rate, decay_steps)
     if warmup_steps == 0:
         return after
-    # (step + 1) / warmup_steps: the first step already moves, the last of the warm-up is at full rate.
-    warmup = optax.linear_schedule(learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1))
+    warmup = optax.linear_schedule(
+        learning_rate / warmup_steps, learning_rate, max(warmup_steps - 1, 1)
+    )
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
@@ -56,10 +70,26 @@ def make_optimizer(
         clip_norm: largest global gradient norm; 0 switches clipping off.
         no_decay: regular expressions of weights that do not decay. Empty, as in the papers' code:
             all decay.
+
+    Raises:
+        UserError: an expression of `no_decay` is none; at the optimizer's init, when it matches no
+            weight that is trained.
     """
+    try:
+        kept = [re.compile(pattern) for pattern in no_decay]
+    except re.error as error:
+        raise UserError(
+            f"optim.no_decay: {error.pattern!r} is not a regular expression: {error}"
+        ) from None
 
     def decays(params: Params) -> dict[str, bool]:
-        return {name: not any(re.search(pattern, name) for pattern in no_decay) for name in params}
+        for pattern in kept:
+            if not any(pattern.search(name) for name in params):
+                raise UserError(
+                    f"optim.no_decay: {pattern.pattern!r} matches none of the {len(params)} weights"
+                    " that are trained"
+                )
+        return {name: not any(pattern.search(name) for pattern in kept) for name in params}
 
     adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decays)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adamw) if clip_norm else adamw

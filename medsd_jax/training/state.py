@@ -31,13 +31,16 @@ class TrainState:
 
 
 def init_state(trainable: Params, tx: optax.GradientTransformation, *, ema: bool) -> TrainState:
-    """Step 0. Call it inside jit: there the copy below becomes a buffer of its own, which donation needs."""
+    """Step 0.
+
+    Call it inside jit: there the copy below becomes a buffer of its own, which donation needs.
+    """
     averaged = jax.tree.map(jnp.copy, trainable) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), trainable, tx.init(trainable), averaged)
 
 
 def ema_decay_at(step: jax.Array, decay: float) -> jax.Array:
-    """min(decay, (1 + step) / (10 + step)): short memory at first, so that the start is forgotten."""
+    """min(decay, (1 + step) / (10 + step)): short memory at first, to forget the start."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
@@ -54,5 +57,9 @@ def apply_gradients(
     ema = state.ema
     if ema is not None:
         ema = optax.incremental_update(trainable, ema, 1.0 - ema_decay_at(state.step, ema_decay))
-    norms = {"grad_norm": optax.global_norm(grads), "update_norm": optax.global_norm(updates)}
+    norms = {"grad_norm": _global_norm(grads), "update_norm": _global_norm(updates)}
     return TrainState(state.step + 1, trainable, opt_state, ema), norms
+
+
+def _global_norm(tree: Params) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))

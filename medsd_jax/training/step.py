@@ -19,7 +19,7 @@ from flax import nnx, struct
 
 from medsd_jax.adaptation.adaptation import Adaptation
 from medsd_jax.arrays import Params
-from medsd_jax.diffusion.loss import diffusion_loss, min_snr_weights
+from medsd_jax.diffusion.loss import min_snr_weights
 from medsd_jax.diffusion.process import add_noise, target
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.models.params import bind, component
@@ -83,8 +83,13 @@ def latent_shape(model: DiffusionModel, batch: Batch) -> tuple[int, int, int, in
     return b, height // model.downscale, width // model.downscale, model.latent_channels
 
 
-def encode_images(model: DiffusionModel, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Posterior mean and log variance [B, h, w, C] of the batch, from `latent_moments` if it carries them."""
+def encode_images(
+    model: DiffusionModel, params: Params, batch: Batch
+) -> tuple[jax.Array, jax.Array]:
+    """Posterior mean and log variance of the batch, each [B, h, w, C] float32.
+
+    They come from `latent_moments` where the batch carries them, else from the VAE.
+    """
     if "latent_moments" in batch:
         mean, logvar = jnp.split(batch["latent_moments"].astype(jnp.float32), 2, axis=-1)
         return mean, logvar
@@ -92,15 +97,21 @@ def encode_images(model: DiffusionModel, params: Params, batch: Batch) -> tuple[
 
 
 def denoising_loss(
-    model: DiffusionModel, params: Params, batch: Batch, draws: Draws, *, empty_prompt_ids: np.ndarray,
+    model: DiffusionModel,
+    params: Params,
+    batch: Batch,
+    draws: Draws,
+    *,
+    empty_prompt_ids: np.ndarray,
     min_snr_gamma: float | None,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Loss of each example, [B] float32.
 
     Args:
         model: graph definitions and schedule.
         params: all weights.
-        batch: images [B, H, W, 3] in [-1, 1] or latent_moments [B, h, w, 2C]; prompt_ids [B, S] int32.
+        batch: prompt_ids [B, S] int32, and images [B, H, W, 3] in [-1, 1] or latent_moments
+            [B, h, w, 2C].
         draws: the step's random numbers.
         empty_prompt_ids: [S] int32, the empty prompt, put in the place of dropped captions.
         min_snr_gamma: gamma of arXiv 2303.09556; None weighs all timesteps alike.
@@ -108,63 +119,112 @@ def denoising_loss(
     mean, logvar = encode_images(model, params, batch)
     latents = model.scaling_factor * sample_posterior(mean, logvar, draws.posterior)
     noisy = add_noise(model.schedule, latents, draws.noise, draws.timesteps)
-    ids = jnp.where(draws.drop_caption[:, None], jnp.asarray(empty_prompt_ids)[None], batch["prompt_ids"])
+    empty = jnp.asarray(empty_prompt_ids)[None]
+    ids = jnp.where(draws.drop_caption[:, None], empty, batch["prompt_ids"])
     context = bind(model.text_encoder, component(params, "text_encoder"))(ids)
     output = bind(model.unet, component(params, "unet"))(noisy, draws.timesteps, context)
     wanted = target(model.schedule, latents, draws.noise, draws.timesteps)
     per_example = jnp.mean(jnp.square(output - wanted), axis=(1, 2, 3))
     if min_snr_gamma is not None:
-        per_example = per_example * min_snr_weights(model.schedule, draws.timesteps, min_snr_gamma)
+        per_example *= min_snr_weights(model.schedule, draws.timesteps, min_snr_gamma)
     return per_example
 
 
 def make_train_step(
-    model: DiffusionModel, adaptation: Adaptation, tx: optax.GradientTransformation, *,
-    empty_prompt_ids: np.ndarray, caption_dropout: float, min_snr_gamma: float | None,
-    accumulation_steps: int, ema_decay: float,
-) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:  # fmt: skip
+    model: DiffusionModel,
+    adaptation: Adaptation,
+    tx: optax.GradientTransformation,
+    *,
+    empty_prompt_ids: np.ndarray,
+    caption_dropout: float,
+    min_snr_gamma: float | None,
+    accumulation_steps: int,
+    ema_decay: float,
+) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the pure ``train_step(state, frozen, batch, rng) -> (state, metrics)``.
 
     `rng` is the run's key, the same at every step: the step folds its own number in.
     """
 
     def train_step(state: TrainState, frozen: Params, batch: Batch, rng: jax.Array):
-        draws = draw(model, batch, jax.random.fold_in(rng, state.step), caption_dropout=caption_dropout)
+        rng = jax.random.fold_in(rng, state.step)
+        draws = draw(model, batch, rng, caption_dropout=caption_dropout)
 
-        def loss_fn(trainable: Params, micro_batch) -> jax.Array:
-            micro, micro_draws = micro_batch
-            params = adaptation.apply(frozen, trainable)
-            return jnp.mean(
-                denoising_loss(
-                    model, params, micro, micro_draws,
-                    empty_prompt_ids=empty_prompt_ids, min_snr_gamma=min_snr_gamma,
-                )
-            )  # fmt: skip
+        def loss_fn(trainable: Params, micro_batch):
+            losses = denoising_loss(
+                model,
+                adaptation.apply(frozen, trainable),
+                *micro_batch,
+                empty_prompt_ids=empty_prompt_ids,
+                min_snr_gamma=min_snr_gamma,
+            )
+            return jnp.mean(losses), {}
 
-        loss, grads = accumulated_grad(loss_fn, state.trainable, (dict(batch), draws), accumulation_steps)
+        scalars, grads = accumulated_grad(
+            loss_fn, state.trainable, (dict(batch), draws), accumulation_steps
+        )
         state, norms = apply_gradients(state, grads, tx, ema_decay=ema_decay)
-        return state, {"loss": loss, **norms}
+        return state, {**scalars, **norms}
 
     return train_step
 
 
+def eval_draws(model: DiffusionModel, batch: Batch, rng: jax.Array, first_row: jax.Array) -> Draws:
+    """The fixed random numbers of validation examples.
+
+    Example i of the validation set has noise of its own and a timestep of its own, whatever the
+    batch size, the number of devices and the padding. The timesteps are an additive sequence with
+    the golden ratio: the first n of it are spread almost evenly over [0, T), for every n.
+
+    Args:
+        model: gives the shapes and T.
+        batch: of validation examples.
+        rng: the fixed key.
+        first_row: [] int32, number of the batch's first example in the whole set.
+    """
+    shape = latent_shape(model, batch)
+    rows = first_row + jnp.arange(shape[0])
+
+    def noise_of(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rng_noise, rng_posterior = jax.random.split(jax.random.fold_in(rng, row))
+        return (
+            jax.random.normal(rng_noise, shape[1:]),
+            jax.random.normal(rng_posterior, shape[1:]),
+        )
+
+    noise, posterior = jax.vmap(noise_of)(rows)
+    # (row + 1) / golden ratio, modulo 1, as a 32-bit fraction; its upper 24 bits are exact floats.
+    fraction = (rows.astype(jnp.uint32) + 1) * jnp.uint32(2654435769) >> 8
+    size = model.schedule.num_train_timesteps
+    timesteps = (fraction.astype(jnp.float32) * (size / 2**24)).astype(jnp.int32)
+    return Draws(
+        noise=noise,
+        posterior=posterior,
+        timesteps=jnp.minimum(timesteps, size - 1),
+        drop_caption=jnp.zeros(shape[:1], bool),
+    )
+
+
 def make_eval_step(
     model: DiffusionModel, adaptation: Adaptation, *, empty_prompt_ids: np.ndarray
-) -> Callable[[Params, Params, Batch, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Returns ``eval_step(trainable, frozen, batch, rng) -> (sum of losses, number of examples)``.
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Returns the validation step.
 
-    The same `rng` gives the same noise and timesteps, so that the number can be compared over a whole
-    run. Timesteps are spread evenly over [0, T), one an example, captions are never dropped and no
-    min-SNR weight is applied. `batch["mask"]` [B] is 0 on padding rows.
+    It is ``eval_step(trainable, frozen, batch, rng, first_row) -> (sum of losses, examples)``: a
+    number to compare over a whole run. The same `rng` gives the same noise and timesteps, captions
+    are never dropped and no min-SNR weight is applied. `batch["mask"]` [B] is 0 on padding rows.
     """
 
-    def eval_step(trainable: Params, frozen: Params, batch: Batch, rng: jax.Array):
-        draws = draw(model, batch, rng, caption_dropout=0.0)
-        b, t = draws.timesteps.shape[0], model.schedule.num_train_timesteps
-        draws = draws.replace(timesteps=((2 * jnp.arange(b) + 1) * t // (2 * b)).astype(jnp.int32))
-        params = adaptation.apply(frozen, trainable)
+    def eval_step(
+        trainable: Params, frozen: Params, batch: Batch, rng: jax.Array, first_row: jax.Array
+    ):
         losses = denoising_loss(
-            model, params, batch, draws, empty_prompt_ids=empty_prompt_ids, min_snr_gamma=None
+            model,
+            adaptation.apply(frozen, trainable),
+            batch,
+            eval_draws(model, batch, rng, first_row),
+            empty_prompt_ids=empty_prompt_ids,
+            min_snr_gamma=None,
         )
         return jnp.sum(losses * batch["mask"]), jnp.sum(batch["mask"])
 

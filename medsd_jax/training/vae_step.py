@@ -44,32 +44,64 @@ def vae_losses(vae: nnx.GraphDef, params: Params, images: jax.Array, noise: jax.
 
 
 def make_vae_train_step(
-    vae: nnx.GraphDef, adaptation: Adaptation, tx: optax.GradientTransformation, *, latent_channels: int,
-    downscale: int, kl_weight: float, accumulation_steps: int, ema_decay: float,
-) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:  # fmt: skip
-    """Returns the pure ``train_step(state, frozen, batch, rng) -> (state, metrics)``."""
+    vae: nnx.GraphDef,
+    adaptation: Adaptation,
+    tx: optax.GradientTransformation,
+    *,
+    latent_channels: int,
+    downscale: int,
+    kl_weight: float,
+    accumulation_steps: int,
+    ema_decay: float,
+) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the pure ``train_step(state, frozen, batch, rng) -> (state, metrics)``.
+
+    `rng` is the run's key, the same at every step: the step folds its own number in.
+    """
 
     def train_step(state: TrainState, frozen: Params, batch: Batch, rng: jax.Array):
         images = batch["images"]
-        shape = (images.shape[0], images.shape[1] // downscale, images.shape[2] // downscale, latent_channels)
-        noise = jax.random.normal(jax.random.fold_in(rng, state.step), shape)
+        noise = draw_posterior_noise(
+            images.shape, state.step, rng, latent_channels=latent_channels, downscale=downscale
+        )
 
-        def loss_fn(trainable: Params, micro_batch) -> jax.Array:
+        def loss_fn(trainable: Params, micro_batch):
             l1, kl = vae_losses(vae, adaptation.apply(frozen, trainable), *micro_batch)
-            return jnp.mean(l1 + kl_weight * kl)
+            return jnp.mean(l1 + kl_weight * kl), {"l1": jnp.mean(l1), "kl": jnp.mean(kl)}
 
-        loss, grads = accumulated_grad(loss_fn, state.trainable, (images, noise), accumulation_steps)
+        scalars, grads = accumulated_grad(
+            loss_fn, state.trainable, (images, noise), accumulation_steps
+        )
         state, norms = apply_gradients(state, grads, tx, ema_decay=ema_decay)
-        return state, {"loss": loss, **norms}
+        return state, {**scalars, **norms}
 
     return train_step
 
 
-def make_vae_eval_step(vae: nnx.GraphDef, adaptation: Adaptation):
-    """Returns ``eval_step(trainable, frozen, batch, rng) -> (sum of L1 of mean reconstructions, examples)``."""
+def draw_posterior_noise(
+    image_shape: tuple[int, int, int, int],
+    step: jax.Array,
+    rng: jax.Array,
+    *,
+    latent_channels: int,
+    downscale: int,
+) -> jax.Array:
+    """The noise [B, h, w, C] of one step, drawn for the whole batch: see `step.draw`."""
+    b, height, width, _ = image_shape
+    shape = (b, height // downscale, width // downscale, latent_channels)
+    return jax.random.normal(jax.random.fold_in(rng, step), shape)
 
-    def eval_step(trainable: Params, frozen: Params, batch: Batch, rng: jax.Array):
-        del rng  # the posterior's mean is decoded: nothing random
+
+def make_vae_eval_step(vae: nnx.GraphDef, adaptation: Adaptation) -> Callable:
+    """Returns ``eval_step(trainable, frozen, batch, rng, first_row)``; see `step.make_eval_step`.
+
+    The loss is the L1 distance to the reconstruction from the posterior's mean: nothing is random.
+    """
+
+    def eval_step(
+        trainable: Params, frozen: Params, batch: Batch, rng: jax.Array, first_row: jax.Array
+    ):
+        del rng, first_row
         l1, _ = vae_losses(vae, adaptation.apply(frozen, trainable), batch["images"], None)
         return jnp.sum(l1 * batch["mask"]), jnp.sum(batch["mask"])
 

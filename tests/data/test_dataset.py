@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_changed_files_are_prepared_anew(tmp_path):
     sizes = dict(zip(after.train.keys, after.train.sizes, strict=True))
     sizes |= dict(zip(after.validation.keys, after.validation.sizes, strict=True))
     assert sizes["0.png"] == (9, 8)
+    os.utime(folder / "1.png", ns=(0, 0))
+    assert _open_folder(folder, tmp_path).info.fingerprint != after.info.fingerprint
     metadata = folder / "metadata.csv"
     metadata.write_text(metadata.read_text().replace("picture 1", "another text"))
     assert "another text" in (

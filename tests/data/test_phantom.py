@@ -31,7 +31,10 @@ def _with(kind, count, seed=0, **wanted):
 
 
 def _effect(phantom, size=64):
-    """Picture minus the same picture without its finding [size, size], upright, no noise."""
+    """Picture minus the same one without its findings [size, size], upright, no noise.
+
+    Cardiomegaly stays: it is in the anatomy.
+    """
     still = dataclasses.replace(
         phantom.exposure, noise=0.0, rotation=0.0, shift=(0.0, 0.0), marker="", collimation=0.0
     )
@@ -141,6 +144,20 @@ def test_nodule_is_a_bright_spot_at_its_place():
         assert abs((columns.mean() + 0.5) / 64 - 1 - scale * geometry["nodule_x"]) < 0.03
         assert abs((rows.mean() + 0.5) / 64 - 1 - scale * geometry["nodule_y"]) < 0.03
         assert (geometry["nodule_x"] > 0) == (phantom.findings[0].side == "left")
+
+
+def test_no_finding_hides():
+    """Also behind a large heart and a high diaphragm, what the labels say can be seen at 64."""
+    thresholds = {"pleural effusion": 30, "pneumothorax": 80}  # pixels; the smallest seen: 45, 109
+    for index in range(250):
+        phantom = describe_phantom(5, index)
+        for finding in phantom.findings:
+            effect = _effect(phantom)
+            if finding.kind == "nodule":
+                assert effect.max() > 25, phantom.key
+            elif finding.kind in thresholds:
+                shown = np.abs(effect) > (20 if finding.kind == "pleural effusion" else 6)
+                assert shown.sum() > thresholds[finding.kind], phantom.key
 
 
 def test_cardiomegaly_widens_the_heart_to_the_labelled_ratio():

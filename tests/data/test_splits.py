@@ -27,6 +27,12 @@ def test_a_patient_keeps_the_split_when_others_come():
     assert assign_splits(many, 0.3)[500:] == assign_splits(few, 0.3)
 
 
+def test_the_hash_is_the_same_everywhere_and_for_ever():
+    """Pinned: another hash would move patients from training to validation between releases."""
+    splits = assign_splits(_records([(f"p{i}", None) for i in range(12)]), 0.5)
+    assert "".join(split[0] for split in splits) == "vvtvttvvvtvt"
+
+
 def test_given_split_wins_and_covers_the_patient():
     records = _records([("a", "validation"), ("a", None), ("b", "train"), ("b", None)])
     assert assign_splits(records, 0.0) == ("validation", "validation", "train", "train")

@@ -36,10 +36,10 @@ MIN_SIZE, MAX_SIZE = 16, 1024
 _BLOCK = 12  # patients never cross a block of this many pictures
 _STREAM_GROUPING, _STREAM_PATIENT, _STREAM_PICTURE = 0, 1, 2
 
-_EFFUSION_LEVELS = {"small": (0.22, 0.32), "moderate": (0.40, 0.54), "large": (0.64, 0.88)}
+_EFFUSION_LEVELS = {"small": (0.24, 0.34), "moderate": (0.40, 0.54), "large": (0.64, 0.88)}
 _PNEUMOTHORAX_GAPS = {"small": (0.07, 0.09), "moderate": (0.12, 0.17), "large": (0.21, 0.28)}
 _NODULE_RADII = {"small": (0.042, 0.055), "large": (0.075, 0.095)}
-_HEART_RATIOS = {"mild": (0.55, 0.59), "moderate": (0.60, 0.65), "marked": (0.66, 0.72)}
+_HEART_RATIOS = {"mild": (0.55, 0.59), "moderate": (0.60, 0.64), "marked": (0.65, 0.69)}
 _ZONE_CENTRES = {"upper": -0.38, "mid": -0.05, "lower": 0.22}
 
 
@@ -130,7 +130,9 @@ def _patient(seed: int, block: int, number: int, allowed: tuple[str, ...]):
     return anatomy, sex, heart
 
 
-def _draw_finding(rng: np.random.Generator, allowed: tuple[str, ...]) -> Finding | None:
+def _draw_finding(
+    rng: np.random.Generator, allowed: tuple[str, ...], large_heart: bool
+) -> Finding | None:
     """Draw the picture's own finding (not the heart's); None for none."""
     kinds = np.array([EFFUSION, PNEUMOTHORAX, NODULE, ""])
     weights = np.array([0.32 * (EFFUSION in allowed), 0.11 * (PNEUMOTHORAX in allowed),
@@ -144,12 +146,14 @@ def _draw_finding(rng: np.random.Generator, allowed: tuple[str, ...]) -> Finding
         return Finding(kind, side, str(rng.choice(list(_PNEUMOTHORAX_GAPS))))
     if kind == NODULE:
         size = str(rng.choice(list(_NODULE_RADII)))
-        return Finding(kind, side, size, str(rng.choice(list(_ZONE_CENTRES))))
+        zone = str(rng.choice(list(_ZONE_CENTRES)))
+        # Behind a large heart a nodule would be in the labels but not in the picture.
+        return Finding(kind, side, size, "upper" if large_heart else zone)
     return None
 
 
 def _draw_geometry(
-    rng: np.random.Generator, finding: Finding | None, anatomy: Anatomy
+    rng: np.random.Generator, finding: Finding | None, anatomy: Anatomy, inspiration: float
 ) -> dict[str, float]:
     geometry = dict.fromkeys(
         ("level_left", "level_right", "gap", "nodule_x", "nodule_y", "nodule_radius", "shift"), 0.0
@@ -167,11 +171,14 @@ def _draw_geometry(
         if finding.size == "large":
             geometry["shift"] = -sign * rng.uniform(0.0, 0.06)
     else:
-        geometry["nodule_y"] = _ZONE_CENTRES[finding.zone] + rng.uniform(-0.08, 0.08)
+        radius = rng.uniform(*_NODULE_RADII[finding.size])
+        above_diaphragm = min(anatomy.dome) + inspiration - radius - 0.03
+        y = _ZONE_CENTRES[finding.zone] + rng.uniform(-0.08, 0.08)
+        geometry["nodule_y"] = min(y, above_diaphragm)
         # The left lower zone lies half behind the heart: stay lateral of it there.
         reach = (0.62, 0.76) if finding.zone == "lower" else (0.38, 0.68)
         geometry["nodule_x"] = sign * rng.uniform(*reach) * anatomy.lung_half_width
-        geometry["nodule_radius"] = rng.uniform(*_NODULE_RADII[finding.size])
+        geometry["nodule_radius"] = radius
     return geometry
 
 
@@ -219,7 +226,8 @@ def describe_phantom(seed: int, index: int, findings: Sequence[str] = FINDINGS) 
     anatomy, sex, heart = _patient(seed, block, number, allowed)
     rng = np.random.default_rng([seed, _STREAM_PICTURE, index])
     view = "AP" if rng.random() < 0.35 else "PA"
-    own = _draw_finding(rng, allowed)
+    own = _draw_finding(rng, allowed, heart is not None)
+    exposure = _draw_exposure(rng, view)
     found = tuple(f for f in (own, heart) if f is not None)
     return Phantom(
         key=f"phantom_{seed}_{index:06d}",
@@ -227,8 +235,8 @@ def describe_phantom(seed: int, index: int, findings: Sequence[str] = FINDINGS) 
         findings=found,
         view=view,
         sex=sex,
-        geometry=_draw_geometry(rng, own, anatomy),
-        exposure=_draw_exposure(rng, view),
+        geometry=_draw_geometry(rng, own, anatomy, exposure.inspiration),
+        exposure=exposure,
         caption=varied_caption(found, view, rng),
         anatomy=anatomy,
     )

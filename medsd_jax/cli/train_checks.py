@@ -1,0 +1,113 @@
+"""What can be wrong with a training config, found before anything is loaded or computed."""
+
+import math
+import re
+
+import jax
+from ml_collections import ConfigDict
+
+from medsd_jax.api import MAX_STEPS, schedule_of
+from medsd_jax.diffusion.schedule import sampling_timesteps
+from medsd_jax.errors import UserError
+from medsd_jax.models.stable_diffusion import StableDiffusion
+
+_CHOICES = {
+    "task": ("diffusion", "vae"),
+    "model.dtype": ("float32", "bfloat16"),
+    "adaptation.name": ("full",),
+}
+_RANGES = {
+    "at least 1": (
+        lambda x: x >= 1,
+        "train.steps train.accumulation_steps data.batch_size data.image_size log.every_steps"
+        " checkpoint.every_steps checkpoint.keep validation.num_images preview.num_steps"
+        " preview.images_per_prompt",
+    ),
+    "at least 0": (
+        lambda x: 0 <= x < math.inf,
+        "validation.every_steps preview.every_steps preview.seed optim.learning_rate"
+        " optim.weight_decay optim.clip_norm vae.kl_weight",
+    ),
+    "at least 0 and below 2**32": (lambda x: 0 <= x < 2**32, "seed validation.seed"),
+    "at least 0 and below 1": (
+        lambda x: 0 <= x < 1,
+        "train.caption_dropout train.ema_decay data.validation_fraction optim.b1 optim.b2",
+    ),
+    "above 0": (lambda x: 0 < x < math.inf, "optim.eps"),
+}
+
+
+def _value(config: ConfigDict, key: str):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError for values that no later check names as clearly."""
+    for key, allowed in _CHOICES.items():
+        value = _value(config, key)
+        if value not in allowed:
+            raise UserError(f"{key} = {value!r} does not exist (one of {', '.join(allowed)})")
+    for words, (holds, keys) in _RANGES.items():
+        for key in keys.split():
+            if not holds(_value(config, key)):
+                raise UserError(f"{key} = {_value(config, key)} must be {words}")
+    gamma = config.train.min_snr_gamma
+    if gamma is not None and not gamma > 0:
+        raise UserError(f"train.min_snr_gamma = {gamma} must be above 0, or None")
+    if config.data.cache_latents and config.task == "vae":
+        raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
+    if jax.process_count() > 1:
+        for key in ("data.cache_latents", "vae.measure_scaling_factor"):
+            if _value(config, key):
+                raise UserError(f"{key} = True works in a single process only, for now")
+
+
+def check_model(config: ConfigDict, model: StableDiffusion) -> None:
+    """Raises UserError where the config asks for what this model cannot do."""
+    downscale = model.vae.downscale
+    if config.data.image_size % downscale:
+        raise UserError(
+            f"data.image_size = {config.data.image_size} must be a multiple of {downscale} pixels"
+        )
+    if config.task == "vae":
+        return
+    channels = {model.unet.in_channels, model.unet.out_channels, model.vae.latent_channels}
+    if len(channels) > 1:
+        raise UserError(
+            f"the U-Net works on {model.unet.in_channels} -> {model.unet.out_channels} channels, "
+            f"the VAE on {model.vae.latent_channels}: only plain text-to-image models train"
+        )
+    check_patterns(config.adaptation.train, model)
+    if config.preview.every_steps and config.preview.prompts:
+        if not math.isfinite(config.preview.guidance_scale):
+            raise UserError(
+                f"preview.guidance_scale = {config.preview.guidance_scale} must be a finite number"
+            )
+        if config.preview.num_steps > MAX_STEPS:
+            raise UserError(
+                f"preview.num_steps = {config.preview.num_steps} must be at most {MAX_STEPS}"
+            )
+        if config.preview.seed + config.preview.images_per_prompt > 2**32:
+            raise UserError(f"preview.seed = {config.preview.seed} must be below 2**32")
+        # Says now what the first picture would say after hundreds of steps.
+        sampling_timesteps(schedule_of(model), config.preview.num_steps)
+
+
+def check_patterns(patterns: tuple[str, ...], model: StableDiffusion) -> None:
+    """Raises UserError where the diffusion loss would train the VAE.
+
+    The latents are the data of that loss: an encoder that is trained by it makes them all alike.
+    """
+    for pattern in patterns:
+        try:
+            trained = [name for name in model.params if re.search(pattern, name)]
+        except re.error:
+            return  # the adaptation says so
+        if any(name.startswith("vae.") for name in trained):
+            raise UserError(
+                f"adaptation.train: {pattern!r} matches weights of the VAE, which task = "
+                "'diffusion' cannot train; use task = 'vae', or a narrower pattern such as "
+                r"'^unet\.'"
+            )
