@@ -1,4 +1,4 @@
-"""Train by a recipe: ``python train.py --config configs/X.py --workdir DIR [--config.section.key=value ...]``."""
+"""Train: ``python train.py --config configs/X.py --workdir DIR [--config.key=value ...]``."""
 
 import sys
 

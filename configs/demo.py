@@ -1,13 +1,14 @@
-"""Second half of `make demo`: U-Net and text encoder on phantoms, from random weights, 64 pixels.
+r"""Second half of `make demo`: U-Net and text encoder on phantoms, from random weights, 64 pixels.
 
-Command:   python train.py --config configs/demo.py --workdir runs/demo \\
+Command:   python train.py --config configs/demo.py --workdir runs/demo \
                --config.model.path=runs/demo/vae   (after configs/demo_vae.py)
 Hardware:  two CPU cores, about 6 minutes.
-Expected:  validation loss falls from about 1.0 to below 0.2; effusions appear when the prompt asks for them.
+Expected:  validation loss falls from about 1.0 to below 0.2; effusions appear when asked for.
 """
 
-from configs import base
 from ml_collections import ConfigDict
+
+from configs import base
 
 
 def get_config() -> ConfigDict:
@@ -22,7 +23,7 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
     config.optim.weight_decay = 0.0
-    config.train.steps = 1000
+    config.train.steps = 1200
     config.train.ema_decay = 0.995
     config.checkpoint.every_steps = 500
     config.checkpoint.keep = 1

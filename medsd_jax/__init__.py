@@ -1,9 +1,9 @@
 """Stable Diffusion in JAX/Flax, adapted to medical images.
 
-    import medsd_jax
-    model = medsd_jax.load("runs/demo/model")
-    images = medsd_jax.sample(model, ["A photo of a lung xray"], seeds=[0], num_steps=50)
-    medsd_jax.save(model, "my_model")
+import medsd_jax
+model = medsd_jax.load("runs/demo/model")
+images = medsd_jax.sample(model, ["A photo of a lung xray"], seeds=[0], num_steps=50)
+medsd_jax.save(model, "my_model")
 """
 
 __version__ = "0.1.0"

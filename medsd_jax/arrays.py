@@ -1,9 +1,7 @@
 """Array vocabulary: one word a thing, and the axis legend used throughout the package.
 
-    B batch            H W pixels          h w latent cells (H / 8 in Stable Diffusion)
-    C channels         L image tokens      S text tokens (77 for CLIP)
-    D width            N heads             K head width
-    T train timesteps
+B batch, H W pixels, h w latent cells (H / 8 in Stable Diffusion), C channels, L image tokens,
+S text tokens (77 for CLIP), D width, N heads, K head width, T train timesteps.
 """
 
 import jax

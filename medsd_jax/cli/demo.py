@@ -1,7 +1,6 @@
-"""`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report, in minutes on two CPU cores."""
+"""`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
 
 import argparse
-import importlib.util
 import logging
 import time
 from pathlib import Path
@@ -20,12 +19,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="train a tiny Stable Diffusion on synthetic chest X-rays and report",
-        description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from scratch, samples\n"
-        "with and without pleural effusion, exports, and writes OUTPUT/report.html.",
+        description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from\n"
+        "scratch, samples with and without pleural effusion, exports, writes OUTPUT/report.html.",
         epilog="example: python -m medsd_jax demo --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default runs/demo")
-    parser.add_argument("--configs", type=Path, help="folder with demo_vae.py and demo.py (default: the project's)")
+    parser.add_argument(
+        "--configs", type=Path, help="folder with demo_vae.py and demo.py (default: the project's)"
+    )
     parser.add_argument("--vae_steps", type=int, help="instead of the recipe's: for a quick look")
     parser.add_argument("--steps", type=int, help="instead of the recipe's: for a quick look")
 
@@ -76,7 +77,12 @@ def run(args: argparse.Namespace) -> int:
     api.save(trained, output / "export", dtype="float32")
     stage("export", "exported")
     demo_report.write(
-        output, images[:PICTURES_A_PROMPT], images[PICTURES_A_PROMPT:], (PROMPT, EFFUSION_PROMPT), trained, seconds
+        output,
+        images[:PICTURES_A_PROMPT],
+        images[PICTURES_A_PROMPT:],
+        (PROMPT, EFFUSION_PROMPT),
+        trained,
+        seconds,
     )
     print(f"[demo] open {output / 'report.html'}")
     return 0
@@ -91,12 +97,14 @@ def find_configs(folder: Path | None) -> Path:
     if folder is None:
         folder = Path(__file__).parents[2] / "configs"
     if not (folder / "demo.py").is_file():
-        raise UserError(f"no recipe {folder / 'demo.py'}: name the project's configs folder with --configs")
+        raise UserError(
+            f"no recipe {folder / 'demo.py'}: name the project's configs folder with --configs"
+        )
     return folder
 
 
 def make_untrained(folder: Path, config) -> None:
-    """Writes a model of the demo's shapes with random weights and a tokenizer learnt from the captions."""
+    """Writes a model of the demo's shapes: random weights, a tokenizer learnt from the captions."""
     import jax
 
     from medsd_jax import api
@@ -111,7 +119,7 @@ def make_untrained(folder: Path, config) -> None:
     levels = 2
     unet = UNetConfig(
         sample_size=8,
-        block_out_channels=(128, 192),
+        block_out_channels=(96, 160),
         down_block_types=("CrossAttnDownBlock2D",) * levels,
         up_block_types=("CrossAttnUpBlock2D",) * levels,
         layers_per_block=1,

@@ -32,25 +32,55 @@ def make_parser() -> ArgumentParser:
     """The flags of sample.py."""
     parser = ArgumentParser(
         prog="python sample.py",
-        description="Sample pictures from a model: a diffusers folder, a hub id, or a training workdir.",
-        epilog='example: python sample.py --model runs/demo --prompt "A photo of a lung xray" --output runs/look',
+        description="Sample pictures from a diffusers folder, a hub id, or a training workdir.",
+        epilog="example: python sample.py --model runs/demo --output runs/look "
+        '--prompt "A photo of a lung xray"',
     )
-    parser.add_argument("--model", required=True, help="diffusers folder, hub id, or training workdir")
+    parser.add_argument(
+        "--model", required=True, help="diffusers folder, hub id, or training workdir"
+    )
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
-    parser.add_argument("--prompts_csv", type=Path, help="columns: prompt[,negative_prompt][,seed]; a row a prompt")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the pictures, samples.jsonl, grid.png")
-    parser.add_argument("--num_images", type=positive_int, default=4, help="of each prompt (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="picture i of a prompt has seed SEED + i (default 0)")
+    parser.add_argument(
+        "--prompts_csv", type=Path, help="columns: prompt[,negative_prompt][,seed]; a row a prompt"
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        help="folder for the pictures, samples.jsonl, grid.png",
+    )
+    parser.add_argument(
+        "--num_images", type=positive_int, default=4, help="of each prompt (default 4)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="picture i of a prompt has seed SEED + i (default 0)"
+    )
     parser.add_argument("--num_steps", type=int, default=50, help="sampling steps (default 50)")
-    parser.add_argument("--guidance_scale", type=float, default=7.5, help="1 is no guidance (default 7.5)")
-    parser.add_argument("--eta", type=float, default=0.0, help="0 deterministic DDIM ... 1 as DDPM (default 0)")
-    parser.add_argument("--negative_prompt", default="", help="what to push away from (default: the empty prompt)")
+    parser.add_argument(
+        "--guidance_scale", type=float, default=7.5, help="1 is no guidance (default 7.5)"
+    )
+    parser.add_argument(
+        "--eta", type=float, default=0.0, help="0 deterministic DDIM ... 1 as DDPM (default 0)"
+    )
+    parser.add_argument(
+        "--negative_prompt", default="", help="what to push away from (default: the empty prompt)"
+    )
     parser.add_argument("--sampler", choices=["ddim"], default="ddim")
-    parser.add_argument("--height", type=positive_int, help="pixels (default: the model's training size)")
-    parser.add_argument("--width", type=positive_int, help="pixels (default: the model's training size)")
-    parser.add_argument("--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts picture i")
-    parser.add_argument("--batch_size", type=positive_int, help="pictures at once (default: by picture size)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation")
+    parser.add_argument(
+        "--height", type=positive_int, help="pixels (default: the model's training size)"
+    )
+    parser.add_argument(
+        "--width", type=positive_int, help="pixels (default: the model's training size)"
+    )
+    parser.add_argument(
+        "--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts picture i"
+    )
+    parser.add_argument(
+        "--batch_size", type=positive_int, help="pictures at once (default: by picture size)"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation"
+    )
     parser.add_argument("--variant", help="weight files to read, such as fp16")
     return parser
 
@@ -83,22 +113,40 @@ def run(argv: Sequence[str]) -> int:
         dtype=args.dtype,
     )
     settings = {
-        "sampler": args.sampler, "num_steps": args.num_steps, "guidance_scale": args.guidance_scale, "eta": args.eta,
-        "height": images.shape[1], "width": images.shape[2], "dtype": args.dtype, "model": args.model,
-        "model_hash": model.fingerprint(), "start_latents": args.latents and str(args.latents),
-    }  # fmt: skip
+        "sampler": args.sampler,
+        "num_steps": args.num_steps,
+        "guidance_scale": args.guidance_scale,
+        "eta": args.eta,
+        "height": images.shape[1],
+        "width": images.shape[2],
+        "dtype": args.dtype,
+        "model": args.model,
+        "model_hash": model.fingerprint(),
+        "start_latents": args.latents and str(args.latents),
+    }
     args.output.mkdir(parents=True, exist_ok=True)
     lines = []
     for i, (request, image) in enumerate(zip(requests, images, strict=True)):
         about = {
-            "prompt": request.prompt, "negative_prompt": request.negative_prompt, "seed": request.seed, **settings
-        }  # fmt: skip
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": request.seed,
+            **settings,
+        }
         save_png(image, args.output / f"{i:05d}.png", about)
         lines.append(json.dumps({"file": f"{i:05d}.png", **about}))
     (args.output / "samples.jsonl").write_text("\n".join(lines) + "\n")
     shown = images[:GRID_LIMIT]
-    captions = [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]] if images.shape[2] >= 128 else None
-    save_png(make_grid(shown, columns=min(args.num_images, 8), captions=captions), args.output / "grid.png", settings)
+    captions = (
+        [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]]
+        if images.shape[2] >= 128
+        else None
+    )
+    save_png(
+        make_grid(shown, columns=min(args.num_images, 8), captions=captions),
+        args.output / "grid.png",
+        settings,
+    )
     print(f"{len(images)} pictures in {args.output}; grid.png shows {len(shown)} of them")
     return 0
 
@@ -135,7 +183,9 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"--prompts_csv {path} cannot be read: {error}") from error
     if "prompt" not in columns:
-        raise UserError(f"--prompts_csv {path} has no column 'prompt' (columns: {', '.join(columns) or 'none'})")
+        raise UserError(
+            f"--prompts_csv {path} has no column 'prompt' (columns: {', '.join(columns) or 'none'})"
+        )
     ignored = [c for c in columns if c not in ("prompt", "negative_prompt", "seed")]
     if ignored:
         log.warning("%s: columns not used: %s", path, ", ".join(ignored))
@@ -163,4 +213,6 @@ def check_output(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; name a folder")
     if (folder / "samples.jsonl").exists():
-        raise UserError(f"--output {folder} holds samples already; name another folder or remove it")
+        raise UserError(
+            f"--output {folder} holds samples already; name another folder or remove it"
+        )

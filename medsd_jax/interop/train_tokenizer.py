@@ -19,8 +19,8 @@ _WORDS = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 def train_clip_tokenizer(texts: Iterable[str], *, num_merges: int, max_length: int = 77) -> Any:
     """Learns byte-pair merges and returns a transformers CLIPTokenizer.
 
-    The vocabulary is laid out as CLIP's: the 256 bytes, the 256 bytes that end a word, the merges in
-    order, start, end. Every text can be encoded, words that were never seen byte by byte.
+    The vocabulary is laid out as CLIP's: the 256 bytes, the 256 bytes that end a word, the merges
+    in order, start, end. Every text can be encoded, words that were never seen byte by byte.
 
     Args:
         texts: captions to learn from.
@@ -39,22 +39,38 @@ def train_clip_tokenizer(texts: Iterable[str], *, num_merges: int, max_length: i
     )
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=2 * len(letters) + num_merges, end_of_word_suffix=_WORD_END, initial_alphabet=letters,
+        vocab_size=2 * len(letters) + num_merges,
+        end_of_word_suffix=_WORD_END,
+        initial_alphabet=letters,
         show_progress=False,
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    merges = [tuple(m) if not isinstance(m, str) else tuple(m.split(" ")) for m in
-              json.loads(tokenizer.to_str())["model"]["merges"]][:num_merges]  # fmt: skip
-    tokens = [*letters, *(c + _WORD_END for c in letters), *("".join(m) for m in merges), START, END]
+    merges = [
+        tuple(m) if not isinstance(m, str) else tuple(m.split(" "))
+        for m in json.loads(tokenizer.to_str())["model"]["merges"]
+    ][:num_merges]
+    tokens = [
+        *letters,
+        *(c + _WORD_END for c in letters),
+        *("".join(m) for m in merges),
+        START,
+        END,
+    ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-        (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+        (folder / "vocab.json").write_text(
+            json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8"
+        )
         lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
         (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
         settings = {
-            "tokenizer_class": "CLIPTokenizer", "model_max_length": max_length,
-            "bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END,
-        }  # fmt: skip
+            "tokenizer_class": "CLIPTokenizer",
+            "model_max_length": max_length,
+            "bos_token": START,
+            "eos_token": END,
+            "unk_token": END,
+            "pad_token": END,
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
         return load_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""CLIP's text encoder (arXiv 2103.00020), names as in the published Stable Diffusion checkpoints."""
+"""CLIP's text encoder (arXiv 2103.00020), names as in the published checkpoints."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,9 @@ class CLIPTextEmbeddings(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype, rngs: nnx.Rngs):
         init = nnx.initializers.normal(config.initializer_range)
         d = config.hidden_size
-        self.token_embedding = nnx.Embed(config.vocab_size, d, embedding_init=init, dtype=dtype, rngs=rngs)
+        self.token_embedding = nnx.Embed(
+            config.vocab_size, d, embedding_init=init, dtype=dtype, rngs=rngs
+        )
         self.position_embedding = nnx.Embed(
             config.max_position_embeddings, d, embedding_init=init, dtype=dtype, rngs=rngs
         )
@@ -45,9 +47,12 @@ class CLIPAttention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """X [B, S, D] -> [B, S, D]."""
         query, key, value = (
-            layer(x).reshape(*x.shape[:-1], self.heads, -1) for layer in (self.q_proj, self.k_proj, self.v_proj)
+            layer(x).reshape(*x.shape[:-1], self.heads, -1)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(self.attend(query, key, value, is_causal=True).astype(x.dtype).reshape(x.shape))
+        return self.out_proj(
+            self.attend(query, key, value, is_causal=True).astype(x.dtype).reshape(x.shape)
+        )
 
 
 class CLIPMLP(nnx.Module):
@@ -104,7 +109,9 @@ class CLIPTextTransformer(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
         self.embeddings = CLIPTextEmbeddings(config, dtype=dtype, rngs=rngs)
         self.encoder = CLIPEncoder(config, attend=attend, dtype=dtype, rngs=rngs)
-        self.final_layer_norm = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
+        self.final_layer_norm = LayerNorm(
+            config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, prompt_ids: jax.Array) -> jax.Array:
         """prompt_ids [B, S] -> [B, S, D]."""
@@ -115,11 +122,19 @@ class CLIPTextModel(nnx.Module):
     """Prompt ids to the context that the U-Net attends to."""
 
     def __init__(
-        self, config: CLIPTextConfig, *, dtype=jnp.float32, attend: AttentionFn = xla_attention, rngs: nnx.Rngs
+        self,
+        config: CLIPTextConfig,
+        *,
+        dtype=jnp.float32,
+        attend: AttentionFn = xla_attention,
+        rngs: nnx.Rngs,
     ):
         self.config = config
         self.text_model = CLIPTextTransformer(config, attend=attend, dtype=dtype, rngs=rngs)
 
     def __call__(self, prompt_ids: jax.Array) -> jax.Array:
-        """prompt_ids [B, S] int32, S at most max_position_embeddings -> last hidden state [B, S, D] float32."""
+        """prompt_ids [B, S] int32 -> last hidden state [B, S, D] float32.
+
+        S is at most max_position_embeddings.
+        """
         return self.text_model(prompt_ids).astype(jnp.float32)

@@ -8,16 +8,25 @@ a config value that is ignored is a model that is wrong without saying so.
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from medsd_jax.errors import UserError
 
-_NOTES = frozenset({
-    "_class_name", "_diffusers_version", "_name_or_path",
-    # diffusers' EMAModel leaves its own settings in the config of the weights it saves.
-    "decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step",
-    "use_ema_warmup",
-})  # fmt: skip
+_NOTES = frozenset(
+    {
+        "_class_name",
+        "_diffusers_version",
+        "_name_or_path",
+        # diffusers' EMAModel leaves its own settings in the config of the weights it saves.
+        "decay",
+        "inv_gamma",
+        "min_decay",
+        "optimization_step",
+        "power",
+        "update_after_step",
+        "use_ema_warmup",
+    }
+)
 
 
 def _listed(values) -> tuple:
@@ -37,7 +46,7 @@ class _JsonConfig:
     """Strict reading and writing of one component's config.json."""
 
     _CLASS_NAME = ""
-    _FIXED: Mapping[str, tuple] = {}
+    _FIXED: ClassVar[Mapping[str, tuple]] = {}
     _NOTES = _NOTES
     _MAY_BE_ZERO: frozenset[str] = frozenset()
 
@@ -60,7 +69,9 @@ class _JsonConfig:
             if key in fields:
                 if not _fits(value, hints[key]):
                     kind = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
-                    raise UserError(f"{where}: {key} = {value!r} is not supported (expected {kind})")
+                    raise UserError(
+                        f"{where}: {key} = {value!r} is not supported (expected {kind})"
+                    )
                 counts = value if isinstance(value, tuple) else (value,)
                 if key not in cls._MAY_BE_ZERO and any(type(n) is int and n < 1 for n in counts):
                     raise UserError(f"{where}: {key} = {value!r} is not supported (at least 1)")
@@ -70,9 +81,13 @@ class _JsonConfig:
                     only = " or ".join(repr(v) for v in cls._FIXED[key])
                     raise UserError(f"{where}: {key} = {value!r} is not supported (only {only})")
             elif key not in cls._NOTES:
-                raise UserError(f"{where}: unknown key {key!r} (value {value!r}) for {cls._CLASS_NAME}")
+                raise UserError(
+                    f"{where}: unknown key {key!r} (value {value!r}) for {cls._CLASS_NAME}"
+                )
         missing = [
-            name for name, f in fields.items() if f.default is dataclasses.MISSING and name not in chosen
+            name
+            for name, f in fields.items()
+            if f.default is dataclasses.MISSING and name not in chosen
         ]
         if missing:
             raise UserError(f"{where}: {cls._CLASS_NAME} needs {', '.join(missing)}")
@@ -82,7 +97,9 @@ class _JsonConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that diffusers or transformers reads back to the same shapes."""
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        values = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+        }
         return {"_class_name": self._CLASS_NAME, **values}
 
     def _check(self, where: str) -> None:
@@ -121,7 +138,7 @@ class UNetConfig(_JsonConfig):
 
     _CLASS_NAME = "UNet2DConditionModel"
     _MAY_BE_ZERO = frozenset({"freq_shift"})
-    _FIXED = {
+    _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
         "addition_embed_type": (None,),
         "addition_embed_type_num_heads": (64,),
@@ -165,8 +182,20 @@ class UNetConfig(_JsonConfig):
 
     def _check(self, where: str) -> None:
         levels = len(self.block_out_channels)
-        _check_blocks(where, "down_block_types", self.down_block_types, levels, ("CrossAttnDownBlock2D", "DownBlock2D"))
-        _check_blocks(where, "up_block_types", self.up_block_types, levels, ("CrossAttnUpBlock2D", "UpBlock2D"))
+        _check_blocks(
+            where,
+            "down_block_types",
+            self.down_block_types,
+            levels,
+            ("CrossAttnDownBlock2D", "DownBlock2D"),
+        )
+        _check_blocks(
+            where,
+            "up_block_types",
+            self.up_block_types,
+            levels,
+            ("CrossAttnUpBlock2D", "UpBlock2D"),
+        )
         _check_groups(where, self.block_out_channels, self.norm_num_groups)
         if len(self.heads) != levels:
             raise UserError(
@@ -176,8 +205,8 @@ class UNetConfig(_JsonConfig):
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
             if channels % heads:
                 raise UserError(
-                    f"{where}: attention_head_dim = {self.attention_head_dim} (the number of heads) "
-                    f"does not divide the {channels} of block_out_channels"
+                    f"{where}: attention_head_dim = {self.attention_head_dim} (the number of heads)"
+                    f" does not divide the {channels} of block_out_channels"
                 )
 
 
@@ -202,7 +231,7 @@ class VAEConfig(_JsonConfig):
     scaling_factor: float = 0.18215
 
     _CLASS_NAME = "AutoencoderKL"
-    _FIXED = {
+    _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
         # True asks torch to leave float16; ours computes norms and softmax in float32 anyway.
         "force_upcast": (True, False),
@@ -221,7 +250,9 @@ class VAEConfig(_JsonConfig):
 
     def _check(self, where: str) -> None:
         levels = len(self.block_out_channels)
-        _check_blocks(where, "down_block_types", self.down_block_types, levels, ("DownEncoderBlock2D",))
+        _check_blocks(
+            where, "down_block_types", self.down_block_types, levels, ("DownEncoderBlock2D",)
+        )
         _check_blocks(where, "up_block_types", self.up_block_types, levels, ("UpDecoderBlock2D",))
         _check_groups(where, self.block_out_channels, self.norm_num_groups)
 
@@ -248,7 +279,7 @@ class CLIPTextConfig(_JsonConfig):
 
     _CLASS_NAME = "CLIPTextModel"
     _MAY_BE_ZERO = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"})
-    _FIXED = {
+    _FIXED: ClassVar[Mapping[str, tuple]] = {
         "attention_dropout": (0, 0.0),
         "dropout": (0, 0.0),
         "architectures": (None, ("CLIPTextModel",), ("CLIPTextModelWithProjection",)),
@@ -258,20 +289,38 @@ class CLIPTextConfig(_JsonConfig):
     }
     # What transformers writes for every model and what no text encoding depends on.
     _NOTES = _NOTES | {
-        "transformers_version", "torch_dtype", "dtype", "return_dict", "output_hidden_states",
-        "output_attentions", "id2label", "label2id", "problem_type", "use_cache", "torchscript",
-        "attn_implementation", "_attn_implementation_autoset",
-    }  # fmt: skip
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "return_dict",
+        "output_hidden_states",
+        "output_attentions",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "use_cache",
+        "torchscript",
+        "attn_implementation",
+        "_attn_implementation_autoset",
+    }
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that transformers reads back to the same shapes."""
         values = super().to_dict()
         del values["_class_name"]
-        return {"architectures": ["CLIPTextModel"], "model_type": "clip_text_model", "torch_dtype": "float32", **values}
+        return {
+            "architectures": ["CLIPTextModel"],
+            "model_type": "clip_text_model",
+            "torch_dtype": "float32",
+            **values,
+        }
 
     def _check(self, where: str) -> None:
         if self.hidden_act not in ("quick_gelu", "gelu"):
-            raise UserError(f"{where}: hidden_act = {self.hidden_act!r} is not supported (only 'quick_gelu' or 'gelu')")
+            raise UserError(
+                f"{where}: hidden_act = {self.hidden_act!r} is not supported "
+                "(only 'quick_gelu' or 'gelu')"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"{where}: num_attention_heads = {self.num_attention_heads} does not divide "
@@ -279,7 +328,9 @@ class CLIPTextConfig(_JsonConfig):
             )
 
 
-def _check_blocks(where: str, key: str, blocks: tuple[str, ...], levels: int, known: tuple[str, ...]) -> None:
+def _check_blocks(
+    where: str, key: str, blocks: tuple[str, ...], levels: int, known: tuple[str, ...]
+) -> None:
     if len(blocks) != levels:
         raise UserError(
             f"{where}: {key} = {blocks} has {len(blocks)} entries, block_out_channels {levels}"
@@ -287,7 +338,8 @@ def _check_blocks(where: str, key: str, blocks: tuple[str, ...], levels: int, kn
     for block in blocks:
         if block not in known:
             raise UserError(
-                f"{where}: {key} = {blocks} is not supported: {block!r} is none of {', '.join(known)}"
+                f"{where}: {key} = {blocks} is not supported: {block!r} is none of "
+                f"{', '.join(known)}"
             )
 
 

@@ -1,4 +1,6 @@
-"""Convolutional pieces shared by the U-Net and the VAE. Attribute names ARE the diffusers state-dict path.
+"""Convolutional pieces shared by the U-Net and the VAE.
+
+Attribute names ARE the diffusers state-dict path.
 
 Weights are float32; `dtype` is the dtype of the computation. Norm statistics stay in float32 (NNX
 reduces in float32 whatever the input), and so does everything that enters a loss.
@@ -17,7 +19,9 @@ Conv3x3 = partial(nnx.Conv, kernel_size=(3, 3), padding=1)
 Conv1x1 = partial(nnx.Conv, kernel_size=(1, 1), padding=0)
 
 
-def sinusoidal_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: int) -> jax.Array:
+def sinusoidal_embedding(
+    timesteps: jax.Array, dim: int, *, flip_sin_to_cos: bool, freq_shift: int
+) -> jax.Array:
     """Transformer position code of the diffusion time, in float32.
 
     Args:
@@ -33,7 +37,11 @@ def sinusoidal_embedding(timesteps: jax.Array, dim: int, *, flip_sin_to_cos: boo
     exponent = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
     frequencies = jnp.exp(-jnp.log(10000.0) * exponent)
     angles = timesteps.astype(jnp.float32)[:, None] * frequencies[None, :]
-    parts = (jnp.cos(angles), jnp.sin(angles)) if flip_sin_to_cos else (jnp.sin(angles), jnp.cos(angles))
+    parts = (
+        (jnp.cos(angles), jnp.sin(angles))
+        if flip_sin_to_cos
+        else (jnp.sin(angles), jnp.cos(angles))
+    )
     return jnp.concatenate(parts, axis=-1)
 
 
@@ -50,12 +58,24 @@ class TimestepEmbedding(nnx.Module):
 
 
 class ResnetBlock2D(nnx.Module):
-    """norm, SiLU, conv, (+ time), norm, SiLU, conv, + shortcut. `temb_dim=None` leaves time out (VAE)."""
+    """norm, SiLU, conv, (+ time), norm, SiLU, conv, + shortcut. No time where temb_dim is None."""
 
-    def __init__(self, cin: int, cout: int, temb_dim: int | None, *, groups: int, eps: float, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        temb_dim: int | None,
+        *,
+        groups: int,
+        eps: float,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         self.norm1 = GroupNorm(cin, num_groups=groups, epsilon=eps, dtype=dtype, rngs=rngs)
         self.conv1 = Conv3x3(cin, cout, dtype=dtype, rngs=rngs)
-        self.time_emb_proj = None if temb_dim is None else nnx.Linear(temb_dim, cout, dtype=dtype, rngs=rngs)
+        self.time_emb_proj = (
+            None if temb_dim is None else nnx.Linear(temb_dim, cout, dtype=dtype, rngs=rngs)
+        )
         self.norm2 = GroupNorm(cout, num_groups=groups, epsilon=eps, dtype=dtype, rngs=rngs)
         self.conv2 = Conv3x3(cout, cout, dtype=dtype, rngs=rngs)
         self.conv_shortcut = None if cin == cout else Conv1x1(cin, cout, dtype=dtype, rngs=rngs)
@@ -74,7 +94,13 @@ class Downsample2D(nnx.Module):
 
     def __init__(self, channels: int, *, padding: tuple[int, int], dtype, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
-            channels, channels, (3, 3), strides=2, padding=(padding, padding), dtype=dtype, rngs=rngs
+            channels,
+            channels,
+            (3, 3),
+            strides=2,
+            padding=(padding, padding),
+            dtype=dtype,
+            rngs=rngs,
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -83,10 +109,12 @@ class Downsample2D(nnx.Module):
 
 
 def upsample_nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Nearest-neighbour resize [B, H, W, C] -> [B, height, width, C] with torch's index floor(i H / height)."""
+    """Nearest [B, H, W, C] -> [B, height, width, C], torch's index floor(i H / height)."""
     b, h, w, c = x.shape
     if (height, width) == (2 * h, 2 * w):  # a broadcast is cheaper than a gather
-        return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(b, height, width, c)
+        return jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c)).reshape(
+            b, height, width, c
+        )
     rows, columns = jnp.arange(height) * h // height, jnp.arange(width) * w // width
     return x[:, rows][:, :, columns]
 

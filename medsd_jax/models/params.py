@@ -30,7 +30,9 @@ def flat_params(module: nnx.Module) -> Params:
     return {".".join(map(str, path)): x for path, x in nnx.traversals.flatten_mapping(tree).items()}
 
 
-def abstract(make_module: Callable[..., nnx.Module]) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+def abstract(
+    make_module: Callable[..., nnx.Module],
+) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     """Structure and weight shapes of ``make_module(rngs=...)``; allocates nothing.
 
     Returns:
@@ -47,8 +49,11 @@ def init_params(make_module: Callable[..., nnx.Module], rng: jax.Array) -> Param
 
 
 def bind(graphdef: nnx.GraphDef, params: Params) -> nnx.Module:
-    """The module with these weights. Free inside a traced function: it only rearranges references."""
-    paths = {tuple(int(k) if k.isdigit() else k for k in name.split(".")): x for name, x in params.items()}
+    """The module with these weights. Free in a traced function: it only rearranges references."""
+    paths = {
+        tuple(int(k) if k.isdigit() else k for k in name.split(".")): x
+        for name, x in params.items()
+    }
     return nnx.merge(graphdef, nnx.traversals.unflatten_mapping(paths))
 
 

@@ -17,13 +17,17 @@ from medsd_jax.models.vae import AutoencoderKL
 
 
 def random_model(
-    unet: UNetConfig, vae: VAEConfig, text_encoder: CLIPTextConfig, scheduler: Mapping[str, Any], tokenizer: Any,
+    unet: UNetConfig,
+    vae: VAEConfig,
+    text_encoder: CLIPTextConfig,
+    scheduler: Mapping[str, Any],
+    tokenizer: Any,
     rng: jax.Array,
-) -> StableDiffusion:  # fmt: skip
+) -> StableDiffusion:
     """A Stable Diffusion of these shapes that has learnt nothing.
 
-    The last layer of every residual branch of the U-Net starts at zero, so that each block starts as
-    the identity and the prediction as zero: deep networks learn faster from there than from noise.
+    The last layer of every residual branch of the U-Net starts at zero, so that each block starts
+    as the identity and the prediction as zero: networks learn faster from there than from noise.
 
     Args:
         unet: shapes.
@@ -35,9 +39,14 @@ def random_model(
     """
     rng_unet, rng_vae, rng_text = jax.random.split(rng, 3)
     params = {
-        **with_prefix(_zero_branches(init_params(functools.partial(UNet2DConditionModel, unet), rng_unet)), "unet"),
+        **with_prefix(
+            _zero_branches(init_params(functools.partial(UNet2DConditionModel, unet), rng_unet)),
+            "unet",
+        ),
         **with_prefix(init_params(functools.partial(AutoencoderKL, vae), rng_vae), "vae"),
-        **with_prefix(init_params(functools.partial(CLIPTextModel, text_encoder), rng_text), "text_encoder"),
+        **with_prefix(
+            init_params(functools.partial(CLIPTextModel, text_encoder), rng_text), "text_encoder"
+        ),
     }
     return StableDiffusion(unet, vae, text_encoder, scheduler, tokenizer, params)
 
@@ -46,4 +55,6 @@ _BRANCH_ENDS = ("conv2.kernel", "proj_out.kernel", "conv_out.kernel")
 
 
 def _zero_branches(params: Params) -> Params:
-    return {name: jnp.zeros_like(x) if name.endswith(_BRANCH_ENDS) else x for name, x in params.items()}
+    return {
+        name: jnp.zeros_like(x) if name.endswith(_BRANCH_ENDS) else x for name, x in params.items()
+    }

@@ -33,7 +33,7 @@ class StableDiffusion:
     params: Params
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with any bit of any weight: written beside samples to tell models apart."""
+        """16 hex digits that change with any bit of any weight; written beside samples."""
         digest = hashlib.blake2b(digest_size=8)
         for name in sorted(self.params):
             array = np.ascontiguousarray(self.params[name])

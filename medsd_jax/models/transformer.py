@@ -15,7 +15,15 @@ class Attention(nnx.Module):
     """Multi-head attention; `context=None` means self-attention."""
 
     def __init__(
-        self, dim: int, context_dim: int, heads: int, *, upcast: bool, attend: AttentionFn, dtype, rngs: nnx.Rngs
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        *,
+        upcast: bool,
+        attend: AttentionFn,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         self.heads, self.upcast, self.attend = heads, upcast, attend
         self.to_q = nnx.Linear(dim, dim, use_bias=False, dtype=dtype, rngs=rngs)
@@ -71,7 +79,15 @@ class BasicTransformerBlock(nnx.Module):
     """Pre-norm self-attention, cross-attention and feed-forward, each with a residual."""
 
     def __init__(
-        self, dim: int, context_dim: int, heads: int, *, upcast: bool, attend: AttentionFn, dtype, rngs: nnx.Rngs
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        *,
+        upcast: bool,
+        attend: AttentionFn,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         norm = {"epsilon": LAYER_NORM_EPS, "dtype": dtype, "rngs": rngs}
         attention = {"upcast": upcast, "attend": attend, "dtype": dtype, "rngs": rngs}
@@ -93,11 +109,22 @@ class Transformer2DModel(nnx.Module):
     """One transformer block over the pixels of a feature map."""
 
     def __init__(
-        self, dim: int, context_dim: int, heads: int, *, groups: int, linear_projection: bool, upcast: bool,
-        attend: AttentionFn, dtype, rngs: nnx.Rngs,
-    ):  # fmt: skip
+        self,
+        dim: int,
+        context_dim: int,
+        heads: int,
+        *,
+        groups: int,
+        linear_projection: bool,
+        upcast: bool,
+        attend: AttentionFn,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         projection = nnx.Linear if linear_projection else Conv1x1
-        self.norm = GroupNorm(dim, num_groups=groups, epsilon=GROUP_NORM_EPS, dtype=dtype, rngs=rngs)
+        self.norm = GroupNorm(
+            dim, num_groups=groups, epsilon=GROUP_NORM_EPS, dtype=dtype, rngs=rngs
+        )
         self.proj_in = projection(dim, dim, dtype=dtype, rngs=rngs)
         self.transformer_blocks = nnx.List(
             [

@@ -1,4 +1,4 @@
-"""UNet2DConditionModel of Stable Diffusion 1.x and 2.x (arXiv 2112.10752), names as in diffusers."""
+"""UNet2DConditionModel of Stable Diffusion 1.x and 2.x (arXiv 2112.10752), diffusers' names."""
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,19 @@ from medsd_jax.models.transformer import Transformer2DModel
 def _resnet(config: UNetConfig, cin: int, cout: int, dtype, rngs: nnx.Rngs) -> ResnetBlock2D:
     temb_dim = 4 * config.block_out_channels[0]
     return ResnetBlock2D(
-        cin, cout, temb_dim, groups=config.norm_num_groups, eps=config.norm_eps, dtype=dtype, rngs=rngs
+        cin,
+        cout,
+        temb_dim,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        dtype=dtype,
+        rngs=rngs,
     )
 
 
-def _transformer(config: UNetConfig, level: int, attend: AttentionFn, dtype, rngs: nnx.Rngs) -> Transformer2DModel:
+def _transformer(
+    config: UNetConfig, level: int, attend: AttentionFn, dtype, rngs: nnx.Rngs
+) -> Transformer2DModel:
     return Transformer2DModel(
         config.block_out_channels[level],
         config.cross_attention_dim,
@@ -51,15 +59,23 @@ def _plain(module: nnx.Module, *args: jax.Array) -> jax.Array:
 class DownBlock(nnx.Module):
     """DownBlock2D, or CrossAttnDownBlock2D when `attend` is given."""
 
-    def __init__(self, config: UNetConfig, level: int, *, attend: AttentionFn | None, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: UNetConfig, level: int, *, attend: AttentionFn | None, dtype, rngs: nnx.Rngs
+    ):
         channels = config.block_out_channels
         cin, cout, layers = channels[max(level - 1, 0)], channels[level], config.layers_per_block
         self.attentions = (
-            nnx.List([_transformer(config, level, attend, dtype, rngs) for _ in range(layers)]) if attend else None
+            nnx.List([_transformer(config, level, attend, dtype, rngs) for _ in range(layers)])
+            if attend
+            else None
         )
-        self.resnets = nnx.List([_resnet(config, cin if i == 0 else cout, cout, dtype, rngs) for i in range(layers)])
+        self.resnets = nnx.List(
+            [_resnet(config, cin if i == 0 else cout, cout, dtype, rngs) for i in range(layers)]
+        )
         last = level == len(channels) - 1
-        self.downsamplers = None if last else nnx.List([Downsample2D(cout, padding=(1, 1), dtype=dtype, rngs=rngs)])
+        self.downsamplers = (
+            None if last else nnx.List([Downsample2D(cout, padding=(1, 1), dtype=dtype, rngs=rngs)])
+        )
 
     def __call__(self, x, temb, context, run) -> tuple[jax.Array, list[jax.Array]]:
         """X [B, H, W, C] -> (x for the next level, the skips of this one in order)."""
@@ -81,7 +97,9 @@ class MidBlock(nnx.Module):
     def __init__(self, config: UNetConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
         channels = config.block_out_channels[-1]
         self.attentions = nnx.List([_transformer(config, -1, attend, dtype, rngs)])
-        self.resnets = nnx.List([_resnet(config, channels, channels, dtype, rngs) for _ in range(2)])
+        self.resnets = nnx.List(
+            [_resnet(config, channels, channels, dtype, rngs) for _ in range(2)]
+        )
 
     def __call__(self, x, temb, context, run) -> jax.Array:
         """X [B, H, W, C] -> [B, H, W, C]."""
@@ -91,22 +109,32 @@ class MidBlock(nnx.Module):
 
 
 class UpBlock(nnx.Module):
-    """UpBlock2D, or CrossAttnUpBlock2D when `attend` is given. `index` counts from the deepest level."""
+    """UpBlock2D, or CrossAttnUpBlock2D when `attend` is given; `index` 0 is the deepest level."""
 
-    def __init__(self, config: UNetConfig, index: int, *, attend: AttentionFn | None, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: UNetConfig, index: int, *, attend: AttentionFn | None, dtype, rngs: nnx.Rngs
+    ):
         channels = config.block_out_channels
         level = len(channels) - 1 - index
-        cout, below, above = channels[level], channels[min(level + 1, len(channels) - 1)], channels[max(level - 1, 0)]
+        cout, below, above = (
+            channels[level],
+            channels[min(level + 1, len(channels) - 1)],
+            channels[max(level - 1, 0)],
+        )
         layers = config.layers_per_block + 1
         resnets = []
         for i in range(layers):
             skip = above if i == layers - 1 else cout
             resnets.append(_resnet(config, (below if i == 0 else cout) + skip, cout, dtype, rngs))
         self.attentions = (
-            nnx.List([_transformer(config, level, attend, dtype, rngs) for _ in range(layers)]) if attend else None
+            nnx.List([_transformer(config, level, attend, dtype, rngs) for _ in range(layers)])
+            if attend
+            else None
         )
         self.resnets = nnx.List(resnets)
-        self.upsamplers = None if level == 0 else nnx.List([Upsample2D(cout, dtype=dtype, rngs=rngs)])
+        self.upsamplers = (
+            None if level == 0 else nnx.List([Upsample2D(cout, dtype=dtype, rngs=rngs)])
+        )
 
     def __call__(self, x, temb, context, skips: list[jax.Array], run) -> jax.Array:
         """X [B, H, W, C] -> the next level's x. Takes this level's skips off the end of `skips`."""
@@ -120,7 +148,7 @@ class UpBlock(nnx.Module):
 
 
 class UNet2DConditionModel(nnx.Module):
-    """Predicts noise, velocity or image (as the checkpoint was trained) from noisy latents, time and text.
+    """Predicts noise, velocity or image, as it was trained, from noisy latents, time and text.
 
     Args:
         config: shapes, from the checkpoint's unet/config.json.
@@ -142,22 +170,40 @@ class UNet2DConditionModel(nnx.Module):
         self.config, self.dtype, self.remat = config, dtype, remat
         channels = config.block_out_channels
         self.conv_in = Conv3x3(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
-        self.time_embedding = TimestepEmbedding(channels[0], 4 * channels[0], dtype=dtype, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(
+            channels[0], 4 * channels[0], dtype=dtype, rngs=rngs
+        )
         self.down_blocks = nnx.List(
             [
-                DownBlock(config, level, attend=attend if kind.startswith("CrossAttn") else None, dtype=dtype, rngs=rngs)
+                DownBlock(
+                    config,
+                    level,
+                    attend=attend if kind.startswith("CrossAttn") else None,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 for level, kind in enumerate(config.down_block_types)
             ]
         )
         self.mid_block = MidBlock(config, attend=attend, dtype=dtype, rngs=rngs)
         self.up_blocks = nnx.List(
             [
-                UpBlock(config, index, attend=attend if kind.startswith("CrossAttn") else None, dtype=dtype, rngs=rngs)
+                UpBlock(
+                    config,
+                    index,
+                    attend=attend if kind.startswith("CrossAttn") else None,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 for index, kind in enumerate(config.up_block_types)
             ]
         )
         self.conv_norm_out = GroupNorm(
-            channels[0], num_groups=config.norm_num_groups, epsilon=config.norm_eps, dtype=dtype, rngs=rngs
+            channels[0],
+            num_groups=config.norm_num_groups,
+            epsilon=config.norm_eps,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.conv_out = Conv3x3(channels[0], config.out_channels, dtype=dtype, rngs=rngs)
 

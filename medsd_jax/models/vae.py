@@ -6,24 +6,37 @@ from flax import nnx
 
 from medsd_jax.models.attention import AttentionFn, xla_attention
 from medsd_jax.models.config import VAEConfig
-from medsd_jax.models.layers import Conv1x1, Conv3x3, Downsample2D, GroupNorm, ResnetBlock2D, Upsample2D
+from medsd_jax.models.layers import (
+    Conv1x1,
+    Conv3x3,
+    Downsample2D,
+    GroupNorm,
+    ResnetBlock2D,
+    Upsample2D,
+)
 
 NORM_EPS = 1e-6  # of every GroupNorm in the VAE; diffusers does not put it into the config
 LOGVAR_RANGE = (-30.0, 20.0)  # diffusers' clip; keeps exp() finite on untrained encoders
 
 
 def _norm(channels: int, config: VAEConfig, dtype, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    return GroupNorm(channels, num_groups=config.norm_num_groups, epsilon=NORM_EPS, dtype=dtype, rngs=rngs)
+    return GroupNorm(
+        channels, num_groups=config.norm_num_groups, epsilon=NORM_EPS, dtype=dtype, rngs=rngs
+    )
 
 
 def _resnet(cin: int, cout: int, config: VAEConfig, dtype, rngs: nnx.Rngs) -> ResnetBlock2D:
-    return ResnetBlock2D(cin, cout, None, groups=config.norm_num_groups, eps=NORM_EPS, dtype=dtype, rngs=rngs)
+    return ResnetBlock2D(
+        cin, cout, None, groups=config.norm_num_groups, eps=NORM_EPS, dtype=dtype, rngs=rngs
+    )
 
 
 class SpatialAttention(nnx.Module):
     """Single-head self-attention over all pixels, with its norm and residual."""
 
-    def __init__(self, channels: int, config: VAEConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, config: VAEConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs
+    ):
         self.attend = attend
         self.group_norm = _norm(channels, config, dtype, rngs)
         self.to_q = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
@@ -35,7 +48,9 @@ class SpatialAttention(nnx.Module):
         """X [B, H, W, C] -> [B, H, W, C]."""
         b, h, w, c = x.shape
         tokens = self.group_norm(x).reshape(b, h * w, c)
-        query, key, value = (layer(tokens)[:, :, None, :] for layer in (self.to_q, self.to_k, self.to_v))
+        query, key, value = (
+            layer(tokens)[:, :, None, :] for layer in (self.to_q, self.to_k, self.to_v)
+        )
         out = self.attend(query, key, value).astype(x.dtype)
         return x + self.to_out[0](out.reshape(b, h, w, c))
 
@@ -43,9 +58,15 @@ class SpatialAttention(nnx.Module):
 class VAEMidBlock(nnx.Module):
     """Resnet, attention, resnet."""
 
-    def __init__(self, channels: int, config: VAEConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
-        self.attentions = nnx.List([SpatialAttention(channels, config, attend=attend, dtype=dtype, rngs=rngs)])
-        self.resnets = nnx.List([_resnet(channels, channels, config, dtype, rngs) for _ in range(2)])
+    def __init__(
+        self, channels: int, config: VAEConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs
+    ):
+        self.attentions = nnx.List(
+            [SpatialAttention(channels, config, attend=attend, dtype=dtype, rngs=rngs)]
+        )
+        self.resnets = nnx.List(
+            [_resnet(channels, channels, config, dtype, rngs) for _ in range(2)]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """X [B, H, W, C] -> [B, H, W, C]."""
@@ -55,11 +76,18 @@ class VAEMidBlock(nnx.Module):
 class EncoderBlock(nnx.Module):
     """DownEncoderBlock2D."""
 
-    def __init__(self, cin: int, cout: int, config: VAEConfig, *, last: bool, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, cin: int, cout: int, config: VAEConfig, *, last: bool, dtype, rngs: nnx.Rngs
+    ):
         self.resnets = nnx.List(
-            [_resnet(cin if i == 0 else cout, cout, config, dtype, rngs) for i in range(config.layers_per_block)]
+            [
+                _resnet(cin if i == 0 else cout, cout, config, dtype, rngs)
+                for i in range(config.layers_per_block)
+            ]
         )
-        self.downsamplers = None if last else nnx.List([Downsample2D(cout, padding=(0, 1), dtype=dtype, rngs=rngs)])
+        self.downsamplers = (
+            None if last else nnx.List([Downsample2D(cout, padding=(0, 1), dtype=dtype, rngs=rngs)])
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """X [B, H, W, cin] -> [B, H/2, W/2, cout], or the same size at the last level."""
@@ -71,9 +99,14 @@ class EncoderBlock(nnx.Module):
 class DecoderBlock(nnx.Module):
     """UpDecoderBlock2D."""
 
-    def __init__(self, cin: int, cout: int, config: VAEConfig, *, last: bool, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, cin: int, cout: int, config: VAEConfig, *, last: bool, dtype, rngs: nnx.Rngs
+    ):
         self.resnets = nnx.List(
-            [_resnet(cin if i == 0 else cout, cout, config, dtype, rngs) for i in range(config.layers_per_block + 1)]
+            [
+                _resnet(cin if i == 0 else cout, cout, config, dtype, rngs)
+                for i in range(config.layers_per_block + 1)
+            ]
         )
         self.upsamplers = None if last else nnx.List([Upsample2D(cout, dtype=dtype, rngs=rngs)])
 
@@ -92,7 +125,14 @@ class Encoder(nnx.Module):
         self.conv_in = Conv3x3(config.in_channels, channels[0], dtype=dtype, rngs=rngs)
         self.down_blocks = nnx.List(
             [
-                EncoderBlock(channels[max(i - 1, 0)], c, config, last=i == len(channels) - 1, dtype=dtype, rngs=rngs)
+                EncoderBlock(
+                    channels[max(i - 1, 0)],
+                    c,
+                    config,
+                    last=i == len(channels) - 1,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 for i, c in enumerate(channels)
             ]
         )
@@ -117,7 +157,14 @@ class Decoder(nnx.Module):
         self.mid_block = VAEMidBlock(channels[0], config, attend=attend, dtype=dtype, rngs=rngs)
         self.up_blocks = nnx.List(
             [
-                DecoderBlock(channels[max(i - 1, 0)], c, config, last=i == len(channels) - 1, dtype=dtype, rngs=rngs)
+                DecoderBlock(
+                    channels[max(i - 1, 0)],
+                    c,
+                    config,
+                    last=i == len(channels) - 1,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
                 for i, c in enumerate(channels)
             ]
         )
@@ -138,22 +185,31 @@ class AutoencoderKL(nnx.Module):
     Latents here are the VAE's own, not yet multiplied by ``config.scaling_factor``.
     """
 
-    def __init__(self, config: VAEConfig, *, dtype=jnp.float32, attend: AttentionFn = xla_attention, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: VAEConfig,
+        *,
+        dtype=jnp.float32,
+        attend: AttentionFn = xla_attention,
+        rngs: nnx.Rngs,
+    ):
         self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, attend=attend, dtype=dtype, rngs=rngs)
         self.decoder = Decoder(config, attend=attend, dtype=dtype, rngs=rngs)
         moments = 2 * config.latent_channels
         self.quant_conv = Conv1x1(moments, moments, dtype=dtype, rngs=rngs)
-        self.post_quant_conv = Conv1x1(config.latent_channels, config.latent_channels, dtype=dtype, rngs=rngs)
+        self.post_quant_conv = Conv1x1(
+            config.latent_channels, config.latent_channels, dtype=dtype, rngs=rngs
+        )
 
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Images [B, H, W, 3] in [-1, 1] -> posterior mean and log variance, each [B, h, w, C] float32."""
+        """Images [B, H, W, 3] in [-1, 1] -> posterior mean, log variance, [B, h, w, C] float32."""
         moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
     def decode(self, latents: jax.Array) -> jax.Array:
-        """Unscaled latents [B, h, w, C] -> images [B, H, W, 3] float32, nominally in [-1, 1], not clipped."""
+        """Unscaled latents [B, h, w, C] -> images [B, H, W, 3] float32, not clipped to [-1, 1]."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)
 
 

@@ -218,9 +218,15 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
         predict = guided(denoise, inputs.guidance_scale)
         latents = ddim_sample(
             lambda x, t: predict(x, t, context, negative),
-            schedule, start, inputs.timesteps, inputs.previous, inputs.num_steps, inputs.eta,
-            step_noise, clip_range=shape.schedule.clip_range,
-        )  # fmt: skip
+            schedule,
+            start,
+            inputs.timesteps,
+            inputs.previous,
+            inputs.num_steps,
+            inputs.eta,
+            step_noise,
+            clip_range=shape.schedule.clip_range,
+        )
         images = bind(vae, component(params, "vae")).decode(latents / shape.vae.scaling_factor)
         return to_uint8(images)
 
@@ -237,9 +243,17 @@ def compiled_sampler(
     """
     rows, whole = batch_sharding(mesh), replicated(mesh)
     inputs = SampleInputs(
-        prompt_ids=rows, negative_ids=rows, seeds=rows, start=rows, use_start=whole,
-        timesteps=whole, previous=whole, num_steps=whole, guidance_scale=whole, eta=whole,
-    )  # fmt: skip
+        prompt_ids=rows,
+        negative_ids=rows,
+        seeds=rows,
+        start=rows,
+        use_start=whole,
+        timesteps=whole,
+        previous=whole,
+        num_steps=whole,
+        guidance_scale=whole,
+        eta=whole,
+    )
     # Params come already placed (place_params); their shardings are taken as they are.
     return jax.jit(make_generate(shape), in_shardings=(None, inputs), out_shardings=rows)
 

@@ -22,7 +22,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, *, keep: int):
         self._folder = (workdir / "checkpoints").absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        # Named here, because a new process must be able to ask what a checkpoint holds.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     @property
     def latest_step(self) -> int | None:

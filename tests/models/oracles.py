@@ -22,7 +22,7 @@ PUBLISHED = Path(__file__).parents[3] / "shared" / "assets" / "sd_configs"
 
 
 def published(name: str) -> dict:
-    """A JSON file of the published Stable Diffusion configs; skips the test where they are absent."""
+    """A JSON file of the published configs; skips the test where they are absent."""
     path = PUBLISHED / f"{name}.json"
     if not path.exists():
         pytest.skip(f"{path.name} is absent: the published configs are not part of the repository")
@@ -77,7 +77,7 @@ def ours_with_weights_of(module: torch.nn.Module, cfg):
 
 
 def torch_shapes(like: dict) -> dict[str, tuple[int, ...]]:
-    """Our abstract weights as torch would name and shape them, through the rule that exports use."""
+    """Our abstract weights as torch names and shapes them, through the rule of exports."""
     # A broadcast scalar has every shape and holds one number.
     views = {name: np.broadcast_to(np.float32(0), x.shape) for name, x in like.items()}
     return {name: x.shape for name, x in to_torch(views).items()}

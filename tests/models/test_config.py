@@ -94,7 +94,9 @@ def test_refuses_what_it_does_not_implement(cls, key, value):
 def test_names_every_missing_field():
     values = tiny.VAE.to_dict()
     assert VAEConfig.from_dict({"_class_name": "AutoencoderKL"}) == VAEConfig()
-    assert VAEConfig.from_dict({k: v for k, v in values.items() if k != "scaling_factor"}) == tiny.VAE
+    assert (
+        VAEConfig.from_dict({k: v for k, v in values.items() if k != "scaling_factor"}) == tiny.VAE
+    )
 
 
 def test_accepts_notes_of_the_libraries():

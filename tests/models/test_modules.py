@@ -1,4 +1,4 @@
-"""What every module keeps to: weights and numbers only, one flat name space, a pluggable attention."""
+"""What every module keeps to: weights and numbers only, flat names, a pluggable attention."""
 
 import functools
 
@@ -117,7 +117,7 @@ def test_replaced_attention_decides_the_output():
 def test_attention_by_name():
     assert attention.attention_implementation("xla") is attention.xla_attention
     assert attention.attention_implementation("cudnn") is attention.cudnn_attention
-    with pytest.raises(UserError, match="'flashy'.*xla, cudnn"):
+    with pytest.raises(UserError, match=r"'flashy'.*xla, cudnn"):
         attention.attention_implementation("flashy")
 
 

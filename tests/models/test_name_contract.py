@@ -47,7 +47,9 @@ def test_names_and_shapes_equal_torch_modules(name):
     assert oracles.torch_shapes(like) == theirs
 
 
-@pytest.mark.parametrize(("config", "cls", "keys", "count"), PUBLISHED, ids=[p[0] for p in PUBLISHED])
+@pytest.mark.parametrize(
+    ("config", "cls", "keys", "count"), PUBLISHED, ids=[p[0] for p in PUBLISHED]
+)
 def test_names_and_shapes_equal_published_checkpoints(config, cls, keys, count):
     cfg = cls.from_dict(oracles.published(config), f"{config}.json")
     listed = oracles.published(keys)
@@ -65,7 +67,7 @@ def test_every_published_key_list_is_covered():
 
 @pytest.mark.parametrize("name", TINY)
 def test_norms_have_torch_epsilon_and_groups(name):
-    """An epsilon of 1e-6 for 1e-5 hides below any parity tolerance as long as variances are near 1."""
+    """An epsilon of 1e-6 for 1e-5 hides below any tolerance while variances are near 1."""
     theirs = {
         oracles.published_name(f"{k}.weight").removesuffix(".weight"): (
             getattr(m, "num_groups", None),

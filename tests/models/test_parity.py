@@ -65,12 +65,16 @@ def swap_weights(module, cfg):
 def test_unet(request, source, height, width):
     cfg = config_of(source, UNetConfig)
     small = cfg is source
-    inputs = tiny.unet_inputs(cfg, height, width, batch=2 if small else 1, tokens=7 if small else 77)
+    inputs = tiny.unet_inputs(
+        cfg, height, width, batch=2 if small else 1, tokens=7 if small else 77
+    )
     latents, timesteps, context = inputs
     module = oracles.random_torch_module(cfg, seed=0)
     with torch.inference_mode():
         theirs = oracles.nhwc(
-            module(oracles.nchw(latents), torch.from_numpy(timesteps), torch.from_numpy(context)).sample
+            module(
+                oracles.nchw(latents), torch.from_numpy(timesteps), torch.from_numpy(context)
+            ).sample
         )
     graphdef, weights = swap_weights(module, cfg)
     del module
@@ -107,7 +111,7 @@ def test_vae(request, source, height, width):
 
 
 def test_vae_odd_image_and_clipped_logvar():
-    """Sides that 4 does not divide lose the remainder, and a wild log variance is clipped, as in torch."""
+    """Sides that 4 does not divide lose the remainder; a wild log variance is clipped."""
     module = oracles.random_torch_module(tiny.VAE, seed=2)
     with torch.no_grad():
         module.quant_conv.weight *= 300
@@ -199,4 +203,6 @@ def test_upsample_nearest(size):
     """Also to sizes that are no multiple, where index rounding decides."""
     x = np.random.default_rng(6).standard_normal((2, 3, 5, 4), np.float32)
     theirs = torch.nn.functional.interpolate(oracles.nchw(x), size=size, mode="nearest")
-    np.testing.assert_array_equal(layers.upsample_nearest(jnp.asarray(x), *size), oracles.nhwc(theirs))
+    np.testing.assert_array_equal(
+        layers.upsample_nearest(jnp.asarray(x), *size), oracles.nhwc(theirs)
+    )

@@ -85,7 +85,9 @@ def test_statistics_and_softmax_are_float32(name):
     runs = [k for k in like if k.startswith(part)]
     assert counted.count("rsqrt") == sum(k.endswith(".scale") for k in runs)
     # One softmax for each key projection: k_proj in CLIP, to_k elsewhere.
-    assert counted.count("reduce_max") == sum(k.endswith(("to_k.kernel", "k_proj.kernel")) for k in runs)
+    assert counted.count("reduce_max") == sum(
+        k.endswith(("to_k.kernel", "k_proj.kernel")) for k in runs
+    )
     # And the rest is what makes bfloat16 fast: no large product was left in float32.
     products = [e for e in found if e.primitive.name in ("dot_general", "conv_general_dilated")]
     assert products

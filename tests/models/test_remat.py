@@ -11,7 +11,6 @@ from medsd_jax.models import params, unet
 from medsd_jax.models.config import UNetConfig
 from tests.models import tiny
 
-
 ONE_LEVEL = UNetConfig(
     down_block_types=("CrossAttnDownBlock2D",),
     up_block_types=("CrossAttnUpBlock2D",),

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
+from medsd_jax.adaptation.full import full
 from medsd_jax.training.accumulation import accumulated_grad, split_micro_batches
 from medsd_jax.training.step import draw, encode_images, eval_draws, make_eval_step
-from medsd_jax.adaptation.full import full
 from tests.models.tiny import jit
 from tests.training.tiny_training import (
     TEXT,
@@ -78,8 +78,7 @@ def test_draws():
     moments = np.zeros((4000, 2, 2, 8), np.float32)
     batch = {"latent_moments": moments}
     one, two = (
-        draw(diffusion_model(), batch, jax.random.key(seed), caption_dropout=0.1)
-        for seed in (0, 1)
+        draw(diffusion_model(), batch, jax.random.key(seed), caption_dropout=0.1) for seed in (0, 1)
     )
     assert one.noise.shape == one.posterior.shape == (4000, 2, 2, 4)
     for normal in (one.noise, one.posterior):

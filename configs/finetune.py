@@ -1,0 +1,29 @@
+r"""Fine-tune the U-Net of a Stable Diffusion checkpoint on your own images, 512 pixels.
+
+Command:   python train.py --config configs/finetune.py --workdir runs/mine \
+               --config.model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 \
+               --config.data.source=folder --config.data.path=my_images
+Hardware:  one GPU or TPU host with 24 GB or more; more devices by --config.mesh.*.
+Hours:     not measured on an accelerator yet.
+Settings:  RoentGen's learning rate 5e-5 and AdamW (arXiv 2211.12737), at a batch that one device
+           holds; RoentGen's batch of 256 is data.batch_size=256 on many devices, or with
+           train.accumulation_steps.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """base.py with the differences of fine-tuning."""
+    config = base.get_config()
+    config.model.dtype = "bfloat16"
+    config.model.remat = True
+    config.data.source = "folder"
+    config.data.batch_size = 8
+    config.data.cache_latents = True
+    config.optim.learning_rate = 5e-5
+    config.optim.warmup_steps = 100
+    config.train.steps = 12_500
+    return config

@@ -1,0 +1,22 @@
+r"""Second step: the demo's U-Net and text encoder on NIH ChestX-ray14, 64 pixels, split by patient.
+
+Command:   python train.py --config configs/nih14_64px.py --workdir runs/nih \
+               --config.data.path=FOLDER   (after configs/nih14_vae_64px.py)
+Hardware:  two CPU cores, about 8 minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo
+
+
+def get_config() -> ConfigDict:
+    """demo.py with other data and a lower learning rate."""
+    config = demo.get_config()
+    config.model.path = "runs/nih_vae"
+    config.data.source = "nih14"
+    config.optim.learning_rate = 5e-4
+    config.train.steps = 1200
+    config.preview.prompts = ("Chest X-ray. No finding.", "Chest X-ray. Pleural effusion.")
+    config.preview.images_per_prompt = 8
+    return config

@@ -1,0 +1,19 @@
+r"""First step from phantoms to real X-rays: the demo's VAE learns NIH ChestX-ray14, 64 pixels.
+
+Command:   python train.py --config configs/nih14_vae_64px.py --workdir runs/nih_vae \
+               --config.data.path=FOLDER   (images/ and labels.csv; starts from runs/demo)
+Hardware:  two CPU cores, about 4 minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo_vae
+
+
+def get_config() -> ConfigDict:
+    """demo_vae.py with other data and the demo's weights to start from."""
+    config = demo_vae.get_config()
+    config.model.path = "runs/demo"
+    config.data.source = "nih14"
+    config.optim.learning_rate = 1e-3
+    return config
