@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import importlib.util
 
 import numpy as np
+import pytest
 from transformers import CLIPTokenizer
 
 from medsd_jax.models.clip import CLIPTextModel
@@ -84,3 +86,20 @@ def _tokenizer() -> CLIPTokenizer:
     words += ["<|startoftext|>", "<|endoftext|>"]
     vocab = {word: number for number, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=LENGTH)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread():
+    """For the test modules that import it, which compare with torch.
+
+    Two threads that wait for each other over tiny arrays take seconds on a busy machine.
+    """
+    if importlib.util.find_spec("torch") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from medsd_jax import api
 from medsd_jax.cli import export
 from medsd_jax.cli.main import main
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture(scope="module")

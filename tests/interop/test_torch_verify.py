@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -14,7 +15,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
-from tests.tiny_pipeline import LENGTH, SIDE, tiny_pipeline
+from tests.tiny_pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture
@@ -167,6 +168,7 @@ def test_the_folder_opens_where_there_is_no_jax(folder):
         capture_output=True,
         text=True,
         cwd=folder,  # away from the checkout
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("sampled\n")

@@ -1,0 +1,99 @@
+"""Where the time of one train step goes, by kind of operation, in both frameworks.
+
+    python -m benchmarks.profile_step [--size small] [--steps 3]
+
+Prints two tables, seconds per step. Ours are the events of jax's profiler, with an instruction of
+the compiled program mapped to its operation and to forward or backward by the program's metadata;
+torch's are its profiler's own operations. Events of parallel threads add up, so that a column may
+sum to more than the step took.
+"""
+
+import collections
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import harness, train_step  # before jax, see there
+
+# isort: split
+import jax
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+_INSTRUCTION = re.compile(
+    r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?[)\]}] ([\w\-]+)\(.*?op_name=\"([^\"]*)\"", re.MULTILINE
+)
+_LAST = re.compile(r"[\w\-]+$")
+
+
+def operations(program: str) -> dict[str, str]:
+    """Instruction name -> "opcode / jax operation, pass" of a compiled program's text."""
+    return {
+        name: f"{opcode} / {_operation(op_name)}"
+        for name, opcode, op_name in _INSTRUCTION.findall(program)
+    }
+
+
+def _operation(op_name: str) -> str:
+    found = _LAST.search(op_name)
+    operation = found.group() if found else "?"
+    return f"{operation}, {'backward' if 'transpose(jvp' in op_name else 'forward'}"
+
+
+def our_seconds(run, program: str, steps: int) -> dict[str, float]:
+    """Seconds of one step by kind of operation."""
+    kinds = operations(program)
+    totals: dict[str, float] = collections.defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(steps):
+                run()
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            for line in plane.lines:
+                for event in line.events:
+                    if event.name in kinds:
+                        totals[kinds[event.name]] += event.duration_ns / 1e9 / steps
+    return totals
+
+
+def torch_seconds(run, steps: int) -> dict[str, float]:
+    """Seconds of one step by torch operation, without what each calls."""
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            run()
+    gpu = torch.cuda.is_available()
+    return {
+        row.key: (row.self_device_time_total if gpu else row.self_cpu_time_total) / 1e6 / steps
+        for row in profiler.key_averages()
+    }
+
+
+def print_table(title: str, seconds: Mapping[str, float], rows: int = 20) -> None:
+    """The largest entries, in milliseconds and in percent of all."""
+    total = sum(seconds.values())
+    print(f"{title}: {1e3 * total:.0f} ms in all operations of a step")
+    for name, value in sorted(seconds.items(), key=lambda item: -item[1])[:rows]:
+        print(f"{1e3 * value:10.1f} ms {100 * value / total:5.1f} %  {name}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Profiles both and prints the tables."""
+    setting = harness.parse(argv, "profile of the train step", steps=3, steps_help="steps each")
+    setting = harness.with_batch(setting, setting.size.train_batch)
+    batch = train_step.make_batch(setting)
+    module = harness.torch_network(setting.size.unet, setting).train()
+    contestant, _, program = train_step.ours(setting, module, batch)
+    contestant.run()
+    print_table("ours", our_seconds(contestant.run, program.as_text(), setting.steps))
+    contestant = train_step.torchs("torch_eager", setting, module, batch)
+    contestant.run()
+    print_table("torch eager", torch_seconds(contestant.run, setting.steps))
+
+
+if __name__ == "__main__":
+    main()

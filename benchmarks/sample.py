@@ -1,0 +1,167 @@
+"""Sampling with DDIM and guidance, then the VAE decoder: ours beside torch diffusers.
+
+    python -m benchmarks.sample [--size small] [--steps 20] [--repeats 5] >> results.jsonl
+
+Start latents and both text contexts are given (no text encoder); each of the steps evaluates the
+U-Net once on a batch that guidance doubles. Weights are the same on both sides.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks import harness  # before jax, see there
+
+# isort: split
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from medsd_jax.diffusion.ddim import ddim_sample, step_tables
+from medsd_jax.diffusion.guidance import guided
+from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from medsd_jax.models.params import bind
+
+GUIDANCE_SCALE = 7.5
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+
+
+def make_inputs(setting: harness.Setting) -> dict[str, np.ndarray]:
+    """Start latents [B, h, w, C], context and negative context [B, S, D], all float32."""
+    rng = np.random.default_rng(0)
+    unet, b = setting.size.unet, setting.batch
+    start = (b, unet.sample_size, unet.sample_size, unet.in_channels)
+    context = (b, setting.size.tokens, unet.cross_attention_dim)
+    return {
+        "start": rng.standard_normal(start, np.float32),
+        "context": rng.standard_normal(context, np.float32),
+        "negative": rng.standard_normal(context, np.float32),
+    }
+
+
+def ours(
+    setting: harness.Setting, unet_module: Any, vae_module: Any, inputs: dict[str, np.ndarray]
+) -> tuple[harness.Contestant, dict[str, float]]:
+    """Our one compiled program, its compile seconds and FLOPs."""
+    unet, unet_weights = harness.our_network(setting.size.unet, unet_module, setting)
+    vae, vae_weights = harness.our_network(setting.size.vae, vae_module, setting)
+    config = ScheduleConfig.from_dict({"_class_name": "DDIMScheduler", **SCHEDULE})
+    schedule = NoiseSchedule.from_config(config)
+    weights = {"unet": unet_weights, "vae": vae_weights}
+    times, previous = step_tables(config, setting.steps, setting.steps)
+    arrays = jax.device_put(inputs)
+
+    def predict(weights, x, t, arrays):
+        run = guided(bind(unet, weights["unet"]), GUIDANCE_SCALE)
+        return run(x, t, arrays["context"], arrays["negative"])
+
+    def decode(weights, latents):
+        return bind(vae, weights["vae"]).decode(latents / setting.size.vae.scaling_factor)
+
+    def generate(weights, arrays, num_steps):
+        latents = ddim_sample(
+            lambda x, t: predict(weights, x, t, arrays),
+            schedule, arrays["start"], times, previous, num_steps, 0.0,
+            lambda i: jnp.zeros_like(arrays["start"]), clip_range=config.clip_range,
+        )  # fmt: skip
+        return decode(weights, latents)
+
+    steps = jnp.int32(setting.steps)
+    program, seconds, _ = harness.compile_ours(generate, weights, arrays, steps)
+    t = jnp.zeros(setting.batch, jnp.int32)
+    one_step = harness.flops_of(jax.jit(predict).lower(weights, arrays["start"], t, arrays))
+    decoding = harness.flops_of(jax.jit(decode).lower(weights, arrays["start"]))
+
+    def run() -> np.ndarray:
+        return np.asarray(program(weights, arrays, steps))
+
+    facts = {"flops": setting.steps * one_step + decoding, "compile_seconds": seconds}
+    return harness.Contestant("ours", run), facts
+
+
+def torchs(
+    name: str, setting: harness.Setting, modules: tuple[Any, Any], inputs: dict[str, np.ndarray]
+) -> harness.Contestant:
+    """The same in torch, written as diffusers' pipeline does it."""
+    scheduler = diffusers.DDIMScheduler(**SCHEDULE)
+    start = harness.to_torch_image(inputs["start"], setting).to(setting.torch_dtype)
+    contexts = torch.from_numpy(np.concatenate([inputs["negative"], inputs["context"]]))
+    contexts = contexts.to(setting.torch_device, setting.torch_dtype)
+    unet, vae = modules
+    decode: Callable = vae.decode
+    if name == "torch_compile":
+        unet, decode = torch.compile(unet), torch.compile(vae.decode)
+
+    @torch.inference_mode()
+    def run() -> np.ndarray:
+        scheduler.set_timesteps(setting.steps, device=setting.torch_device)
+        latents = start * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            doubled = scheduler.scale_model_input(torch.cat([latents, latents]), t)
+            negative, positive = unet(doubled, t, contexts, return_dict=False)[0].chunk(2)
+            output = negative + GUIDANCE_SCALE * (positive - negative)
+            latents = scheduler.step(output, t, latents, return_dict=False)[0]
+        images = decode(latents / setting.size.vae.scaling_factor, return_dict=False)[0]
+        return np.moveaxis(images.float().cpu().numpy(), 1, -1)
+
+    return harness.Contestant(name, run)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs the benchmark, prints its line and returns it."""
+    setting = harness.parse(
+        argv, "DDIM sampling, ours beside torch", steps=20, steps_help="DDIM steps"
+    )
+    setting = harness.with_batch(setting, setting.size.sample_batch)
+    record = {"benchmark": "sample", **harness.describe(setting), "steps": setting.steps}
+    inputs = make_inputs(setting)
+    modules = tuple(
+        harness.torch_network(config, setting).eval()
+        for config in (setting.size.unet, setting.size.vae)
+    )
+    contestant, facts = ours(setting, *modules, inputs)
+    # After ours took the float32 weights: torch's own are of the compute dtype, as users have it.
+    modules = tuple(module.to(setting.torch_dtype) for module in modules)
+    contestants = [contestant]
+    seconds, images = harness.first_call(contestant)
+    record |= {**facts, "images": list(images.shape), "first_call_seconds": {"ours": seconds}}
+    record |= {"failed": {}, "image_relative_difference": {}}
+    for name in ("torch_eager", "torch_compile") if setting.compiled else ("torch_eager",):
+        make = functools.partial(torchs, name, setting, modules, inputs)
+        if name == "torch_eager":
+            contestant = make()
+            with FlopCounterMode(display=False) as counter:
+                first = harness.first_call(contestant)
+            record["flops_torch_counter"] = counter.get_total_flops()
+        else:
+            got, error = harness.attempt(make)
+            if got is None:
+                print(f"{name} failed: {error}", file=sys.stderr)
+                record["failed"][name] = error
+                continue
+            contestant, *first = got
+        record["first_call_seconds"][name] = first[0]
+        record["image_relative_difference"][name] = harness.assert_agreement(
+            f"images of {name}", images, first[1], setting.dtype
+        )
+        contestants.append(contestant)
+    rounds = harness.interleave(contestants, calls=1, repeats=setting.repeats)
+    record |= harness.timing_report(rounds, record["flops"])
+    harness.print_json(record)
+    return record
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""sample.py as a user calls it: pictures, what is written about them, and mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsd_jax import api
+from medsd_jax.cli.main import exit_code
+from medsd_jax.cli.sample import run
+from medsd_jax.sampling.images import read_metadata
+from tests.tiny_pipeline import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    api.save(tiny_pipeline(), folder)
+    return folder
+
+
+def sample(model, output, *flags):
+    words = ["--model", str(model), "--output", str(output), "--num_steps", "2", *flags]
+    return exit_code(lambda: run(words))
+
+
+def test_pictures_and_what_is_known_about_them(model, tmp_path):
+    flags = ["--prompt", "a", "--prompt", "größer", "--num_images", "2", "--seed", "7"]
+    assert sample(model, tmp_path / "out", *flags) == 0
+    lines = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert [(x["prompt"], x["seed"]) for x in lines] == [
+        ("a", 7), ("a", 8), ("größer", 7), ("größer", 8)
+    ]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").glob("0*.png")) == [x["file"] for x in lines]
+    about = read_metadata(tmp_path / "out" / "00003.png")
+    assert about == {k: v for k, v in lines[3].items() if k != "file"}
+    assert about["num_steps"] == 2 and about["model_hash"] == tiny_pipeline().fingerprint()
+    assert (tmp_path / "out" / "grid.png").exists()
+
+
+def test_the_picture_is_the_one_of_the_python_api(model, tmp_path):
+    assert sample(model, tmp_path / "o", "--prompt", "a", "--seed", "3", "--num_images", "1") == 0
+    wanted = api.sample(api.load(model), ["a"], seeds=[3], num_steps=2, progress=False)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
+
+
+def test_prompts_from_a_csv_with_their_own_seeds(model, tmp_path, caplog):
+    table = tmp_path / "prompts.csv"
+    table.write_text('prompt,seed,label\n"one, two",5,x\nthree,,y\n', encoding="utf-8")
+    flags = ["--prompts_csv", str(table), "--num_images", "1", "--seed", "9"]
+    assert sample(model, tmp_path / "out", *flags) == 0
+    lines = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
+    assert [(x["prompt"], x["seed"]) for x in lines] == [("one, two", 5), ("three", 9)]
+    assert "columns not used: label" in caplog.text
+
+
+def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path):
+    noise = np.random.default_rng(0).standard_normal((2, 8, 8, 4)).astype(np.float32)
+    np.save(tmp_path / "start.npy", np.stack([noise[0], noise[0]]))
+    flags = ["--latents", str(tmp_path / "start.npy"), "--prompt", "a", "--num_images", "2"]
+    assert sample(model, tmp_path / "out", *flags) == 0
+    one, two = (np.asarray(Image.open(tmp_path / f"out/0000{i}.png")) for i in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "no prompt"),
+        (["--prompt", "a", "--num_steps", "0"], "num_steps = 0"),
+        (["--prompt", "a", "--guidance", "3"], "did you mean --guidance_scale"),
+        (["--prompt", "a", "--height", "17"], "height = 17"),
+        (["--prompt", "a", "--seed", "-1"], "seed -1"),
+        (["--prompt", "a", "--eta", "2"], "eta = 2"),
+        (["--prompts_csv", "absent.csv"], "absent.csv"),
+        (["--prompt", "a", "--latents", "absent.npy"], "absent.npy"),
+        (["--prompt", "a", "--num_images", "0"], "at least 1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(model, tmp_path, capsys, flags, said):
+    assert sample(model, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("medsd_jax: error:") and said in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_are_not_written_over(model, tmp_path, capsys):
+    assert sample(model, tmp_path, "--prompt", "a", "--num_images", "1") == 0
+    assert sample(model, tmp_path, "--prompt", "b", "--num_images", "1") == 2
+    assert "holds samples already" in capsys.readouterr().err
+
+
+def test_pickled_latents_are_refused(model, tmp_path, capsys):
+    np.save(tmp_path / "p.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert sample(model, tmp_path / "o", "--prompt", "a", "--latents", str(tmp_path / "p.npy")) == 2
+    assert "p.npy" in capsys.readouterr().err
