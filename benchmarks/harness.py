@@ -1,4 +1,4 @@
-"""What both benchmarks share: flags, devices, equal weights, interleaved timing, one JSON line.
+"""What both benchmarks share: flags, devices, equal weights, compilation, one JSON line.
 
 Import it before jax: it keeps jax from taking the whole memory of a GPU that torch needs too.
 """
@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks import timing
 from benchmarks.sizes import SIZES, Size
 from medsd_jax.arrays import Params
 from medsd_jax.interop.torch_layout import from_torch
@@ -37,22 +37,6 @@ except ImportError as error:
     raise SystemExit(f"{error}: the benchmarks need pip install 'medsd_jax[torch]'") from None
 
 diffusers.utils.logging.set_verbosity_error()
-
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2}
-"""Largest relative difference of the two frameworks' results: beyond it they did other work."""
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """One implementation of the work.
-
-    Attributes:
-        name: its key in the JSON line.
-        run: does the work once and returns when it is done, with a number or array to compare.
-    """
-
-    name: str
-    run: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -84,7 +68,7 @@ def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str
     add("--batch", type=_count, help="default: the size's own")
     add("--steps", type=_count, default=steps, help=f"{steps_help} (default {steps})")
     add("--repeats", type=_count, default=5, help="rounds, each contestant once in each")
-    add("--dtype", choices=tuple(TOLERANCE), help="default: bfloat16 on a GPU, else float32")
+    add("--dtype", choices=tuple(timing.TOLERANCE), help="default: bfloat16 on a GPU, else float32")
     add("--attention", choices=tuple(IMPLEMENTATIONS), default="xla", help="ours (default xla)")
     add("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too")
     add("--channels-last", action="store_true", help="give torch its channels_last layout")
@@ -98,7 +82,7 @@ def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str
     # float32 means float32: without this, jax multiplies in TF32 on a GPU and torch convolves so.
     jax.config.update("jax_default_matmul_precision", "highest")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(timing.cores())
     name = flags.size or ("sd15" if gpu else "small")
     return Setting(
         name=name,
@@ -124,10 +108,6 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} must be at least 1")
     return value
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def torch_network(config: Any, setting: Setting) -> Any:
@@ -184,124 +164,6 @@ def flops_of(lowered: Any) -> float:
     return float(lowered.cost_analysis()["flops"])
 
 
-def first_call(contestant: Contestant) -> tuple[float, float | np.ndarray]:
-    """Seconds and result of the first call, which compiles and warms up."""
-    begin = time.perf_counter()
-    result = contestant.run()
-    return time.perf_counter() - begin, result
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """What `interleave` measured: seconds per call, one a round, by contestant.
-
-    Attributes:
-        wall: elapsed.
-        cpu: of all this process's threads. On a machine that others use too it is the steadier one,
-            most of all with a single core (taskset), where no thread spins while it waits.
-        others: part of the cores that other processes used meanwhile; None where not Linux.
-        results: each contestant's last result.
-    """
-
-    wall: dict[str, list[float]]
-    cpu: dict[str, list[float]]
-    others: float | None
-    results: dict[str, Any]
-
-
-def interleave(contestants: Sequence[Contestant], *, calls: int, repeats: int) -> Rounds:
-    """Times the contestants in turns, so that what else the machine does hits them alike.
-
-    Args:
-        contestants: already warmed up.
-        calls: of each contestant in each round.
-        repeats: rounds; every second one goes through the contestants backwards.
-    """
-    start, before = time.perf_counter(), cpu_seconds()
-    wall: dict[str, list[float]] = {c.name: [] for c in contestants}
-    cpu: dict[str, list[float]] = {c.name: [] for c in contestants}
-    results: dict[str, Any] = {}
-    for round_number in range(repeats):
-        for contestant in contestants[:: 1 if round_number % 2 == 0 else -1]:
-            begin, cpu_begin = time.perf_counter(), time.process_time()
-            for _ in range(calls):
-                results[contestant.name] = contestant.run()
-            wall[contestant.name].append((time.perf_counter() - begin) / calls)
-            cpu[contestant.name].append((time.process_time() - cpu_begin) / calls)
-    others = others_share(before, cpu_seconds(), time.perf_counter() - start)
-    return Rounds(wall, cpu, others, results)
-
-
-def cpu_seconds() -> tuple[float, float] | None:
-    """CPU seconds used so far by the whole machine and by this process; None where not Linux."""
-    try:
-        with open("/proc/stat") as file:
-            user, nice, system, _, _, irq, soft_irq = map(int, file.readline().split()[1:8])
-    except OSError:
-        return None
-    busy = (user + nice + system + irq + soft_irq) / os.sysconf("SC_CLK_TCK")
-    return busy, time.process_time()
-
-
-def others_share(
-    before: tuple[float, float] | None, after: tuple[float, float] | None, wall: float
-) -> float | None:
-    """Part of the cores that other processes used in between: near 0, or the times are too long."""
-    if before is None or after is None:
-        return None
-    machine, own = (b - a for a, b in zip(before, after, strict=True))
-    return round(max(machine - own, 0.0) / (wall * _cores()), 3)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest, to 5 digits."""
-    numbers = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {key: float(f"{value:.5g}") for key, value in numbers.items()}
-
-
-def timing_report(rounds: Rounds, flops: float) -> dict[str, Any]:
-    """The timed part of the JSON line; `flops` of one call."""
-    return {
-        "other_processes_cpu_share": rounds.others,
-        "seconds": {name: spread(values) for name, values in rounds.wall.items()},
-        "cpu_seconds": {name: spread(values) for name, values in rounds.cpu.items()},
-        "gflop_per_second": {
-            name: round(flops / statistics.median(values) / 1e9, 2)
-            for name, values in rounds.wall.items()
-        },
-        # Below 1 ours is the faster.
-        "ratio_ours_to": _ratios(rounds.wall),
-        "cpu_ratio_ours_to": _ratios(rounds.cpu),
-    }
-
-
-def _ratios(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """Ours divided by the other, round by round."""
-    return {
-        name: spread([a / b for a, b in zip(seconds["ours"], values, strict=True)])
-        for name, values in seconds.items()
-        if name != "ours"
-    }
-
-
-def relative_difference(ours: Any, theirs: Any) -> float:
-    """Largest absolute difference over the largest absolute value of torch's result."""
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
-
-
-def assert_agreement(what: str, ours: Any, theirs: Any, dtype: str) -> float:
-    """The relative difference; AssertionError where the two computed different things."""
-    difference = relative_difference(ours, theirs)
-    if not difference <= TOLERANCE[dtype]:  # nan fails too
-        raise AssertionError(
-            f"{what}: ours and torch's differ by {difference:.2e} relative, more than "
-            f"{TOLERANCE[dtype]:.0e}: the two do not compute the same, so times mean nothing"
-        )
-    return difference
-
-
 def describe(setting: Setting) -> dict[str, Any]:
     """What was run where: the untimed part of the JSON line."""
     device = jax.devices()[0]
@@ -318,7 +180,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         if device.platform == "cpu"
         else device.device_kind,
         "platform": device.platform,
-        "cores": _cores(),
+        "cores": timing.cores(),
         "torch_threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
@@ -327,21 +189,6 @@ def describe(setting: Setting) -> dict[str, Any]:
             "diffusers": diffusers.__version__,
         },
     }
-
-
-def attempt(
-    make: Callable[[], Contestant],
-) -> tuple[tuple[Contestant, float, Any] | None, str | None]:
-    """A contestant with its first seconds and result, or the first line of what was raised.
-
-    For torch.compile: any error of any of its back ends is a finding, which goes into the JSON.
-    """
-    try:
-        contestant = make()
-        return (contestant, *first_call(contestant)), None
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return None, f"{type(error).__name__}: {lines[0][:300]}"
 
 
 def print_json(record: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import harness, train_step  # before jax, see there
+from benchmarks import harness, train_step  # before jax, see harness
 
 # isort: split
 import jax

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import timing
 from medsd_jax.diffusion.ddim import ddim_sample, step_tables
 from medsd_jax.diffusion.guidance import guided
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
@@ -53,7 +54,7 @@ def make_inputs(setting: harness.Setting) -> dict[str, np.ndarray]:
 
 def ours(
     setting: harness.Setting, unet_module: Any, vae_module: Any, inputs: dict[str, np.ndarray]
-) -> tuple[harness.Contestant, dict[str, float]]:
+) -> tuple[timing.Contestant, dict[str, float]]:
     """Our one compiled program, its compile seconds and FLOPs."""
     unet, unet_weights = harness.our_network(setting.size.unet, unet_module, setting)
     vae, vae_weights = harness.our_network(setting.size.vae, vae_module, setting)
@@ -88,12 +89,12 @@ def ours(
         return np.asarray(program(weights, arrays, steps))
 
     facts = {"flops": setting.steps * one_step + decoding, "compile_seconds": seconds}
-    return harness.Contestant("ours", run), facts
+    return timing.Contestant("ours", run), facts
 
 
 def torchs(
     name: str, setting: harness.Setting, modules: tuple[Any, Any], inputs: dict[str, np.ndarray]
-) -> harness.Contestant:
+) -> timing.Contestant:
     """The same in torch, written as diffusers' pipeline does it."""
     scheduler = diffusers.DDIMScheduler(**SCHEDULE)
     start = harness.to_torch_image(inputs["start"], setting).to(setting.torch_dtype)
@@ -116,7 +117,7 @@ def torchs(
         images = decode(latents / setting.size.vae.scaling_factor, return_dict=False)[0]
         return np.moveaxis(images.float().cpu().numpy(), 1, -1)
 
-    return harness.Contestant(name, run)
+    return timing.Contestant(name, run)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # After ours took the float32 weights: torch's own are of the compute dtype, as users have it.
     modules = tuple(module.to(setting.torch_dtype) for module in modules)
     contestants = [contestant]
-    seconds, images = harness.first_call(contestant)
+    seconds, images = timing.first_call(contestant)
     record |= {**facts, "images": list(images.shape), "first_call_seconds": {"ours": seconds}}
     record |= {"failed": {}, "image_relative_difference": {}}
     for name in ("torch_eager", "torch_compile") if setting.compiled else ("torch_eager",):
@@ -143,22 +144,22 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if name == "torch_eager":
             contestant = make()
             with FlopCounterMode(display=False) as counter:
-                first = harness.first_call(contestant)
+                first = timing.first_call(contestant)
             record["flops_torch_counter"] = counter.get_total_flops()
         else:
-            got, error = harness.attempt(make)
+            got, error = timing.attempt(make)
             if got is None:
                 print(f"{name} failed: {error}", file=sys.stderr)
                 record["failed"][name] = error
                 continue
             contestant, *first = got
         record["first_call_seconds"][name] = first[0]
-        record["image_relative_difference"][name] = harness.assert_agreement(
+        record["image_relative_difference"][name] = timing.assert_agreement(
             f"images of {name}", images, first[1], setting.dtype
         )
         contestants.append(contestant)
-    rounds = harness.interleave(contestants, calls=1, repeats=setting.repeats)
-    record |= harness.timing_report(rounds, record["flops"])
+    rounds = timing.interleave(contestants, calls=1, repeats=setting.repeats)
+    record |= timing.report(rounds, record["flops"])
     harness.print_json(record)
     return record
 

@@ -24,6 +24,7 @@ import optax
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import timing
 from medsd_jax.diffusion.loss import diffusion_loss
 from medsd_jax.diffusion.process import add_noise, target
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
@@ -78,7 +79,7 @@ def make_our_step(graph: Any, tx: optax.GradientTransformation) -> Any:
 
 def ours(
     setting: harness.Setting, module: Any, batch: dict
-) -> tuple[harness.Contestant, dict[str, float], jax.stages.Compiled]:
+) -> tuple[timing.Contestant, dict[str, float], jax.stages.Compiled]:
     """Our step, facts about it for the JSON line, and the compiled program."""
     graph, weights = harness.our_network(setting.size.unet, module, setting)
     settings = {k: v for k, v in OPTIMIZER.items() if k != "learning_rate"}
@@ -97,10 +98,10 @@ def ours(
         return float(scalars["loss"])
 
     facts = {"parameters": sum(math.prod(x.shape) for x in weights.values()), "flops": flops}
-    return harness.Contestant("ours", run), {**facts, "compile_seconds": seconds}, step
+    return timing.Contestant("ours", run), {**facts, "compile_seconds": seconds}, step
 
 
-def torchs(name: str, setting: harness.Setting, module: Any, batch: dict) -> harness.Contestant:
+def torchs(name: str, setting: harness.Setting, module: Any, batch: dict) -> timing.Contestant:
     """The same step in torch; trains `module` in place."""
     scheduler = diffusers.DDPMScheduler(**SCHEDULE)
     latents, noise = (harness.to_torch_image(batch[k], setting) for k in ("latents", "noise"))
@@ -132,7 +133,7 @@ def torchs(name: str, setting: harness.Setting, module: Any, batch: dict) -> har
         harness.synchronize(setting)
         return float(loss.detach())
 
-    return harness.Contestant(name, run)
+    return timing.Contestant(name, run)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     contestant, facts, _ = ours(setting, module, batch)
     del module
     contestants = [contestant]
-    first_seconds, ours_first = harness.first_call(contestant)
+    first_seconds, ours_first = timing.first_call(contestant)
     record |= {**facts, "first_call_seconds": {"ours": first_seconds}, "failed": {}}
     loss = {"ours": ours_first}
     for name in names:
@@ -157,10 +158,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if name == "torch_eager":
             contestant = make()
             with FlopCounterMode(display=False) as counter:
-                first = harness.first_call(contestant)
+                first = timing.first_call(contestant)
             record["flops_torch_counter"] = counter.get_total_flops()
         else:
-            got, error = harness.attempt(make)
+            got, error = timing.attempt(make)
             if got is None:
                 print(f"{name} failed: {error}", file=sys.stderr)
                 record["failed"][name] = error
@@ -170,20 +171,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         contestants.append(contestant)
     record["loss_first"] = loss
     record["loss_relative_difference"] = {
-        name: harness.assert_agreement(f"first loss of {name}", loss["ours"], x, setting.dtype)
+        name: timing.assert_agreement(f"first loss of {name}", loss["ours"], x, setting.dtype)
         for name, x in loss.items()
         if name != "ours"
     }
-    rounds = harness.interleave(contestants, calls=setting.steps, repeats=setting.repeats)
+    rounds = timing.interleave(contestants, calls=setting.steps, repeats=setting.repeats)
     last = rounds.results
     # After as many updates on both sides: the optimizers agree too.
     record["loss_last"] = last
     record["loss_last_relative_difference"] = {
-        name: harness.assert_agreement(f"last loss of {name}", last["ours"], x, setting.dtype)
+        name: timing.assert_agreement(f"last loss of {name}", last["ours"], x, setting.dtype)
         for name, x in last.items()
         if name != "ours"
     }
-    record |= harness.timing_report(rounds, record["flops"])
+    record |= timing.report(rounds, record["flops"])
     harness.print_json(record)
     return record
 

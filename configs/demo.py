@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
     config.optim.weight_decay = 0.0
-    config.train.steps = 1200
+    config.train.steps = 1000
     config.train.ema_decay = 0.995
     config.checkpoint.every_steps = 500
     config.checkpoint.keep = 1

@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     config.model.path = "runs/demo"
     config.data.source = "nih14"
     config.optim.learning_rate = 1e-3
+    config.train.steps = 300
     return config

@@ -13,14 +13,14 @@ ARGS = ["--size", "tiny", "--steps", "1", "--repeats", "2"]
 def test_train_step_line(capsys, monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    from benchmarks import harness, train_step
+    from benchmarks import timing, train_step
 
     def broken(module):
         raise RuntimeError("no compiler here\nand a second line")
 
     monkeypatch.setattr(torch, "compile", broken)
     # torch's threads wait for each other by spinning: on a busy machine that takes minutes.
-    monkeypatch.setattr(harness, "_cores", lambda: 1)
+    monkeypatch.setattr(timing, "cores", lambda: 1)
     threads = torch.get_num_threads()
     try:
         train_step.main(ARGS)
@@ -38,4 +38,4 @@ def test_train_step_line(capsys, monkeypatch):
     assert record["gflop_per_second"]["ours"] == pytest.approx(rate, rel=1e-2)
 
     with pytest.raises(AssertionError, match="do not compute the same"):
-        harness.assert_agreement("x", np.float32(1.001), np.float32(1.0), "float32")
+        timing.assert_agreement("x", np.float32(1.001), np.float32(1.0), "float32")

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medsd_jax import api
+from medsd_jax.adaptation.adaptation import Adaptation
 from medsd_jax.adaptation.full import full
 from medsd_jax.cli.device_setup import start_devices
 from medsd_jax.cli.flags import parse_train_flags
@@ -97,7 +98,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     dataset = open_data(config, workdir)
     is_vae = config.task == "vae"
-    adaptation = full((r"^vae\.",) if is_vae else tuple(config.adaptation.train))
+    adaptation = full((r"^vae\.",)) if is_vae else _adaptation(config)
     make_steps = _vae_steps if is_vae else _diffusion_steps
     train_step, eval_step = make_steps(config, model, adaptation, optimizer)
     validation = _make_validation(config, model, dataset)
@@ -152,8 +153,15 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
     )
 
 
+def _adaptation(config: ConfigDict) -> Adaptation:
+    return {"full": full}[config.adaptation.name](tuple(config.adaptation.train))
+
+
 def _diffusion_steps(
-    config: ConfigDict, model: StableDiffusion, adaptation, optimizer: optax.GradientTransformation
+    config: ConfigDict,
+    model: StableDiffusion,
+    adaptation: Adaptation,
+    optimizer: optax.GradientTransformation,
 ) -> tuple[Callable, Callable]:
     diffusion_model = make_diffusion_model(
         model,
@@ -199,7 +207,10 @@ def make_diffusion_model(
 
 
 def _vae_steps(
-    config: ConfigDict, model: StableDiffusion, adaptation, optimizer: optax.GradientTransformation
+    config: ConfigDict,
+    model: StableDiffusion,
+    adaptation: Adaptation,
+    optimizer: optax.GradientTransformation,
 ) -> tuple[Callable, Callable]:
     dtype = jnp.dtype(config.model.dtype)
     vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=dtype))

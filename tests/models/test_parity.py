@@ -20,8 +20,9 @@ from tests.models import oracles, tiny  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
-# Float32 sums in another order: 4e-7 to 5e-6 of the largest value was measured at tiny size, the
-# most in gradients. A wrong epsilon, GELU or padding is 1e-4 and more.
+# Float32 sums in another order: 4e-7 to 5e-6 of the largest value was measured, tiny and full size,
+# the most in gradients. A wrong GELU or padding gives 1e-4 and more; a wrong epsilon may give less,
+# so test_name_contract.py compares epsilons themselves.
 TOLERANCE = 1e-5
 full = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

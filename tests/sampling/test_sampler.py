@@ -61,7 +61,7 @@ def torch_sample(tmp_path_factory):
             pipes[kind].set_progress_bar_config(disable=True)
             assert isinstance(pipes[kind].scheduler, DDIMScheduler)
             assert pipes[kind].scheduler.config.prediction_type == kind
-        images = pipes[kind](**settings, height=SIDE, width=SIDE, eta=0.0).images
+        images = pipes[kind](**settings, height=SIDE, width=SIDE).images
         return np.stack([np.asarray(image) for image in images])
 
     return run
@@ -97,6 +97,32 @@ def test_same_picture_as_torch_without_guidance(torch_sample):
     )  # fmt: skip
     ours = sample(latents=LATENTS, guidance_scale=1.0, negative_prompts=NEGATIVES)
     assert level_difference(ours, theirs).mean() <= 0.5
+
+
+@pytest.mark.torch
+def test_same_picture_as_torch_with_fresh_noise_at_every_step(torch_sample, monkeypatch):
+    """torch's pipeline at eta 0.7 draws what our keys draw: a new sample a step, by the seed."""
+    import torch
+    from diffusers.schedulers import scheduling_ddim
+
+    seeds, step = [7, 2**31], iter(range(5))
+
+    def our_noise(shape, **kwargs):
+        i = next(step) + 1  # 0 is for the start
+        keys = [jax.random.fold_in(jax.random.key(seed), i) for seed in seeds]
+        noise = np.stack([jax.random.normal(key, LATENTS.shape[1:]) for key in keys])
+        return torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
+
+    monkeypatch.setattr(scheduling_ddim, "randn_tensor", our_noise)
+    theirs = torch_sample(
+        "epsilon", prompt=PROMPTS, num_inference_steps=5, guidance_scale=4.0, eta=0.7,
+        latents=torch.from_numpy(LATENTS.transpose(0, 3, 1, 2).copy()),
+    )  # fmt: skip
+    ours = sample(latents=LATENTS, guidance_scale=4.0, eta=0.7, seeds=seeds)
+    assert next(step, None) is None, "torch drew no noise at some step"
+    assert level_difference(ours, theirs).mean() <= 0.5
+    quiet = sample(latents=LATENTS, guidance_scale=4.0, seeds=seeds)
+    assert level_difference(ours, quiet).mean() > 5
 
 
 def test_nothing_recompiles(backend_compiles):

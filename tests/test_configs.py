@@ -1,0 +1,103 @@
+"""The recipes: each one builds, and every key of base.py is read by the code that trains."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from medsd_jax.cli import train
+from medsd_jax.cli.flags import load_config
+from medsd_jax.cli.train_checks import check_config
+from tests.e2e.tiny_run import recipe, write_model
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def keys(config: ConfigDict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, value in config.items(preserve_field_references=True):
+        if isinstance(value, ConfigDict):
+            found |= keys(value, f"{prefix}{name}.")
+        else:
+            found.add(prefix + name)
+    return found
+
+
+BASE = load_config(next(path for path in CONFIGS if path.stem == "base"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipe_has_the_keys_of_base_and_sensible_values(path):
+    config = load_config(path)
+    assert keys(config) == keys(BASE)
+    check_config(config)
+    train.make_schedule(
+        config.optim.schedule,
+        config.optim.learning_rate,
+        warmup_steps=config.optim.warmup_steps,
+        total_steps=config.train.steps,
+    )
+    if path.stem != "base":
+        text = path.read_text()
+        for word in ("Command:", "Hardware:"):
+            assert word in text, f"{path.name} does not say its {word}"
+
+
+class Recorder:
+    """A config that writes down which of its keys are read. Copying all of it is no reading."""
+
+    def __init__(self, config: ConfigDict, read: set[str], prefix: str = ""):
+        self._config, self._read, self._prefix = config, read, prefix
+
+    def __getattr__(self, name: str):
+        value = self._config[name]
+        if isinstance(value, ConfigDict):
+            return Recorder(value, self._read, f"{self._prefix}{name}.")
+        self._read.add(self._prefix + name)
+        return value
+
+    def to_dict(self) -> dict:
+        if self._prefix:
+            self._read |= {self._prefix + name for name in self._config}
+        return self._config.to_dict()
+
+
+def test_recorder_sees_what_is_read():
+    read = set()
+    config = Recorder(recipe("model", "data"), read)
+    assert config.train.steps == 4
+    config.mesh.to_dict()
+    config.to_dict()
+    assert read == {"train.steps", "mesh.data", "mesh.fsdp", "mesh.tensor"}
+
+
+def test_every_key_is_read(tmp_path, monkeypatch):
+    """By what trains, not by what checks values; up to the point where the loop would start."""
+    monkeypatch.setattr(train, "check_config", lambda config: None)
+    params = []
+
+    def loop(workdir, settings, **arguments):
+        params.append(arguments["params"])
+        if arguments["preview"] is not None:
+            arguments["preview"](arguments["params"], 0)
+        return arguments["params"]
+
+    monkeypatch.setattr(train, "train", loop)
+    monkeypatch.setattr(train.api, "sample", lambda model, prompts, **settings: _grey(prompts))
+    write_model(tmp_path / "model")
+    read = set()
+    for task in ("diffusion", "vae"):
+        config = recipe(
+            tmp_path / "model",
+            tmp_path / "data",
+            task=task,
+            vae__measure_scaling_factor=True,
+        )
+        train.train_by_config(Recorder(config, read), tmp_path / task)
+    assert len(params) == 2
+    assert keys(BASE) - read == set()
+
+
+def _grey(prompts):
+    return np.full((len(prompts), 16, 16, 3), 128, np.uint8)
