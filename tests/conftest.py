@@ -7,7 +7,7 @@ from pathlib import Path
 
 # Before jax or torch is imported. For the GPU tests: JAX_PLATFORMS=cuda pytest -m gpu
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("OMP_NUM_THREADS", "2")  # torch: jax runs beside it on the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch spins on busy cores; jax runs beside it
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"

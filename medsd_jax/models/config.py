@@ -12,20 +12,10 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from medsd_jax.errors import UserError
 
+# The second line is what diffusers' EMAModel leaves in the config of the weights it saves.
 _NOTES = frozenset(
-    {
-        "_class_name",
-        "_diffusers_version",
-        "_name_or_path",
-        # diffusers' EMAModel leaves its own settings in the config of the weights it saves.
-        "decay",
-        "inv_gamma",
-        "min_decay",
-        "optimization_step",
-        "power",
-        "update_after_step",
-        "use_ema_warmup",
-    }
+    "_class_name _diffusers_version _name_or_path "
+    "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
 )
 
 
