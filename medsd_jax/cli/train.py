@@ -26,6 +26,7 @@ from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.latents import encode_split
 from medsd_jax.data.loader import eval_batches, make_loader
 from medsd_jax.diffusion.schedule import NoiseSchedule
+from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.attention import attention_implementation
@@ -139,6 +140,11 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
     """The data set of the config, prepared on first use."""
     params = {}
     if config.data.source == "phantom":
+        if config.data.path is not None:
+            raise UserError(
+                f"data.path = {config.data.path} would not be read: data.source = 'phantom' draws "
+                "its pictures; set data.source to 'folder' or 'nih14'"
+            )
         params = {
             "num_images": config.data.num_images,
             "seed": config.data.phantom_seed,

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from medsd_jax.arrays import Params
+from medsd_jax.parallel.mesh import replicated
 
 
 def is_main_process() -> bool:
@@ -27,6 +29,11 @@ def put_params(params: Mapping[str, Any], shardings: Mapping[str, Any]) -> Param
         name: jax.make_array_from_callback(x.shape, shardings[name], lambda at, x=x: x[at])
         for name, x in params.items()
     }
+
+
+def replicated_key(seed: int, mesh: Mesh) -> jax.Array:
+    """jax.random.key(seed) on all devices: device_put refuses those of other processes."""
+    return jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(seed)
 
 
 def on_every_host(params: Params) -> Mapping[str, Any]:

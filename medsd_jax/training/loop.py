@@ -20,7 +20,7 @@ from tqdm import tqdm
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
 from medsd_jax.parallel.mesh import batch_sharding, put_batch, replicated
-from medsd_jax.parallel.multihost import is_main_process, put_params
+from medsd_jax.parallel.multihost import is_main_process, put_params, replicated_key
 from medsd_jax.parallel.sharding import bytes_per_device, tree_shardings
 from medsd_jax.training.checkpoint import (
     Checkpoints,
@@ -156,7 +156,7 @@ def train(
                 put_params(trainable, state_sharding.trainable)
             )
         frozen = put_params(frozen, frozen_sharding)
-        rng = jax.device_put(jax.random.key(settings.seed), replicated(mesh))
+        rng = replicated_key(settings.seed, mesh)
         del params, trainable  # stale from the first step on
         start = int(state.step)
         if start >= settings.steps:
@@ -186,7 +186,7 @@ def train(
             for batch in validation:
                 batch = put_batch(batch, mesh)
                 # A new key each time: a key is used up once only, also where it never changes.
-                rng = jax.random.key(settings.validation_seed)
+                rng = replicated_key(settings.validation_seed, mesh)
                 losses, examples = eval_fn(state.averaged, frozen, batch, rng, np.int32(first_row))
                 total, count = total + float(losses), count + float(examples)
                 first_row += batch["mask"].shape[0]
@@ -223,10 +223,11 @@ def train(
                 pending.clear()
                 check_finite(scalars, step)
                 rate = speed.rate()
-                learned_at = {"learning_rate": float(learning_rate(step - 1))}
-                scalars |= learned_at | ({"images_per_second": rate} if rate else {})
+                scalars["learning_rate"] = float(learning_rate(step - 1))
+                if rate:  # after the first step alone there is none
+                    scalars["images_per_second"] = rate
                 writer.write(step, {f"train/{name}": value for name, value in scalars.items()})
-                bar.set_postfix(loss=f"{scalars['loss']:.4f}", img_s=f"{rate:.1f}")
+                bar.set_postfix(loss=f"{scalars['loss']:.4f}", images_s=f"{rate:.1f}")
             with speed.paused():
                 if validation is not None and not stop and due(settings.validate_every):
                     validate(step)

@@ -10,7 +10,7 @@ from PIL import Image
 from medsd_jax import api
 from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.train import run, train_by_config
-from medsd_jax.training.metrics import read_scalars
+from medsd_jax.training.metrics import check_finite, read_scalars
 from tests.e2e.tiny_run import ROOT, recipe, write_model
 
 
@@ -90,8 +90,13 @@ def test_cached_latents_train_the_same(places, trained, tmp_path):
         )
 
 
-def test_validation_loss_depends_on_the_weights_alone(places, trained, tmp_path):
+def test_validation_loss_depends_on_the_weights_alone(places, trained, tmp_path, monkeypatch):
     """Not on the batch size, the mesh, accumulation or the run's seed."""
+
+    def no_training(*args):  # validation comes first, and is all that is wanted here
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr("medsd_jax.data.loader.BatchIterator.__next__", no_training)
     config = recipe(
         *places,
         seed=7,
@@ -102,7 +107,8 @@ def test_validation_loss_depends_on_the_weights_alone(places, trained, tmp_path)
         mesh__tensor=2,
         preview__every_steps=0,
     )
-    train_by_config(config, tmp_path)
+    with pytest.raises(RuntimeError, match="enough"):
+        train_by_config(config, tmp_path)
     ours, theirs = column(tmp_path, "validation/loss")[0], column(trained, "validation/loss")[0]
     assert ours == pytest.approx(theirs, rel=1e-6)
 
@@ -133,16 +139,20 @@ def command(places, workdir, *words):
         "--config.data.num_images=60",
         "--config.data.image_size=16",
         "--config.data.validation_fraction=0.3",
+        "--config.train.steps=1",
         *(f"--config.{word}" for word in words),
     ]
     return exit_code(lambda: run(argv))
 
 
-def test_diverged_run_is_one_line_and_1(places, tmp_path, capsys):
-    words = ("optim.learning_rate=1e30", "log.every_steps=1", "validation.every_steps=0")
-    assert command(places, tmp_path, *words) == 1
+def test_diverged_run_is_one_line_and_1(places, tmp_path, capsys, monkeypatch):
+    def diverge(*args, **kwargs):
+        check_finite({"loss": float("nan")}, 3)
+
+    monkeypatch.setattr("medsd_jax.cli.train.train", diverge)
+    assert command(places, tmp_path) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("medsd_jax: error: ") and "diverged" in line
+    assert line.startswith("medsd_jax: error: loss is nan at step 3") and "diverged" in line
     assert not (tmp_path / "model").exists()
 
 
@@ -154,12 +164,12 @@ def test_diverged_run_is_one_line_and_1(places, tmp_path, capsys):
         ("train.accumulation_steps=3", "data.batch_size = 8"),
         ("train.caption_dropout=1.5", "train.caption_dropout = 1.5"),
         ("train.min_snr_gamma=0.0", "train.min_snr_gamma = 0.0"),
-        ("data.batch_size=12", "such as 8"),
+        ("data.batch_size=12", "such as 16"),
         ("data.batch_size=80", "fewer than one batch"),
         ("data.image_size=17", "data.image_size = 17"),
         ("data.source=mimic", "'mimic'"),
         ("data.source=folder", "path"),
-        ("data.path=/nowhere", "path"),
+        ("data.path=/nowhere", "/nowhere"),
         ("mesh.tensor=3", "mesh.tensor = 3"),
         ("model.dtype=float16", "'float16'"),
         ("model.attention=magic", "'magic'"),

@@ -47,7 +47,12 @@ def one_device():
     ("axes", "accumulation_steps"),
     [
         pytest.param({"data": 4, "fsdp": 2}, 1, id="data-fsdp"),
-        pytest.param({"data": 2, "fsdp": 2, "tensor": 2}, 2, id="tensor-accumulation"),
+        pytest.param(
+            {"data": 2, "fsdp": 2, "tensor": 2},
+            2,
+            id="tensor-accumulation",
+            marks=pytest.mark.slow,  # half a minute of compilation
+        ),
     ],
 )
 def test_sharded_equals_one_device(one_device, axes, accumulation_steps):

@@ -1,0 +1,69 @@
+"""Two processes with four devices each train as one process with eight."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from medsd_jax import api
+from medsd_jax.training.metrics import read_scalars
+from tests.e2e.tiny_run import ROOT, write_model
+
+CODE = """
+import sys
+from pathlib import Path
+import jax
+number, count, port, model, data, workdir, steps = sys.argv[1:]
+jax.config.update("jax_disable_most_optimizations", True)
+if int(count) > 1:
+    jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
+from medsd_jax.cli.train import train_by_config
+from tests.e2e.tiny_run import recipe
+config = recipe(Path(model), Path(data), train__steps=int(steps), mesh__fsdp=4)
+train_by_config(config, Path(workdir))
+"""
+
+
+def run(count: int, *words) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={8 // count}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", CODE, *map(str, (number, count, port, *words))],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    errors = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0] * count, errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_train_and_resume_as_one(tmp_path):
+    model, data = tmp_path / "model", tmp_path / "data"
+    write_model(model)
+    run(1, model, data, tmp_path / "one", 4)
+    for steps in (2, 4):  # the second call resumes
+        run(2, model, data, tmp_path / "two", steps)
+    one, two = (
+        {(row["step"], name): x for row in read_scalars(tmp_path / run) for name, x in row.items()}
+        for run in ("one", "two")
+    )
+    compared = [key for key in one if key[1] in ("train/loss", "validation/loss")]
+    assert len(compared) == 7
+    for key in compared:
+        assert two[key] == pytest.approx(one[key], rel=1e-5), key
+    weights = api.load(tmp_path / "one").params
+    for name, x in api.load(tmp_path / "two").params.items():
+        # Adam's first steps are the sign of the gradient, which rounding decides where it is 0.
+        assert np.abs(x - weights[name]).mean() < 2e-5, name
