@@ -161,7 +161,7 @@ def test_changed_config_is_said(tmp_path, caplog):
     run(2)
     with caplog.at_level(logging.WARNING):
         run(4, learning_rate=0.5)
-    said = [r.getMessage() for r in caplog.records if r.name.startswith("medsd_jax")]
+    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert said == ["resumed with another optim.learning_rate: 0.5, before 0.01"]
     assert rows_of(run, "train/learning_rate")[3] == 0.5
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["learning_rate"] == 0.5
@@ -198,3 +198,12 @@ def test_nothing_to_validate_and_nothing_to_look_at(tmp_path):
     run.validation = None
     run(2)
     assert not rows_of(run, "validation/loss")
+
+
+def test_the_state_is_donated(tmp_path):
+    """An old state that is kept would be on the devices twice."""
+    seen = []
+    ToyRun(tmp_path)(6, preview=lambda params, step: seen.append(params))
+    before, after = seen
+    assert before["head.bias"].is_deleted() and not after["head.bias"].is_deleted()
+    assert not before["body.kernel"].is_deleted()  # frozen
