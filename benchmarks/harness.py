@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str
     add("--steps", type=_count, default=steps, help=f"{steps_help} (default {steps})")
     add("--repeats", type=_count, default=5, help="rounds, each contestant once in each")
     add("--dtype", choices=tuple(timing.TOLERANCE), help="default: bfloat16 on a GPU, else float32")
-    add("--attention", choices=tuple(IMPLEMENTATIONS), default="xla", help="ours (default xla)")
+    add("--attention", choices=tuple(IMPLEMENTATIONS), default="auto", help="ours (default auto)")
     add("--compile", action=argparse.BooleanOptionalAction, default=True, help="torch.compile too")
     add("--channels-last", action="store_true", help="give torch its channels_last layout")
     flags = parser.parse_args(argv)

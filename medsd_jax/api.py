@@ -60,7 +60,7 @@ def sample(
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     dtype: str = "float32",
-    attention: str = "xla",
+    attention: str = "auto",
     progress: bool = True,
 ) -> np.ndarray:
     """Samples one picture a prompt with DDIM and classifier-free guidance.
@@ -117,7 +117,7 @@ def sample(
     )  # fmt: skip
     settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "eta": eta}
     batch_size = _batch_size(batch_size, n, shape, mesh)
-    ids, negative_ids = encode_prompts(model.tokenizer, prompts), _encode_distinct(model, negatives)
+    ids, negative_ids = (encode_prompts(model.tokenizer, texts) for texts in (prompts, negatives))
     # All inputs are checked before anything is computed.
     make_inputs(shape, ids, negative_ids, seeds, start=latents, **settings)
 
@@ -135,13 +135,6 @@ def sample(
             images.append(np.asarray(jax.device_get(generate(params, inputs))))
             bar.update(min(batch_size, n - start))
     return np.concatenate(images)[:n]
-
-
-def _encode_distinct(model: StableDiffusion, texts: list[str]) -> np.ndarray:
-    """Encodes each different text once, so that a warning about a cut text comes once."""
-    distinct = list(dict.fromkeys(texts))
-    ids = encode_prompts(model.tokenizer, distinct)
-    return ids[[distinct.index(text) for text in texts]]
 
 
 def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> int:

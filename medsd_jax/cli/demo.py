@@ -105,8 +105,6 @@ def find_configs(folder: Path | None) -> Path:
 
 def make_untrained(folder: Path, config) -> None:
     """Writes a model of the demo's shapes: random weights, a tokenizer learnt from the captions."""
-    import jax
-
     from medsd_jax import api
     from medsd_jax.cli.train import open_data
     from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
@@ -158,4 +156,4 @@ def make_untrained(folder: Path, config) -> None:
         "set_alpha_to_one": False,
         "clip_sample": False,
     }
-    api.save(random_model(unet, vae, text_encoder, scheduler, tokenizer, jax.random.key(0)), folder)
+    api.save(random_model(unet, vae, text_encoder, scheduler, tokenizer, 0), folder)

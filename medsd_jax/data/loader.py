@@ -23,38 +23,15 @@ from medsd_jax.data.transforms import (
 )
 from medsd_jax.errors import UserError
 
-Encode = Callable[[list[str]], np.ndarray]
-"""Texts -> prompt ids, int32 [n, S]."""
+Encode = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> prompt ids, int32 [n, S]. It meets texts that repeat."""
 
 Batch = dict[str, np.ndarray]
 
 CACHE_BYTES = 2**30
 """Decoded pictures are kept in memory when the whole split fits in this many bytes."""
 
-_ENCODE_AT_ONCE = 1024
 _STATE_VERSION = 1
-
-
-def encode_texts(texts: Sequence[str], encode: Encode) -> np.ndarray:
-    """Tokenise every distinct text once.
-
-    Args:
-        texts: n captions.
-        encode: texts -> int32 [m, S].
-
-    Returns:
-        [n, S] int32.
-    """
-    distinct = list(dict.fromkeys(texts))
-    parts = []
-    for start in range(0, len(distinct), _ENCODE_AT_ONCE):
-        some = distinct[start : start + _ENCODE_AT_ONCE]
-        ids = np.asarray(encode(some))
-        assert ids.ndim == 2 and len(ids) == len(some), (ids.shape, len(some))
-        assert np.issubdtype(ids.dtype, np.integer), ids.dtype
-        parts.append(ids.astype(np.int32))
-    row = {text: i for i, text in enumerate(distinct)}
-    return np.concatenate(parts)[[row[text] for text in texts]]
 
 
 class _Pictures:
@@ -229,7 +206,7 @@ def make_loader(
             raise UserError("cached latents cannot be mirrored: switch the cache or the flips off")
         cache_bytes = 0
     pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
-    prompt_ids = encode_texts(split.texts, encode)
+    prompt_ids = encode(split.texts)
 
     def load(number: int, indices: np.ndarray) -> Batch:
         mine = indices[start:stop]
@@ -331,5 +308,5 @@ def eval_batches(
         raise UserError(f"num_examples is {num_examples}: it must be at least 1")
     count = len(split) if num_examples is None else min(num_examples, len(split))
     pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
-    prompt_ids = encode_texts(split.texts[:count], encode)
+    prompt_ids = encode(split.texts[:count])
     return EvalBatches(pictures, prompt_ids, rows, batch_size)

@@ -17,6 +17,7 @@ from medsd_jax.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
+_ENCODED_AT_ONCE = 1024  # bounds the memory that the tokenizer's own objects take
 _SHOWN_CUTS = 10  # a caption file may hold thousands of long reports
 _UNSTATED_LENGTH = 10**6  # transformers puts 1e30 where no file states a length
 _LOAD_TRACES = ("is_local", "local_files_only", "name_or_path", "backend")
@@ -90,7 +91,8 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
     """Turns prompts into token ids, padded to the tokenizer's length.
 
-    A longer prompt is cut; a log line shows what was lost, as a long report loses its end.
+    A longer prompt is cut; a log line shows what was lost, as a long report loses its end. Each
+    different prompt is encoded, and reported, once.
 
     Args:
         tokenizer: a transformers tokenizer with a stated `model_max_length` S.
@@ -115,6 +117,25 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
             raise UserError(f"prompt {number} is {prompt!r}, not a text; leave it out or write ''")
     if not prompts:
         return np.zeros((0, length), np.int32)
+    first_use: dict[str, int] = {}
+    for number, prompt in enumerate(prompts):
+        first_use.setdefault(prompt, number)
+    distinct = list(first_use)
+    ids, lost = [], {}
+    for start in range(0, len(distinct), _ENCODED_AT_ONCE):
+        some = distinct[start : start + _ENCODED_AT_ONCE]
+        some_ids, some_lost = _encode(tokenizer, some, length)
+        ids.append(some_ids)
+        lost |= {first_use[some[row]]: tokens for row, tokens in some_lost.items()}
+    _report_cuts(tokenizer, lost, length)
+    row_of = {prompt: row for row, prompt in enumerate(distinct)}
+    return np.concatenate(ids)[[row_of[prompt] for prompt in prompts]]
+
+
+def _encode(
+    tokenizer: Any, prompts: list[str], length: int
+) -> tuple[np.ndarray, dict[int, list[int]]]:
+    """Ids [n, length] int32, and the ids that did not fit by the prompt's number."""
     encoded = tokenizer(
         prompts,
         padding="max_length",
@@ -137,8 +158,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
         else:
             tail = (token for token, mark in zip(ids, special, strict=True) if not mark)
             lost.setdefault(number, []).extend(tail)
-    _report_cuts(tokenizer, lost, length)
-    return np.asarray([kept[number] for number in range(len(prompts))], np.int32)
+    return np.asarray([kept[number] for number in range(len(prompts))], np.int32), lost
 
 
 def _report_cuts(tokenizer: Any, lost: Mapping[int, list[int]], length: int) -> None:

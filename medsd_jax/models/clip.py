@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from medsd_jax.models.attention import AttentionFn, xla_attention
+from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.config import CLIPTextConfig
 from medsd_jax.models.layers import LayerNorm
 
@@ -126,7 +126,7 @@ class CLIPTextModel(nnx.Module):
         config: CLIPTextConfig,
         *,
         dtype=jnp.float32,
-        attend: AttentionFn = xla_attention,
+        attend: AttentionFn = auto_attention,
         rngs: nnx.Rngs,
     ):
         self.config = config

@@ -43,11 +43,6 @@ def abstract(
     return nnx.graphdef(module), flat_params(module)
 
 
-def init_params(make_module: Callable[..., nnx.Module], rng: jax.Array) -> Params:
-    """Random weights for ``make_module(rngs=...)``, made in one jitted call."""
-    return jax.jit(lambda key: flat_params(make_module(rngs=nnx.Rngs(key))))(rng)
-
-
 def bind(graphdef: nnx.GraphDef, params: Params) -> nnx.Module:
     """The module with these weights. Free in a traced function: it only rearranges references."""
     paths = {

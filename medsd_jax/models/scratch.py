@@ -1,16 +1,17 @@
 """Random weights for all three networks: training from scratch, and tests."""
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 from medsd_jax.arrays import Params
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
-from medsd_jax.models.params import init_params, with_prefix
+from medsd_jax.models.params import abstract, with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
@@ -22,7 +23,7 @@ def random_model(
     text_encoder: CLIPTextConfig,
     scheduler: Mapping[str, Any],
     tokenizer: Any,
-    rng: jax.Array,
+    seed: int,
 ) -> StableDiffusion:
     """A Stable Diffusion of these shapes that has learnt nothing.
 
@@ -35,20 +36,56 @@ def random_model(
         text_encoder: shapes.
         scheduler: scheduler_config.json's content.
         tokenizer: of the text encoder's vocabulary.
-        rng: key, used up.
+        seed: non-negative.
     """
-    rng_unet, rng_vae, rng_text = jax.random.split(rng, 3)
+    rng_unet, rng_vae, rng_text = np.random.default_rng(seed).spawn(3)
+    clip = functools.partial(CLIPTextModel, text_encoder)
     params = {
         **with_prefix(
-            _zero_branches(init_params(functools.partial(UNet2DConditionModel, unet), rng_unet)),
+            _zero_branches(random_params(functools.partial(UNet2DConditionModel, unet), rng_unet)),
             "unet",
         ),
-        **with_prefix(init_params(functools.partial(AutoencoderKL, vae), rng_vae), "vae"),
+        **with_prefix(random_params(functools.partial(AutoencoderKL, vae), rng_vae), "vae"),
         **with_prefix(
-            init_params(functools.partial(CLIPTextModel, text_encoder), rng_text), "text_encoder"
+            random_params(clip, rng_text, embedding_std=text_encoder.initializer_range),
+            "text_encoder",
         ),
     }
     return StableDiffusion(unet, vae, text_encoder, scheduler, tokenizer, params)
+
+
+def random_params(
+    make_module: Callable[..., nnx.Module],
+    rng: np.random.Generator,
+    embedding_std: float = 0.02,
+) -> Params:
+    """Random float32 weights on the host, by the rule of each kind of weight.
+
+    Kernels are normal with variance 1 / fan-in (LeCun), scales one, biases zero, embeddings normal.
+    NumPy draws them, as XLA would first compile one small program for each of hundreds of shapes.
+
+    Args:
+        make_module: called as ``make_module(rngs=...)``.
+        rng: advanced by the draws.
+        embedding_std: standard deviation of embedding tables.
+    """
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        match name.rpartition(".")[2]:
+            case "kernel":
+                scale = math.prod(shape[:-1]) ** -0.5
+            case "embedding":
+                scale = embedding_std
+            case "scale":
+                return np.ones(shape, np.float32)
+            case "bias":
+                return np.zeros(shape, np.float32)
+            case kind:
+                raise AssertionError(f"no rule for the weight {name}, a {kind}")
+        return rng.standard_normal(shape, np.float32) * np.float32(scale)
+
+    _, like = abstract(make_module)
+    return {name: draw(name, x.shape) for name, x in like.items()}
 
 
 _BRANCH_ENDS = ("conv2.kernel", "proj_out.kernel", "conv_out.kernel")
@@ -56,5 +93,5 @@ _BRANCH_ENDS = ("conv2.kernel", "proj_out.kernel", "conv_out.kernel")
 
 def _zero_branches(params: Params) -> Params:
     return {
-        name: jnp.zeros_like(x) if name.endswith(_BRANCH_ENDS) else x for name, x in params.items()
+        name: np.zeros_like(x) if name.endswith(_BRANCH_ENDS) else x for name, x in params.items()
     }

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from medsd_jax.models.attention import AttentionFn, xla_attention
+from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.config import UNetConfig
 from medsd_jax.models.layers import (
     Conv3x3,
@@ -163,7 +163,7 @@ class UNet2DConditionModel(nnx.Module):
         config: UNetConfig,
         *,
         dtype=jnp.float32,
-        attend: AttentionFn = xla_attention,
+        attend: AttentionFn = auto_attention,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from medsd_jax.models.attention import AttentionFn, xla_attention
+from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.config import VAEConfig
 from medsd_jax.models.layers import (
     Conv1x1,
@@ -190,7 +190,7 @@ class AutoencoderKL(nnx.Module):
         config: VAEConfig,
         *,
         dtype=jnp.float32,
-        attend: AttentionFn = xla_attention,
+        attend: AttentionFn = auto_attention,
         rngs: nnx.Rngs,
     ):
         self.config, self.dtype = config, dtype

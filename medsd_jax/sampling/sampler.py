@@ -59,7 +59,7 @@ class SamplerShape:
     width: int
     max_steps: int = 1000
     dtype: str = "float32"
-    attention: str = "xla"
+    attention: str = "auto"
 
     @property
     def latents(self) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medsd_jax.data.dataset import open_dataset
-from medsd_jax.data.loader import encode_texts, eval_batches, make_loader
+from medsd_jax.data.loader import eval_batches, make_loader
 from medsd_jax.errors import UserError
 
 SIZE = 16
@@ -215,19 +215,6 @@ def test_small_splits_are_decoded_once(loaders, dataset, monkeypatch):
         monkeypatch.setattr(type(dataset.train), "__getitem__", counting)
         list(loaders(batch_size=1, num_epochs=3, cache_bytes=cache_bytes))
     assert counts == {"cached": len(dataset.train), "not": 3 * len(dataset.train)}
-
-
-def test_texts_are_encoded_once_each():
-    asked = []
-
-    def encode(texts):
-        asked.extend(texts)
-        return _encode(texts)
-
-    texts = [f"caption {i % 1500}" for i in range(4000)]
-    ids = encode_texts(texts, encode)
-    assert len(asked) == 1500
-    np.testing.assert_array_equal(ids, _encode(texts))
 
 
 def _eval(split, **changes):

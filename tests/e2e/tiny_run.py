@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 
 from medsd_jax import api
@@ -28,7 +27,7 @@ def write_model(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
     )
     api.save(
-        random_model(shapes.unet, shapes.vae, text, shapes.scheduler, tokenizer, jax.random.key(0)),
+        random_model(shapes.unet, shapes.vae, text, shapes.scheduler, tokenizer, 0),
         folder,
     )
 

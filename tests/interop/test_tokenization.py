@@ -140,9 +140,25 @@ def test_a_cut_prompt_is_told_with_what_was_lost(tokenizer, caplog):
 
 def test_many_cut_prompts_do_not_flood_the_log(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
-        encode_prompts(tokenizer, ["a b c d e f g h i j k l m"] * 25)
+        encode_prompts(tokenizer, [f"a b c d e f g h i j k l {i}" for i in range(25)])
     assert len(caplog.records) == 11
     assert caplog.messages[-1] == "15 more prompts are longer than 12 tokens and were cut"
+
+
+def test_a_repeated_prompt_is_encoded_and_told_once(tokenizer, caplog):
+    long = "lung lung lung lung lung effusion"
+    with caplog.at_level(logging.WARNING):
+        ids = encode_prompts(tokenizer, ["lung", long, "lung", long])
+    assert len(caplog.records) == 1 and "prompt 1 is longer" in caplog.text
+    np.testing.assert_array_equal(ids[[0, 1]], ids[[2, 3]])
+
+
+def test_thousands_of_prompts_keep_their_order(tokenizer):
+    """More distinct prompts than are encoded at once, each also on its own."""
+    prompts = [f"{a} {b}" for a in "abcdefghij" for b in range(150)]
+    ids = encode_prompts(tokenizer, prompts)
+    for i in (0, 1023, 1024, 1499):
+        np.testing.assert_array_equal(ids[i], encode_prompts(tokenizer, [prompts[i]])[0])
 
 
 def test_a_prompt_that_just_fits_is_not_cut(tokenizer, caplog):

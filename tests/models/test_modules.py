@@ -52,16 +52,6 @@ def test_structure_is_the_same_every_time():
     }
 
 
-def test_init_params_depends_on_the_key():
-    first, same, other = (
-        params.init_params(MODULES["clip"], jax.random.key(seed)) for seed in (0, 0, 1)
-    )
-    name = "text_model.encoder.layers.1.mlp.fc1.kernel"
-    np.testing.assert_array_equal(first[name], same[name])
-    assert not np.allclose(first[name], other[name])
-    assert not np.allclose(first[name], first[name.replace("layers.1", "layers.0")])
-
-
 def test_component_takes_off_what_with_prefix_put_on():
     weights = {"conv_in.bias": 1, "conv_in.kernel": 2}
     both = params.with_prefix(weights, "unet") | params.with_prefix({"x.bias": 3}, "unet2")
@@ -117,8 +107,44 @@ def test_replaced_attention_decides_the_output():
 def test_attention_by_name():
     assert attention.attention_implementation("xla") is attention.xla_attention
     assert attention.attention_implementation("cudnn") is attention.cudnn_attention
-    with pytest.raises(UserError, match=r"'flashy'.*xla, cudnn"):
+    with pytest.raises(UserError, match=r"'flashy'.*auto, xla, cudnn, late_division"):
         attention.attention_implementation("flashy")
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("size", [1.0, 30.0])  # logits up to thousands: the shift must hold
+@pytest.mark.parametrize("name", ["auto", "xla", "late_division"])
+def test_attention_equals_torch(name, size, is_causal):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    tokens = (11, 11) if is_causal else (11, 7)
+    query, key, value = (
+        rng.normal(size=(2, n, 3, 8)).astype(np.float32) * scale
+        for n, scale in zip((*tokens, tokens[1]), (size, size, 1.0), strict=True)
+    )
+    cotangent = rng.normal(size=query.shape).astype(np.float32)
+
+    leaves = [torch.tensor(x, requires_grad=True) for x in (query, key, value)]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in leaves), is_causal=is_causal
+    ).transpose(1, 2)
+    expected.backward(torch.tensor(cotangent))
+
+    attend = functools.partial(attention.attention_implementation(name), is_causal=is_causal)
+    out, back = jax.vjp(attend, query, key, value)
+    # float32 on both sides; the logits' rounding grows with their size, which is size squared.
+    limit = 2e-6 * size**2
+    np.testing.assert_allclose(out, expected.detach(), atol=limit, rtol=0)
+    for gradient, leaf in zip(back(jnp.asarray(cotangent)), leaves, strict=True):
+        np.testing.assert_allclose(gradient, leaf.grad, atol=limit * size, rtol=0)
+
+
+def test_attention_keeps_the_dtype_and_accumulates_in_float32():
+    ones = jnp.ones((1, 3000, 1, 8), jnp.bfloat16)
+    for name in ("xla", "late_division"):
+        out = attention.attention_implementation(name)(ones, ones, ones)
+        assert out.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(out, ones)  # a bfloat16 sum of 3000 ones stops at 256
 
 
 def test_text_sees_no_later_token():
