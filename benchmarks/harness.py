@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from medsd_jax.models.vae import AutoencoderKL
 try:
     import diffusers
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 except ImportError as error:
     raise SystemExit(f"{error}: the benchmarks need pip install 'medsd_jax[torch]'") from None
 
@@ -157,6 +159,69 @@ def compile_ours(function: Callable, *args: Any, **jit: Any) -> tuple[Callable, 
     lowered = jax.jit(function, **jit).lower(*args)
     compiled = lowered.compile()
     return compiled, time.perf_counter() - begin, flops_of(lowered)
+
+
+def torch_contestants(
+    make: Callable[[str], timing.Contestant], setting: Setting, record: dict[str, Any]
+) -> tuple[list[timing.Contestant], dict[str, Any]]:
+    """The contestants of torch, each called once: torch_eager, and torch_compile where it works.
+
+    Writes `first_call_seconds`, `flops_torch_counter` and `failed` into the record.
+
+    Args:
+        make: by name.
+        setting: says whether to try torch.compile.
+        record: of the run.
+
+    Returns:
+        The contestants that work, and each one's first result by its name.
+    """
+    record["failed"] = {}
+    eager = make("torch_eager")
+    with FlopCounterMode(display=False) as counter:
+        seconds, result = timing.first_call(eager)
+    record["flops_torch_counter"] = counter.get_total_flops()
+    record["first_call_seconds"]["torch_eager"] = seconds
+    contestants, results = [eager], {"torch_eager": result}
+    if setting.compiled:
+        # Any error of any of its back ends is a finding, not the end of the run.
+        try:
+            compiled = make("torch_compile")
+            seconds, result = timing.first_call(compiled)
+        except Exception as error:
+            note_failure(record, "torch_compile", error)
+        else:
+            record["first_call_seconds"]["torch_compile"] = seconds
+            contestants.append(compiled)
+            results["torch_compile"] = result
+    return contestants, results
+
+
+def compare(
+    record: dict[str, Any], key: str, ours: Any, theirs: Mapping[str, Any], dtype: str
+) -> None:
+    """Writes torch's relative differences from ours into ``record[key]``.
+
+    Raises:
+        AssertionError: torch_eager computed something else. If torch_compile did, that goes under
+            `failed`, as it should equal torch_eager.
+    """
+    record[key] = {}
+    for name, result in theirs.items():
+        record[key][name] = timing.relative_difference(ours, result)
+        try:
+            timing.assert_agreement(f"{key} of {name}", ours, result, dtype)
+        except AssertionError as error:
+            if name != "torch_compile":
+                raise
+            note_failure(record, name, error)
+
+
+def note_failure(record: dict[str, Any], name: str, error: Exception) -> None:
+    """Puts the first line of an error under `failed`, and onto the screen."""
+    lines = str(error).strip().splitlines() or [""]
+    record["failed"][name] = f"{type(error).__name__}: {lines[0][:300]}"
+    print(f"{name} failed: {record['failed'][name]}", file=sys.stderr)
 
 
 def flops_of(lowered: Any) -> float:

@@ -1,6 +1,6 @@
 """Where the time of one train step goes, by kind of operation, in both frameworks.
 
-    python -m benchmarks.profile_step [--size small] [--steps 3]
+    python benchmarks/profile_step.py [--size small] [--steps 3]
 
 Prints two tables, seconds per step. Ours are the events of jax's profiler, with an instruction of
 the compiled program mapped to its operation and to forward or backward by the program's metadata;
@@ -10,9 +10,12 @@ sum to more than the step took.
 
 import collections
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # when run as a script
 
 from benchmarks import harness, train_step  # before jax, see harness
 

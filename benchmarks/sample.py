@@ -1,15 +1,17 @@
 """Sampling with DDIM and guidance, then the VAE decoder: ours beside torch diffusers.
 
-    python -m benchmarks.sample [--size small] [--steps 20] [--repeats 5] >> results.jsonl
+    python benchmarks/sample.py [--size small] [--steps 20] [--repeats 5] >> results.jsonl
 
 Start latents and both text contexts are given (no text encoder); each of the steps evaluates the
 U-Net once on a batch that guidance doubles. Weights are the same on both sides.
 """
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # when run as a script
 
 from benchmarks import harness  # before jax, see there
 
@@ -19,7 +21,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
 from medsd_jax.diffusion.ddim import ddim_sample, step_tables
@@ -132,33 +133,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         harness.torch_network(config, setting).eval()
         for config in (setting.size.unet, setting.size.vae)
     )
-    contestant, facts = ours(setting, *modules, inputs)
+    our_contestant, facts = ours(setting, *modules, inputs)
     # After ours took the float32 weights: torch's own are of the compute dtype, as users have it.
     modules = tuple(module.to(setting.torch_dtype) for module in modules)
-    contestants = [contestant]
-    seconds, images = timing.first_call(contestant)
+    seconds, images = timing.first_call(our_contestant)
     record |= {**facts, "images": list(images.shape), "first_call_seconds": {"ours": seconds}}
-    record |= {"failed": {}, "image_relative_difference": {}}
-    for name in ("torch_eager", "torch_compile") if setting.compiled else ("torch_eager",):
-        make = functools.partial(torchs, name, setting, modules, inputs)
-        if name == "torch_eager":
-            contestant = make()
-            with FlopCounterMode(display=False) as counter:
-                first = timing.first_call(contestant)
-            record["flops_torch_counter"] = counter.get_total_flops()
-        else:
-            got, error = timing.attempt(make)
-            if got is None:
-                print(f"{name} failed: {error}", file=sys.stderr)
-                record["failed"][name] = error
-                continue
-            contestant, *first = got
-        record["first_call_seconds"][name] = first[0]
-        record["image_relative_difference"][name] = timing.assert_agreement(
-            f"images of {name}", images, first[1], setting.dtype
-        )
-        contestants.append(contestant)
-    rounds = timing.interleave(contestants, calls=1, repeats=setting.repeats)
+    contestants, their_images = harness.torch_contestants(
+        lambda name: torchs(name, setting, modules, inputs), setting, record
+    )
+    harness.compare(record, "image_relative_difference", images, their_images, setting.dtype)
+    contestants = [c for c in contestants if c.name not in record["failed"]]
+    rounds = timing.interleave([our_contestant, *contestants], calls=1, repeats=setting.repeats)
     record |= timing.report(rounds, record["flops"])
     harness.print_json(record)
     return record

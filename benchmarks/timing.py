@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,14 @@ class Rounds:
     cpu: dict[str, list[float]]
     others: float | None
     results: dict[str, Any]
+
+    def without(self, names: Collection[str]) -> "Rounds":
+        """The same measurement without these contestants."""
+        wall, cpu, results = (
+            {name: x for name, x in part.items() if name not in names}
+            for part in (self.wall, self.cpu, self.results)
+        )
+        return Rounds(wall, cpu, self.others, results)
 
 
 def interleave(contestants: Sequence[Contestant], *, calls: int, repeats: int) -> Rounds:
@@ -147,18 +155,3 @@ def assert_agreement(what: str, ours: Any, theirs: Any, dtype: str) -> float:
             f"{TOLERANCE[dtype]:.0e}: the two do not compute the same, so times mean nothing"
         )
     return difference
-
-
-def attempt(
-    make: Callable[[], Contestant],
-) -> tuple[tuple[Contestant, float, Any] | None, str | None]:
-    """A contestant with its first seconds and result, or the first line of what was raised.
-
-    For torch.compile: any error of any of its back ends is a finding, which goes into the JSON.
-    """
-    try:
-        contestant = make()
-        return (contestant, *first_call(contestant)), None
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        return None, f"{type(error).__name__}: {lines[0][:300]}"

@@ -1,17 +1,19 @@
 """One optimizer step of the U-Net: ours beside torch diffusers, same weights, same batch.
 
-    python -m benchmarks.train_step [--size small] [--steps 3] [--repeats 5] >> results.jsonl
+    python benchmarks/train_step.py [--size small] [--steps 3] [--repeats 5] >> results.jsonl
 
 A step is: noise the given latents, U-Net forward, mean squared error, backward, clip the gradient
 to norm 1, AdamW. Latents, text context, noise and timesteps are given: no VAE, no text encoder.
 """
 
 import copy
-import functools
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # when run as a script
 
 from benchmarks import harness  # before jax, see there
 
@@ -22,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
 from medsd_jax.diffusion.loss import diffusion_loss
@@ -147,44 +148,25 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     module = harness.torch_network(setting.size.unet, setting).train()
     names = ("torch_eager", "torch_compile") if setting.compiled else ("torch_eager",)
     modules = {name: copy.deepcopy(module) for name in names}
-    contestant, facts, _ = ours(setting, module, batch)
+    our_contestant, facts, _ = ours(setting, module, batch)
     del module
-    contestants = [contestant]
-    first_seconds, ours_first = timing.first_call(contestant)
-    record |= {**facts, "first_call_seconds": {"ours": first_seconds}, "failed": {}}
-    loss = {"ours": ours_first}
-    for name in names:
-        make = functools.partial(torchs, name, setting, modules[name], batch)
-        if name == "torch_eager":
-            contestant = make()
-            with FlopCounterMode(display=False) as counter:
-                first = timing.first_call(contestant)
-            record["flops_torch_counter"] = counter.get_total_flops()
-        else:
-            got, error = timing.attempt(make)
-            if got is None:
-                print(f"{name} failed: {error}", file=sys.stderr)
-                record["failed"][name] = error
-                continue
-            contestant, *first = got
-        record["first_call_seconds"][name], loss[name] = first
-        contestants.append(contestant)
-    record["loss_first"] = loss
-    record["loss_relative_difference"] = {
-        name: timing.assert_agreement(f"first loss of {name}", loss["ours"], x, setting.dtype)
-        for name, x in loss.items()
-        if name != "ours"
-    }
-    rounds = timing.interleave(contestants, calls=setting.steps, repeats=setting.repeats)
-    last = rounds.results
-    # After as many updates on both sides: the optimizers agree too.
-    record["loss_last"] = last
-    record["loss_last_relative_difference"] = {
-        name: timing.assert_agreement(f"last loss of {name}", last["ours"], x, setting.dtype)
-        for name, x in last.items()
-        if name != "ours"
-    }
-    record |= timing.report(rounds, record["flops"])
+    seconds, our_loss = timing.first_call(our_contestant)
+    record |= {**facts, "first_call_seconds": {"ours": seconds}}
+    contestants, losses = harness.torch_contestants(
+        lambda name: torchs(name, setting, modules.pop(name), batch), setting, record
+    )
+    record["loss_first"] = {"ours": our_loss, **losses}
+    harness.compare(record, "loss_first_relative_difference", our_loss, losses, setting.dtype)
+    rounds = timing.interleave(
+        [our_contestant, *contestants], calls=setting.steps, repeats=setting.repeats
+    )
+    # After as many updates on both sides: the gradients and the optimizers agree too.
+    record["loss_last"] = rounds.results
+    losses = rounds.without({"ours"}).results
+    harness.compare(
+        record, "loss_last_relative_difference", rounds.results["ours"], losses, setting.dtype
+    )
+    record |= timing.report(rounds.without(record["failed"]), record["flops"])
     harness.print_json(record)
     return record
 

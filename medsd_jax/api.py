@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -16,7 +15,14 @@ from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards, make_mesh
-from medsd_jax.sampling.sampler import SamplerShape, compiled_sampler, make_inputs, place_params
+from medsd_jax.parallel.multihost import fetch
+from medsd_jax.sampling.sampler import (
+    SamplerShape,
+    compiled_sampler,
+    make_inputs,
+    place_inputs,
+    place_params,
+)
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +93,7 @@ def sample(
         progress: show a progress bar.
 
     Returns:
-        [n, H, W, 3] uint8.
+        [n, H, W, 3] uint8, all of it in every process.
 
     Raises:
         UserError: a setting is out of its range or the lengths do not agree.
@@ -132,7 +138,7 @@ def sample(
                 shape, ids[rows], negative_ids[rows], seeds[rows],
                 start=None if latents is None else latents[rows], **settings,
             )  # fmt: skip
-            images.append(np.asarray(jax.device_get(generate(params, inputs))))
+            images.append(fetch(generate(params, place_inputs(inputs, mesh))))
             bar.update(min(batch_size, n - start))
     return np.concatenate(images)[:n]
 

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from medsd_jax.cli.flags import parse_train_flags
 from medsd_jax.cli.train_checks import check_config, check_model
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.latents import encode_split
-from medsd_jax.data.loader import eval_batches, make_loader
+from medsd_jax.data.loader import EvalBatches, eval_batches, make_loader
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
@@ -36,7 +36,13 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, put_batch, replicated
-from medsd_jax.parallel.multihost import is_main_process, on_every_host
+from medsd_jax.parallel.multihost import (
+    fetch,
+    is_main_process,
+    on_every_host,
+    put_global,
+    true_everywhere,
+)
 from medsd_jax.sampling.images import make_grid, save_png
 from medsd_jax.training.loop import LoopSettings, train
 from medsd_jax.training.optim import make_optimizer, make_schedule
@@ -258,6 +264,7 @@ def _make_batches(config: ConfigDict, model: StableDiffusion, dataset: Dataset, 
             resize_mode=config.data.resize_mode,
             key=vae_fingerprint(model),
             folder=dataset.info.folder,
+            true_everywhere=true_everywhere,
         )
     return make_loader(
         dataset.train,
@@ -289,22 +296,20 @@ def vae_fingerprint(model: StableDiffusion) -> str:
 
 
 def _make_encoder(model: StableDiffusion, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
-    """Images [B, H, W, 3] on the host -> moments [B, h, w, 2C] on the host, by all devices."""
+    """This process's images [b, H, W, 3] -> moments [B, h, w, 2C] of all processes' images."""
     vae, _ = abstract(functools.partial(AutoencoderKL, model.vae))
-    weights = jax.device_put(component(model.params, "vae"), replicated(mesh))
+    weights = component(model.params, "vae")
+    weights = put_global(weights, dict.fromkeys(weights, replicated(mesh)))
     encode = jax.jit(
         lambda weights, images: jnp.concatenate(bind(vae, weights).encode(images), axis=-1),
         out_shardings=batch_sharding(mesh),
     )
-    return lambda images: np.asarray(encode(weights, put_batch({"images": images}, mesh)["images"]))
+    return lambda images: fetch(encode(weights, put_batch({"images": images}, mesh)["images"]))
 
 
 def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdir: Path):
     """Samples the fixed prompts from fixed seeds into WORKDIR/samples/STEP.png."""
     if not config.preview.every_steps or not config.preview.prompts:
-        return None
-    if jax.process_count() > 1:
-        log.warning("no preview pictures: they are sampled in a single process only, for now")
         return None
     each, size = config.preview.images_per_prompt, config.data.image_size
     prompts = [prompt for prompt in config.preview.prompts for _ in range(each)]
@@ -325,6 +330,8 @@ def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdi
             attention=config.model.attention,
             progress=False,
         )
+        if not is_main_process():
+            return
         folder = workdir / "samples"
         folder.mkdir(exist_ok=True)
         about = {"step": step, "prompts": list(config.preview.prompts), "seeds": seeds}
@@ -333,13 +340,14 @@ def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdi
     return preview
 
 
-def _with_measured_scale(model: StableDiffusion, validation: Iterable, mesh: Mesh):
+def _with_measured_scale(model: StableDiffusion, validation: EvalBatches, mesh: Mesh):
     """Sets scaling_factor so that the latents of the validation images have unit variance.
 
     A latent is drawn from its posterior, whose variance belongs to it.
     """
     encode = _make_encoder(model, mesh)
-    moments = np.concatenate([encode(b["images"])[b["mask"] > 0] for b in validation])
+    moments = np.concatenate([encode(batch["images"]) for batch in validation])
+    moments = moments[: validation.num_examples]  # the last batch is filled up
     mean, logvar = np.split(moments.astype(np.float64), 2, axis=-1)
     scale = float(1.0 / np.sqrt(mean.var() + np.exp(logvar).mean()))
     log.info("vae.scaling_factor = %.5f, from %d validation images", scale, len(moments))

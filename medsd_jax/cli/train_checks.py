@@ -3,7 +3,6 @@
 import math
 import re
 
-import jax
 from ml_collections import ConfigDict
 
 from medsd_jax.api import MAX_STEPS, schedule_of
@@ -58,10 +57,6 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"train.min_snr_gamma = {gamma} must be above 0, or None")
     if config.data.cache_latents and config.task == "vae":
         raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
-    if jax.process_count() > 1:
-        for key in ("data.cache_latents", "vae.measure_scaling_factor"):
-            if _value(config, key):
-                raise UserError(f"{key} = True works in a single process only, for now")
 
 
 def check_model(config: ConfigDict, model: StableDiffusion) -> None:

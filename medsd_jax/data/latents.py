@@ -25,23 +25,27 @@ def encode_split(
     resize_mode: ResizeMode,
     key: str,
     folder: Path,
+    true_everywhere: Callable[[bool], bool] = bool,
 ) -> np.ndarray:
     """Encodes every picture of the split, or opens what was encoded before.
 
     Args:
         split: the pictures.
-        encode_images: [b, H, W, 3] float32 in [-1, 1] -> moments [b, h, w, 2C] float32.
-        batch_size: pictures at once; the last batch is filled up, so that one shape is compiled.
+        encode_images: this process's [b, H, W, 3] float32 in [-1, 1] -> moments [B, h, w, 2C]
+            float32 of all processes' pictures.
+        batch_size: pictures at once, B, over all processes; the last batch is filled up, so that
+            one shape is compiled.
         image_size: pixels, square.
         resize_mode: how pictures become square.
         key: names the VAE; other weights have another key.
         folder: where the file goes, beside the prepared records.
+        true_everywhere: whether all processes have the file; they encode together or not at all.
 
     Returns:
         [n, h, w, 2C] float32 in the split's order, memory-mapped from the file.
     """
     path = folder / f"latents-{split.name}-{image_size}-{resize_mode}-{key}.npy"
-    if not path.exists():
+    if not true_everywhere(path.exists()):
         batches = eval_batches(
             split,
             num_examples=None,
@@ -49,15 +53,13 @@ def encode_split(
             encode=lambda texts: np.zeros((len(texts), 1), np.int32),
             image_size=image_size,
             resize_mode=resize_mode,
-            process_index=0,
-            process_count=1,
             cache_bytes=0,
         )
         # Renamed at the end: a killed run leaves no half file, and two runs do not mix theirs.
         with tempfile.TemporaryDirectory(prefix=".latents-", dir=folder) as work:
             moments = None
             for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
-                rows = encode_images(batch["images"])[batch["mask"] > 0]
+                rows = encode_images(batch["images"])[: len(split) - i * batch_size]
                 if moments is None:
                     shape = (len(split), *rows.shape[1:])
                     moments = np.lib.format.open_memmap(

@@ -1,7 +1,7 @@
 """What differs when several processes share one mesh. With one process, all of it is free."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -11,24 +11,44 @@ from jax.sharding import Mesh
 from medsd_jax.arrays import Params
 from medsd_jax.parallel.mesh import replicated
 
+Tree = TypeVar("Tree")
+
 
 def is_main_process() -> bool:
     """Whether this process writes the run's files."""
     return jax.process_index() == 0
 
 
-def put_params(params: Mapping[str, Any], shardings: Mapping[str, Any]) -> Params:
-    """Weights from the host to their places; every process holds all of them on its host.
+def put_global(tree: Tree, shardings: Tree) -> Tree:
+    """Arrays from the host to their places; every process holds all of them on its host.
 
-    With several processes each puts its own shards: device_put would first compare all the weights
-    across the processes.
+    With several processes each puts its own shards: device_put would first compare all the values
+    across the processes. Arrays that are on the devices already move only if they must.
     """
     if jax.process_count() == 1:
-        return jax.device_put(dict(params), dict(shardings))
-    return {
-        name: jax.make_array_from_callback(x.shape, shardings[name], lambda at, x=x: x[at])
-        for name, x in params.items()
-    }
+        return jax.device_put(tree, shardings)
+
+    def put(x: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        host = np.asarray(x)
+        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """The whole of a sharded array, on every host. All processes call it, or none does."""
+    if jax.process_count() == 1:
+        return np.asarray(x)
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def true_everywhere(here: bool) -> bool:
+    """Whether all processes say yes, so that they take the same branch. All of them call it."""
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.bool_(here)).all())
 
 
 def replicated_key(seed: int, mesh: Mesh) -> jax.Array:
@@ -41,7 +61,4 @@ def on_every_host(params: Params) -> Mapping[str, Any]:
     if jax.process_count() == 1:
         return params
     # One weight at a time: gathered, it lies on every device as a whole.
-    return {
-        name: np.asarray(multihost_utils.process_allgather(x, tiled=True))
-        for name, x in params.items()
-    }
+    return {name: fetch(x) for name, x in params.items()}

@@ -28,6 +28,7 @@ from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import batch_sharding, replicated
+from medsd_jax.parallel.multihost import put_global
 from medsd_jax.parallel.sharding import tree_shardings
 from medsd_jax.sampling.images import to_uint8
 
@@ -241,8 +242,17 @@ def compiled_sampler(
 
     Cached, so a notebook that samples twice compiles once.
     """
+    # Params come already placed (place_params); their shardings are taken as they are.
+    return jax.jit(
+        make_generate(shape),
+        in_shardings=(None, _input_shardings(mesh)),
+        out_shardings=batch_sharding(mesh),
+    )
+
+
+def _input_shardings(mesh: Mesh) -> SampleInputs:
     rows, whole = batch_sharding(mesh), replicated(mesh)
-    inputs = SampleInputs(
+    return SampleInputs(
         prompt_ids=rows,
         negative_ids=rows,
         seeds=rows,
@@ -254,10 +264,13 @@ def compiled_sampler(
         guidance_scale=whole,
         eta=whole,
     )
-    # Params come already placed (place_params); their shardings are taken as they are.
-    return jax.jit(make_generate(shape), in_shardings=(None, inputs), out_shardings=rows)
 
 
 def place_params(params: Mapping[str, jax.Array | np.ndarray], mesh: Mesh) -> Params:
     """Puts the weights onto the mesh by the sharding table."""
-    return jax.device_put(params, tree_shardings(params, mesh))
+    return put_global(dict(params), tree_shardings(params, mesh))
+
+
+def place_inputs(inputs: SampleInputs, mesh: Mesh) -> SampleInputs:
+    """Puts one batch of requests onto the mesh; every process holds the whole batch."""
+    return put_global(inputs, _input_shardings(mesh))

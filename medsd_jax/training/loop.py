@@ -20,7 +20,7 @@ from tqdm import tqdm
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
 from medsd_jax.parallel.mesh import batch_sharding, put_batch, replicated
-from medsd_jax.parallel.multihost import is_main_process, put_params, replicated_key
+from medsd_jax.parallel.multihost import is_main_process, put_global, replicated_key
 from medsd_jax.parallel.sharding import bytes_per_device, tree_shardings
 from medsd_jax.training.checkpoint import (
     Checkpoints,
@@ -153,9 +153,9 @@ def train(
         else:
             # Donated, so that the weights are not on the devices twice.
             state = jax.jit(make_state, out_shardings=state_sharding, donate_argnums=0)(
-                put_params(trainable, state_sharding.trainable)
+                put_global(trainable, state_sharding.trainable)
             )
-        frozen = put_params(frozen, frozen_sharding)
+        frozen = put_global(frozen, frozen_sharding)
         rng = replicated_key(settings.seed, mesh)
         del params, trainable  # stale from the first step on
         start = int(state.step)

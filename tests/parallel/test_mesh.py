@@ -6,7 +6,7 @@ import pytest
 
 from medsd_jax.errors import UserError
 from medsd_jax.parallel import mesh as meshes
-from medsd_jax.parallel.multihost import on_every_host, put_params
+from medsd_jax.parallel.multihost import on_every_host, put_global
 from medsd_jax.parallel.sharding import tree_shardings
 
 
@@ -66,7 +66,7 @@ def test_batch_that_the_devices_divide():
 def test_params_there_and_back():
     mesh = meshes.make_mesh({"fsdp": 8})
     params = {"a.kernel": np.arange(64, dtype=np.float32).reshape(4, 16)}
-    placed = put_params(params, tree_shardings(params, mesh))
+    placed = put_global(params, tree_shardings(params, mesh))
     assert placed["a.kernel"].addressable_shards[0].data.shape == (4, 2)
     np.testing.assert_array_equal(on_every_host(placed)["a.kernel"], params["a.kernel"])
 
@@ -76,8 +76,8 @@ def test_params_of_several_processes(monkeypatch):
     mesh = meshes.make_mesh({"fsdp": 8})
     params = {"a.kernel": np.arange(64, dtype=np.float32).reshape(4, 16)}
     shardings = tree_shardings(params, mesh)
-    plainly = put_params(params, shardings)["a.kernel"]
+    plainly = put_global(params, shardings)["a.kernel"]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    placed = put_params(params, shardings)["a.kernel"]
+    placed = put_global(params, shardings)["a.kernel"]
     assert placed.sharding == plainly.sharding
     np.testing.assert_array_equal(placed, plainly)
