@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.model.variant = config_dict.placeholder(str)  # "fp16" reads *.fp16.safetensors
     # Of the computation; "bfloat16" on TPU and recent GPUs. Weights stay float32.
     config.model.dtype = "float32"
-    # "auto", "xla", "cudnn" (NVIDIA, bfloat16), "late_division" (for CPUs): models/attention.py.
+    # "auto", "xla", "cudnn" (NVIDIA, bfloat16), "chunked" (for CPUs): models/attention.py.
     config.model.attention = "auto"
     # Recompute the U-Net's blocks in the backward pass: less memory, about 1/3 more time.
     config.model.remat = False
