@@ -25,6 +25,7 @@ from flax import nnx
 from benchmarks import timing
 from benchmarks.sizes import SIZES, Size
 from medsd_jax.arrays import Params
+from medsd_jax.cli.device_setup import keep_freed_memory
 from medsd_jax.interop.torch_layout import from_torch
 from medsd_jax.models.attention import IMPLEMENTATIONS, attention_implementation
 from medsd_jax.models.params import abstract
@@ -85,6 +86,8 @@ def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str
     jax.config.update("jax_default_matmul_precision", "highest")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_num_threads(timing.cores())
+    if not gpu:
+        keep_freed_memory()  # as the commands do; both frameworks allocate in this process
     name = flags.size or ("sd15" if gpu else "small")
     return Setting(
         name=name,
@@ -120,17 +123,24 @@ def torch_network(config: Any, setting: Setting) -> Any:
     return module.to(device=setting.torch_device, memory_format=layout)
 
 
-def our_network(config: Any, module: Any, setting: Setting) -> tuple[nnx.GraphDef, Params]:
-    """Our network of the same config, with the torch module's weights, float32."""
+def our_structure(
+    config: Any, setting: Setting, attention: str
+) -> tuple[nnx.GraphDef, Mapping[str, jax.ShapeDtypeStruct]]:
+    """Our network of a config: graph definition and weight shapes."""
     ours = {"UNet2DConditionModel": UNet2DConditionModel, "AutoencoderKL": AutoencoderKL}
-    graph, like = abstract(
+    return abstract(
         functools.partial(
             ours[config._CLASS_NAME],
             config,
             dtype=jnp.dtype(setting.dtype),
-            attend=attention_implementation(setting.attention),
+            attend=attention_implementation(attention),
         )
     )
+
+
+def our_network(config: Any, module: Any, setting: Setting) -> tuple[nnx.GraphDef, Params]:
+    """Our network of the same config, with the torch module's weights, float32."""
+    graph, like = our_structure(config, setting, setting.attention)
     # A copy: on a CPU jax may otherwise alias torch's memory, which torch's optimizer writes to.
     state = {name: x.float().cpu().numpy().copy() for name, x in module.state_dict().items()}
     return graph, jax.device_put(from_torch(state, like, "torch's random weights"))
@@ -149,16 +159,11 @@ def synchronize(setting: Setting) -> None:
         torch.cuda.synchronize()
 
 
-def compile_ours(function: Callable, *args: Any, **jit: Any) -> tuple[Callable, float, float]:
-    """Returns the compiled function, the seconds it took, and the FLOPs of one call.
-
-    The FLOPs are XLA's count on the program before its optimization: afterwards some operations
-    are library calls, which it cannot look into. A loop's body is counted once.
-    """
+def compile_ours(function: Callable, *args: Any, **jit: Any) -> tuple[Callable, float]:
+    """Returns the compiled function and the seconds that tracing and compilation took."""
     begin = time.perf_counter()
-    lowered = jax.jit(function, **jit).lower(*args)
-    compiled = lowered.compile()
-    return compiled, time.perf_counter() - begin, flops_of(lowered)
+    compiled = jax.jit(function, **jit).lower(*args).compile()
+    return compiled, time.perf_counter() - begin
 
 
 def torch_contestants(
@@ -224,9 +229,14 @@ def note_failure(record: dict[str, Any], name: str, error: Exception) -> None:
     print(f"{name} failed: {record['failed'][name]}", file=sys.stderr)
 
 
-def flops_of(lowered: Any) -> float:
-    """XLA's count of the floating-point operations of a lowered program."""
-    return float(lowered.cost_analysis()["flops"])
+def count_flops(function: Callable, *args: Any) -> float:
+    """XLA's count of the floating-point operations of one call.
+
+    It is made on the program before its optimization: afterwards some operations are library calls,
+    which XLA cannot look into. It counts a loop's body once, so let the function have none: see
+    `our_structure` with attention "xla".
+    """
+    return float(jax.jit(function).lower(*args).cost_analysis()["flops"])
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Start latents and both text contexts are given (no text encoder); each of the st
 U-Net once on a batch that guidance doubles. Weights are the same on both sides.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,12 +66,12 @@ def ours(
     times, previous = step_tables(config, setting.steps, setting.steps)
     arrays = jax.device_put(inputs)
 
-    def predict(weights, x, t, arrays):
-        run = guided(bind(unet, weights["unet"]), GUIDANCE_SCALE)
+    def predict(weights, x, t, arrays, graph=unet):
+        run = guided(bind(graph, weights["unet"]), GUIDANCE_SCALE)
         return run(x, t, arrays["context"], arrays["negative"])
 
-    def decode(weights, latents):
-        return bind(vae, weights["vae"]).decode(latents / setting.size.vae.scaling_factor)
+    def decode(weights, latents, graph=vae):
+        return bind(graph, weights["vae"]).decode(latents / setting.size.vae.scaling_factor)
 
     def generate(weights, arrays, num_steps):
         latents = ddim_sample(
@@ -81,10 +82,17 @@ def ours(
         return decode(weights, latents)
 
     steps = jnp.int32(setting.steps)
-    program, seconds, _ = harness.compile_ours(generate, weights, arrays, steps)
+    program, seconds = harness.compile_ours(generate, weights, arrays, steps)
     t = jnp.zeros(setting.batch, jnp.int32)
-    one_step = harness.flops_of(jax.jit(predict).lower(weights, arrays["start"], t, arrays))
-    decoding = harness.flops_of(jax.jit(decode).lower(weights, arrays["start"]))
+    plain_unet, plain_vae = (
+        harness.our_structure(config, setting, "xla")[0]
+        for config in (setting.size.unet, setting.size.vae)
+    )
+    start = arrays["start"]
+    one_step = harness.count_flops(
+        functools.partial(predict, graph=plain_unet), weights, start, t, arrays
+    )
+    decoding = harness.count_flops(functools.partial(decode, graph=plain_vae), weights, start)
 
     def run() -> np.ndarray:
         return np.asarray(program(weights, arrays, steps))

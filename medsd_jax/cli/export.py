@@ -48,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the folder to write"
     )
+    parser.add_argument("--variant", help="weight files to read, such as fp16")
     parser.add_argument(
         "--dtype",
         choices=["float32", "float16", "bfloat16"],
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if args.verify:
         require_torch()
     start_devices()
-    model = api.load(args.model)
+    model = api.load(args.model, variant=args.variant)
     for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
         (output / name).unlink(missing_ok=True)
     api.save(model, output, dtype=args.dtype)

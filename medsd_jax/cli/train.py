@@ -2,16 +2,13 @@
 
 import contextlib
 import functools
-import hashlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -22,25 +19,24 @@ from medsd_jax.adaptation.full import full
 from medsd_jax.cli.device_setup import start_devices
 from medsd_jax.cli.flags import parse_train_flags
 from medsd_jax.cli.train_checks import check_config, check_model
+from medsd_jax.cli.train_latents import make_encoder, vae_fingerprint, with_measured_scale
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.latents import encode_split
-from medsd_jax.data.loader import EvalBatches, eval_batches, make_loader
+from medsd_jax.data.loader import eval_batches, make_loader
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.attention import attention_implementation
 from medsd_jax.models.clip import CLIPTextModel
-from medsd_jax.models.params import abstract, bind, component
+from medsd_jax.models.params import abstract
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
-from medsd_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, put_batch, replicated
+from medsd_jax.parallel.mesh import check_batch, make_mesh
 from medsd_jax.parallel.multihost import (
-    fetch,
     is_main_process,
     on_every_host,
-    put_global,
     true_everywhere,
 )
 from medsd_jax.sampling.images import make_grid, save_png
@@ -137,7 +133,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
         )
     trained = replace(model, params=on_every_host(params))
     if is_vae and config.vae.measure_scaling_factor:
-        trained = _with_measured_scale(trained, validation, mesh)
+        trained = with_measured_scale(trained, validation, mesh)
     if is_main_process():
         api.save(trained, workdir / "model")
 
@@ -258,7 +254,7 @@ def _make_batches(config: ConfigDict, model: StableDiffusion, dataset: Dataset, 
     if config.data.cache_latents:
         moments = encode_split(
             dataset.train,
-            _make_encoder(model, mesh),
+            make_encoder(model, mesh),
             batch_size=_forward_batch(config),
             image_size=config.data.image_size,
             resize_mode=config.data.resize_mode,
@@ -286,25 +282,6 @@ def _make_validation(config: ConfigDict, model: StableDiffusion, dataset: Datase
         num_examples=config.validation.num_images,
         **_input_settings(config, model),
     )
-
-
-def vae_fingerprint(model: StableDiffusion) -> str:
-    """Changes with the VAE's shape and any bit of it: cached latents belong to one VAE."""
-    vae = {name: x for name, x in model.params.items() if name.startswith("vae.")}
-    shape = hashlib.sha256(repr(model.vae).encode()).hexdigest()[:8]
-    return f"{shape}-{replace(model, params=vae).fingerprint()}"
-
-
-def _make_encoder(model: StableDiffusion, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
-    """This process's images [b, H, W, 3] -> moments [B, h, w, 2C] of all processes' images."""
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae))
-    weights = component(model.params, "vae")
-    weights = put_global(weights, dict.fromkeys(weights, replicated(mesh)))
-    encode = jax.jit(
-        lambda weights, images: jnp.concatenate(bind(vae, weights).encode(images), axis=-1),
-        out_shardings=batch_sharding(mesh),
-    )
-    return lambda images: fetch(encode(weights, put_batch({"images": images}, mesh)["images"]))
 
 
 def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdir: Path):
@@ -338,17 +315,3 @@ def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdi
         save_png(make_grid(images, columns=each), folder / f"{step:07d}.png", about)
 
     return preview
-
-
-def _with_measured_scale(model: StableDiffusion, validation: EvalBatches, mesh: Mesh):
-    """Sets scaling_factor so that the latents of the validation images have unit variance.
-
-    A latent is drawn from its posterior, whose variance belongs to it.
-    """
-    encode = _make_encoder(model, mesh)
-    moments = np.concatenate([encode(batch["images"]) for batch in validation])
-    moments = moments[: validation.num_examples]  # the last batch is filled up
-    mean, logvar = np.split(moments.astype(np.float64), 2, axis=-1)
-    scale = float(1.0 / np.sqrt(mean.var() + np.exp(logvar).mean()))
-    log.info("vae.scaling_factor = %.5f, from %d validation images", scale, len(moments))
-    return replace(model, vae=replace(model.vae, scaling_factor=scale))

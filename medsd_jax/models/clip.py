@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from medsd_jax.errors import UserError
 from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.config import CLIPTextConfig
 from medsd_jax.models.layers import LayerNorm
@@ -133,8 +134,12 @@ class CLIPTextModel(nnx.Module):
         self.text_model = CLIPTextTransformer(config, attend=attend, dtype=dtype, rngs=rngs)
 
     def __call__(self, prompt_ids: jax.Array) -> jax.Array:
-        """prompt_ids [B, S] int32 -> last hidden state [B, S, D] float32.
+        """prompt_ids [B, S] int32 in [0, vocab_size) -> last hidden state [B, S, D] float32.
 
-        S is at most max_position_embeddings.
+        Raises:
+            UserError: S is above max_position_embeddings.
         """
+        tokens, most = prompt_ids.shape[1], self.config.max_position_embeddings
+        if tokens > most:
+            raise UserError(f"prompts of {tokens} tokens: this text encoder knows {most} positions")
         return self.text_model(prompt_ids).astype(jnp.float32)

@@ -207,6 +207,8 @@ class VAEConfig(_JsonConfig):
     Attributes:
         scaling_factor: latents are multiplied by it before the diffusion sees them, so that they
             have about unit variance (0.18215 in Stable Diffusion).
+        force_upcast: asks torch to leave float16, kept for the way back; ours computes norms and
+            softmax in float32 anyway.
     """
 
     sample_size: int = 512
@@ -219,12 +221,11 @@ class VAEConfig(_JsonConfig):
     latent_channels: int = 4
     norm_num_groups: int = 32
     scaling_factor: float = 0.18215
+    force_upcast: bool = True
 
     _CLASS_NAME = "AutoencoderKL"
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
-        # True asks torch to leave float16; ours computes norms and softmax in float32 anyway.
-        "force_upcast": (True, False),
         "latents_mean": (None,),
         "latents_std": (None,),
         "mid_block_add_attention": (True,),

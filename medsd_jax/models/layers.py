@@ -104,7 +104,7 @@ class Downsample2D(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """X [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]."""
+        """X [B, H, W, C] -> [B, H/2, W/2, C]; an odd side is halved up by the U-Net, else down."""
         return self.conv(x)
 
 

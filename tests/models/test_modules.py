@@ -164,3 +164,11 @@ def test_sample_posterior():
     mean, logvar = jnp.full((1, 2, 2, 4), 3.0), jnp.full((1, 2, 2, 4), np.log(4.0))
     noise = jnp.ones((1, 2, 2, 4))
     np.testing.assert_allclose(vae.sample_posterior(mean, logvar, noise), 5.0, rtol=1e-6)
+
+
+def test_too_long_prompts_are_told():
+    """JAX would read the last position's embedding again, or NaN, and go on."""
+    graphdef, weights = tiny.random_weights(MODULES["clip"])
+    most = tiny.CLIP_SD1.max_position_embeddings
+    with pytest.raises(UserError, match=f"{most + 1} tokens.*{most} positions"):
+        tiny.run(graphdef, weights, np.zeros((1, most + 1), np.int32))
