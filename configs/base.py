@@ -42,8 +42,8 @@ def get_config() -> ConfigDict:
     config.data.resize_mode = "pad"  # "pad" to a square (RoentGen), "crop" its centre, or "squash"
     config.data.validation_fraction = 0.1  # of the patients, where the source names no split
     config.data.batch_size = 8  # images per optimizer step, over all devices and accumulation steps
-    # Encode every training image once, in float32, and keep the posterior's moments on disk. Only
-    # with a frozen VAE, and in a single process.
+    # Encode every training image once, in float32, and keep the posterior's moments on disk. Needs
+    # a frozen VAE.
     config.data.cache_latents = False
     config.data.num_workers = 2  # threads that decode images
 
