@@ -1,5 +1,7 @@
 """Every key, its default, its unit and its meaning: the only home of defaults.
 
+`get_config` is for train.py, `get_classifier_config` for the judge of generated pictures.
+
 A recipe imports this and changes what differs. Override a key on the command line with
 ``--config.section.key=value``. A key that does not exist is an error.
 """
@@ -101,4 +103,42 @@ def get_config() -> ConfigDict:
     config.preview.num_steps = 50
     config.preview.guidance_scale = 4.0
 
+    return config
+
+
+def get_classifier_config() -> ConfigDict:
+    """Everything of `python -m medsd_jax train-classifier`."""
+    everything = get_config()
+    config = ConfigDict()
+    config.seed = 0  # of the initial weights, data order and augmentation
+
+    config.data = everything.data
+    del config.data.cache_latents
+    config.data.image_size = 224
+    config.data.batch_size = 64
+    config.labels = (
+        "pleural_effusion",
+    )  # yes/no labels of the data set; unknown ones cost nothing
+    # Share of the training patients that calibrate the probabilities and train nothing.
+    config.calibration_fraction = 0.1
+
+    config.network = ConfigDict()  # DenseNet-121 with group norm, one grey channel
+    config.network.growth_rate = 32
+    config.network.block_config = (6, 12, 24, 16)  # layers of each dense block
+    config.network.num_init_features = 64
+
+    config.augmentation = ConfigDict()
+    config.augmentation.shift = 0.05  # largest displacement, as a share of the side
+    config.augmentation.contrast = 0.15  # grey values times 1 +- this
+    config.augmentation.brightness = 0.15  # and moved by at most this, on [-1, 1]
+
+    config.optim = everything.optim
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 50
+
+    config.train = ConfigDict()
+    config.train.steps = 2000
+    config.mesh = everything.mesh
+    config.log = everything.log
     return config

@@ -1,17 +1,25 @@
 """`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
 
 import argparse
+import json
 import logging
 import time
 from pathlib import Path
 
+from medsd_jax.cli.flags import positive_int
 from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 PROMPT = "A photo of a lung xray"
 EFFUSION_PROMPT = "A photo of a lung xray with a visible pleural effusion"
-PICTURES_A_PROMPT = 24
+LABEL = "pleural_effusion"
+PAIRS = 24
+"""Pictures from the same seeds with both prompts: seeds 0 to 23."""
+JUDGED = 128
+"""Pictures of each prompt that the classifier judges, every one from a seed of its own."""
+JUDGED_SEEDS = {PROMPT: 1000, EFFUSION_PROMPT: 2000}
+"""First seed of the judged pictures of each prompt."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -20,15 +28,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "demo",
         help="train a tiny Stable Diffusion on synthetic chest X-rays and report",
         description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from\n"
-        "scratch, samples with and without pleural effusion, exports, writes OUTPUT/report.html.",
+        "scratch, samples with and without pleural effusion, lets a classifier judge the\n"
+        "pictures, exports, writes OUTPUT/report.html.",
         epilog="example: python -m medsd_jax demo --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default runs/demo")
     parser.add_argument(
-        "--configs", type=Path, help="folder with demo_vae.py and demo.py (default: the project's)"
+        "--configs",
+        type=Path,
+        help="folder with demo_vae.py, demo.py and demo_classifier.py (default: the project's)",
     )
     parser.add_argument("--vae_steps", type=int, help="instead of the recipe's: for a quick look")
     parser.add_argument("--steps", type=int, help="instead of the recipe's: for a quick look")
+    parser.add_argument("--classifier_steps", type=int, help="likewise")
+    parser.add_argument(
+        "--judged",
+        type=positive_int,
+        default=JUDGED,
+        metavar="N",
+        help=f"pictures a prompt for the classifier (default {JUDGED})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,14 +57,18 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.cli.flags import load_config
     from medsd_jax.cli.train import train_by_config
+    from medsd_jax.cli.train_classifier import REPORT, train_classifier
+    from medsd_jax.evaluation.classifier import load_classifier
+    from medsd_jax.evaluation.condition import judge_prompts
 
     start_devices()
     began = time.perf_counter()
     output, seconds = args.output, {}
 
-    def recipe(name: str, model: Path, steps: int | None):
+    def recipe(name: str, model: Path | None, steps: int | None):
         config = load_config(find_configs(args.configs) / f"{name}.py")
-        config.model.path = str(model)
+        if model is not None:
+            config.model.path = str(model)
         config.data.cache_dir = str(output / "data")
         if steps is not None:
             config.train.steps = steps
@@ -59,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"[demo] {title}: {seconds[name]:.0f} s", flush=True)
 
     untrained, vae, model = output / "untrained", output / "vae", output / "model"
+    judge = output / "classifier"
     if not (untrained / "model_index.json").exists():
         make_untrained(untrained, recipe("demo_vae", untrained, args.vae_steps))
     stage("prepare", "phantoms, tokenizer and random weights")
@@ -69,20 +93,35 @@ def run(args: argparse.Namespace) -> int:
         train_by_config(recipe("demo", vae, args.steps), output)
     stage("diffusion", "text encoder and U-Net trained")
 
+    if not (judge / REPORT).exists():
+        train_classifier(recipe("demo_classifier", None, args.classifier_steps), judge)
+    classifier_scores = json.loads((judge / REPORT).read_text())["labels"][LABEL]
+    stage("classifier", "classifier trained on phantoms")
+
     trained = api.load(model)
-    prompts = [PROMPT] * PICTURES_A_PROMPT + [EFFUSION_PROMPT] * PICTURES_A_PROMPT
-    seeds = [*range(PICTURES_A_PROMPT)] * 2
+    both = (PROMPT, EFFUSION_PROMPT)
+    prompts = [p for p in both for _ in range(PAIRS)] + [
+        p for p in both for _ in range(args.judged)
+    ]
+    seeds = [*range(PAIRS)] * 2 + [JUDGED_SEEDS[p] + i for p in both for i in range(args.judged)]
     images = api.sample(trained, prompts, seeds=seeds, num_steps=50, guidance_scale=4.0)
     stage("sample", f"{len(images)} pictures sampled")
+    shown, judged = images[: 2 * PAIRS], images[2 * PAIRS :]
+    judgement = judge_prompts(
+        load_classifier(judge), LABEL, judged, prompts[2 * PAIRS :],
+        [p == EFFUSION_PROMPT for p in prompts[2 * PAIRS :]],
+    )  # fmt: skip
+    stage("judge", f"{len(judged)} pictures judged")
     api.save(trained, output / "export", dtype="float32")
     stage("export", "exported")
     demo_report.write(
-        output,
-        images[:PICTURES_A_PROMPT],
-        images[PICTURES_A_PROMPT:],
-        (PROMPT, EFFUSION_PROMPT),
-        trained,
-        seconds,
+        output, shown[:PAIRS], shown[PAIRS:], both, trained, seconds,
+        demo_report.Verdict(judgement, judged, classifier_scores),
+    )  # fmt: skip
+    accuracy = judgement.to_dict()["prompt_accuracy"]
+    print(
+        f"[demo] the classifier agrees with the prompt in {accuracy['value']:.1%} of "
+        f"{accuracy['n']} pictures ({accuracy['ci95'][0]:.1%} to {accuracy['ci95'][1]:.1%})"
     )
     print(f"[demo] open {output / 'report.html'}")
     return 0

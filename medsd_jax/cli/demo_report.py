@@ -12,6 +12,11 @@ added to it, the meaning of a key stays:
     training                vae, diffusion: each steps, batch_size, train_loss, validation_loss;
                             a loss holds first and last, each {step, value}
     vae_reconstruction      l1: mean |picture - reconstruction| on the [-1, 1] range; n pictures
+    prompt_accuracy         value, n, ci95: share of the judged pictures in which the classifier
+                            agrees with the prompt about pleural effusion
+    classifier_accuracy     value, n (patients), ci95: of that classifier on held-out phantoms
+    judgement               label, and of each prompt: asks, num_images, num_seen, accuracy
+    classifier              its scores on held-out phantoms
     seconds                 stage -> seconds of this run, and total
     versions                python and packages
     device                  what it ran on, in words
@@ -22,6 +27,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +52,7 @@ from medsd_jax.cli.demo_pictures import (
 from medsd_jax.cli.train import open_data
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
+from medsd_jax.evaluation.condition import PromptJudgement
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.training.metrics import read_scalars
 
@@ -54,11 +61,38 @@ STAGES = {
     "prepare": "Phantoms drawn, tokenizer learnt, random weights made",
     "vae": "Autoencoder trained",
     "diffusion": "Text encoder and U-Net trained",
+    "classifier": "Classifier trained on phantoms",
     "sample": "Pictures sampled",
+    "judge": "Pictures judged by the classifier",
     "export": "Model written for PyTorch",
 }
+KEPT_STAGES = ("vae", "diffusion", "classifier")
+"""Those that a second run does not repeat."""
 RECONSTRUCTIONS_SHOWN = 8
 RECONSTRUCTIONS_MEASURED = 64
+WORST_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the classifier says of generated pictures.
+
+    Attributes:
+        judgement: of every judged picture.
+        pictures: [n, H, W, 3] uint8, the judged ones.
+        classifier: its own scores for the label on held-out phantoms.
+    """
+
+    judgement: PromptJudgement
+    pictures: np.ndarray
+    classifier: Mapping[str, Any]
+
+    def worst(self) -> list[tuple[np.ndarray, str, float]]:
+        """The pictures that agree least with their prompt: picture, prompt, probability."""
+        judged = self.judgement
+        error = np.abs(judged.probability - judged.asked)
+        rows = np.argsort(-error, kind="stable")[:WORST_SHOWN]
+        return [(self.pictures[i], judged.prompts[i], float(judged.probability[i])) for i in rows]
 
 
 def write(
@@ -68,6 +102,7 @@ def write(
     prompts: tuple[str, str],
     model: StableDiffusion,
     seconds: Mapping[str, float],
+    verdict: Verdict,
 ) -> Path:
     """Write the report of a finished demo.
 
@@ -79,6 +114,7 @@ def write(
         prompts: without and with the finding.
         model: the trained model.
         seconds: stage -> seconds it took in this run, in the order of the stages.
+        verdict: the classifier's, on pictures of both prompts.
 
     Returns:
         The path of report.html.
@@ -106,6 +142,7 @@ def write(
         previews=read_previews(output / "samples"),
         curves={name: plot_losses(curve) for name, curve in curves.items()},
     )
+    judgement = verdict.judgement.to_dict()
     numbers = {
         "prompts": {"plain": prompts[0], "effusion": prompts[1]},
         "num_pictures": {"plain": len(plain), "effusion": len(effusion)},
@@ -115,6 +152,10 @@ def write(
         "data": _describe_data(dataset, configs["diffusion"]),
         "training": {name: _describe_run(configs[name], curves[name]) for name in configs},
         "vae_reconstruction": {"l1": l1, "n": len(originals)},
+        "prompt_accuracy": judgement["prompt_accuracy"],
+        "classifier_accuracy": verdict.classifier.get("accuracy"),
+        "judgement": judgement,
+        "classifier": dict(verdict.classifier),
         "seconds": {name: round(s, 2) for name, s in seconds.items()}
         | {"total": round(sum(seconds.values()), 2)},
         "versions": _versions(),
@@ -126,11 +167,12 @@ def write(
     page = _environment().get_template("demo_report.html.jinja").render(
         numbers=numbers,
         pictures=pictures,
+        worst=verdict.worst(),
         latents=_describe_latents(model, size),
         preview_prompts=configs["diffusion"]["preview"]["prompts"],
         stages=[(STAGES.get(name, name), s) for name, s in seconds.items()],
         # A stage that an earlier run had finished takes no time to find done.
-        kept=[STAGES[name] for name in ("vae", "diffusion") if seconds.get(name, 1.0) < 0.5],
+        kept=[STAGES[name] for name in KEPT_STAGES if seconds.get(name, 1.0) < 0.5],
         next_steps=next_steps(output, configs["diffusion"]),
     )  # fmt: skip
     report = output / "report.html"
@@ -231,6 +273,7 @@ def _environment() -> Environment:
         "uri": data_uri,
         "count": lambda n: f"{n:,}",
         "loss": lambda x: f"{x:#.3g}".rstrip("."),
+        "percent": lambda x: f"{100 * x:.1f} %",
         "duration": _duration,
     }
     return environment

@@ -1,7 +1,8 @@
 """Command line of the package: finds the command, runs it, turns mistakes into exit codes.
 
 A command is one file in this folder with two functions: ``add_parser(subparsers)`` adds its parser
-under the command's name, ``run(args)`` does the work and returns the exit code (None is 0).
+under the command's name, ``run(args)`` does the work and returns the exit code (None is 0). A
+command that takes a recipe has ``run_words(argv)`` in their place.
 
 Exit codes: 0 done; 1 done, but a check that was asked for failed; 2 a mistake in the input, told in
 one line on stderr; 130 interrupted. A traceback means a bug.
@@ -18,9 +19,11 @@ from medsd_jax.errors import UserError
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
     "export": "write a diffusers folder, checked against PyTorch with --verify",
+    "train-classifier": "train the judge of generated pictures on real ones",
     "data": "prepare a data set and show what is in it",
 }
-"""Command -> one line of help. The file of the same name is imported only when it is asked for."""
+"""Command -> one line of help. The file of the same name, with _ for -, is imported only when it is
+asked for."""
 
 _EPILOG = "example: python -m medsd_jax demo --output runs/demo"
 
@@ -71,7 +74,9 @@ def _run_command(words: list[str]) -> int | None:
     module = None
     for name, summary in COMMANDS.items():
         if name == chosen:
-            module = importlib.import_module(f"medsd_jax.cli.{name}")
+            module = importlib.import_module(f"medsd_jax.cli.{name.replace('-', '_')}")
+            if hasattr(module, "run_words"):
+                return module.run_words(words[words.index(name) + 1 :])
             module.add_parser(subparsers)
         else:
             # A stand-in for the list of commands: importing all of them would import jax.

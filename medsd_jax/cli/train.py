@@ -23,6 +23,7 @@ from medsd_jax.cli.train_latents import make_encoder, vae_fingerprint, with_meas
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.latents import encode_split
 from medsd_jax.data.loader import eval_batches, make_loader
+from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
@@ -235,9 +236,9 @@ def _vae_steps(
     return train_step, make_vae_eval_step(vae, adaptation)
 
 
-def _input_settings(config: ConfigDict, model: StableDiffusion) -> dict:
+def _input_settings(config: ConfigDict, model: StableDiffusion, split: RecordSplit) -> dict:
     return {
-        "encode": functools.partial(encode_prompts, model.tokenizer),
+        "columns": {"prompt_ids": encode_prompts(model.tokenizer, split.texts)},
         "image_size": config.data.image_size,
         "resize_mode": config.data.resize_mode,
         "num_threads": config.data.num_workers,
@@ -267,7 +268,7 @@ def _make_batches(config: ConfigDict, model: StableDiffusion, dataset: Dataset, 
         batch_size=config.data.batch_size,
         seed=config.seed,
         latent_moments=moments,
-        **_input_settings(config, model),
+        **_input_settings(config, model, dataset.train),
     )
 
 
@@ -280,7 +281,7 @@ def _make_validation(config: ConfigDict, model: StableDiffusion, dataset: Datase
         dataset.validation,
         batch_size=_forward_batch(config),
         num_examples=config.validation.num_images,
-        **_input_settings(config, model),
+        **_input_settings(config, model, dataset.validation),
     )
 
 

@@ -7,7 +7,7 @@ but never which pictures form step k. A saved state names a place in that sequen
 
 import concurrent.futures
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import grain
 import jax
@@ -23,8 +23,8 @@ from medsd_jax.data.transforms import (
 )
 from medsd_jax.errors import UserError
 
-Encode = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> prompt ids, int32 [n, S]. It meets texts that repeat."""
+Columns = Mapping[str, np.ndarray]
+"""What travels with the pictures: name -> one row for each record of the split."""
 
 Batch = dict[str, np.ndarray]
 
@@ -97,7 +97,7 @@ class BatchIterator(Iterator[Batch]):
         self.batches_per_epoch: int = setup["num_images"] // setup["batch_size"]
 
     def __next__(self) -> Batch:
-        """Return {"images": float32 [b, H, W, 3] in [-1, 1], "prompt_ids": int32 [b, S]}."""
+        """Return {"images": float32 [b, H, W, 3] in [-1, 1]} and the columns' rows [b, ...]."""
         return next(self._batches)
 
     def get_state(self) -> bytes:
@@ -149,7 +149,7 @@ def make_loader(
     split: RecordSplit,
     *,
     batch_size: int,
-    encode: Encode,
+    columns: Columns,
     image_size: int,
     resize_mode: ResizeMode = "pad",
     seed: int = 0,
@@ -168,7 +168,7 @@ def make_loader(
     Args:
         split: usually `dataset.train`.
         batch_size: pictures a global batch, over all processes.
-        encode: texts -> prompt ids; called once for every distinct caption, before the first batch.
+        columns: e.g. {"prompt_ids": int32 [n, S]}, in the split's order.
         image_size: side length in pixels.
         resize_mode: "pad", "crop" or "squash", see `transforms`.
         seed: of the order (and the flips).
@@ -184,9 +184,9 @@ def make_loader(
             in the place of pictures, and no picture is decoded.
 
     Returns:
-        An iterator over {"images": float32 [b, H, W, 3] in [-1, 1], "prompt_ids": int32 [b, S]}
-        with b = batch_size / process_count; "latent_moments" float32 [b, h, w, 2C] instead of
-        "images" where they are given.
+        An iterator over {"images": float32 [b, H, W, 3] in [-1, 1]} and the rows [b, ...] of the
+        columns, with b = batch_size / process_count; "latent_moments" float32 [b, h, w, 2C] instead
+        of "images" where they are given.
     """
     start, stop = _local_rows(batch_size, process_index, process_count)
     if len(split) < batch_size:
@@ -205,19 +205,20 @@ def make_loader(
         if flip:
             raise UserError("cached latents cannot be mirrored: switch the cache or the flips off")
         cache_bytes = 0
+    _check_columns(columns, split)
     pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
-    prompt_ids = encode(split.texts)
 
     def load(number: int, indices: np.ndarray) -> Batch:
         mine = indices[start:stop]
+        rows = {name: column[mine] for name, column in columns.items()}
         if latent_moments is not None:
-            return {"latent_moments": latent_moments[mine], "prompt_ids": prompt_ids[mine]}
+            return {"latent_moments": latent_moments[mine], **rows}
         images = to_float(pictures.rows(mine))
         if flip:
             # Drawn for the global batch, so that the process count does not matter here either.
             mirrored = np.random.default_rng([seed, number]).random(len(indices)) < 0.5
             images = flip_some(images, mirrored[start:stop])
-        return {"images": images, "prompt_ids": prompt_ids[mine]}
+        return {"images": images, **rows}
 
     order = grain.MapDataset.range(len(split))
     order = order.shuffle(seed=seed) if shuffle else order
@@ -245,17 +246,24 @@ class EvalBatches:
         num_examples: real examples over all processes, without the padding.
     """
 
-    def __init__(self, pictures: _Pictures, prompt_ids: np.ndarray, rows: tuple[int, int], size):
-        self.num_examples = len(prompt_ids)
-        self._pictures, self._prompt_ids = pictures, prompt_ids
+    def __init__(
+        self,
+        pictures: _Pictures,
+        columns: Columns,
+        num_examples: int,
+        rows: tuple[int, int],
+        batch_size: int,
+    ):
+        self.num_examples = num_examples
+        self._pictures, self._columns = pictures, columns
         self._start, self._stop = rows
-        self._batch_size = size
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         return -(-self.num_examples // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield images, prompt_ids and mask (float32 [b], 1 for real rows, 0 for padding)."""
+        """Yield images, the columns and mask (float32 [b], 1 for real rows, 0 for padding)."""
         for number in range(len(self)):
             base = number * self._batch_size
             places = np.arange(base + self._start, base + self._stop)
@@ -263,7 +271,7 @@ class EvalBatches:
             indices = np.minimum(places, self.num_examples - 1)
             yield {
                 "images": to_float(self._pictures.rows(indices)),
-                "prompt_ids": self._prompt_ids[indices],
+                **{name: column[indices] for name, column in self._columns.items()},
                 "mask": (places < self.num_examples).astype(np.float32),
             }
 
@@ -273,7 +281,7 @@ def eval_batches(
     *,
     num_examples: int | None,
     batch_size: int,
-    encode: Encode,
+    columns: Columns,
     image_size: int,
     resize_mode: ResizeMode = "pad",
     process_index: int | None = None,
@@ -287,7 +295,7 @@ def eval_batches(
         split: usually `dataset.validation`.
         num_examples: the first so many records, or all when there are fewer; None for all.
         batch_size: rows a global batch, over all processes; the last one is padded.
-        encode: texts -> prompt ids.
+        columns: e.g. {"prompt_ids": int32 [n, S]}, in the split's order.
         image_size: side length in pixels.
         resize_mode: "pad", "crop" or "squash".
         process_index: this process; asked of jax when None.
@@ -296,7 +304,7 @@ def eval_batches(
         cache_bytes: decoded pictures stay in memory when the split needs no more than this.
 
     Returns:
-        Batches with images, prompt_ids and mask. A mean over examples is sum(value * mask) over
+        Batches with images, the columns and mask. A mean over examples is sum(value * mask) over
         sum(mask), over all batches and processes.
     """
     rows = _local_rows(batch_size, process_index, process_count)
@@ -307,6 +315,11 @@ def eval_batches(
     if num_examples is not None and num_examples < 1:
         raise UserError(f"num_examples is {num_examples}: it must be at least 1")
     count = len(split) if num_examples is None else min(num_examples, len(split))
+    _check_columns(columns, split)
     pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
-    prompt_ids = encode(split.texts[:count])
-    return EvalBatches(pictures, prompt_ids, rows, batch_size)
+    return EvalBatches(pictures, columns, count, rows, batch_size)
+
+
+def _check_columns(columns: Columns, split: RecordSplit) -> None:
+    for name, column in columns.items():
+        assert len(column) == len(split), (name, len(column), len(split))

@@ -88,6 +88,23 @@ def assign_splits(records: Sequence[Record], validation_fraction: float) -> tupl
     return splits
 
 
+def first_patients(patient_ids: Sequence[str], fraction: float) -> list[bool]:
+    """Which records belong to the first `fraction` of the patients, in the order of their hashes.
+
+    The order is the one that `assign_splits` cuts, so that the choice depends on the patients
+    alone. At least one patient is chosen, and one is not.
+
+    Raises:
+        UserError: there are fewer than two patients.
+    """
+    patients = sorted(set(patient_ids), key=_position)
+    if len(patients) < 2:
+        raise UserError(f"{len(patients)} patient(s) cannot be parted: two or more are needed")
+    count = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
+    chosen = set(patients[:count])
+    return [patient in chosen for patient in patient_ids]
+
+
 def check_no_leak(patient_ids: Sequence[str], splits: Sequence[str]) -> None:
     """Raise a UserError when a patient is in more than one split."""
     seen: dict[str, str] = {}

@@ -11,6 +11,7 @@ but the picture, in the same order: captions and labels are read without touchin
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import io
 import itertools
@@ -190,6 +191,7 @@ class RecordSplit:
         self.patient_ids: tuple[str, ...] = tuple(row["patient_id"] for row in rows)
         self.labels: tuple[dict[str, LabelValue], ...] = tuple(row["labels"] for row in rows)
         self.sizes = tuple((row["height"], row["width"]) for row in rows)
+        self._places: Sequence[int] = range(len(rows))
         self._source = None
         if rows:
             builder = tfds.builder_from_directory(str(folder / "records" / _VERSION))
@@ -201,9 +203,19 @@ class RecordSplit:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def select(self, places: Sequence[int], name: str) -> "RecordSplit":
+        """The records at these places, as a split of this name."""
+        part = copy.copy(self)
+        part.name, part.fingerprint = name, f"{self.fingerprint}-{name}"
+        part._places = [self._places[i] for i in places]
+        for column in ("keys", "texts", "patient_ids", "labels", "sizes"):
+            values = getattr(self, column)
+            setattr(part, column, tuple(values[i] for i in places))
+        return part
+
     def __getitem__(self, index: int) -> Record:
         """Return one record with its encoded picture."""
-        example = self._source[index]
+        example = self._source[self._places[index]]
         assert example["key"].decode() == self.keys[index], (self.keys[index], index)
         return Record(
             key=self.keys[index],

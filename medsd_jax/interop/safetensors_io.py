@@ -95,6 +95,13 @@ def read_weights(
     return tensors
 
 
+def read_weights_file(
+    path: Path, *, dtype: np.typing.DTypeLike = np.float32
+) -> dict[str, np.ndarray]:
+    """Reads one safetensors file; arguments, result and errors as of `read_weights`."""
+    return dict(_read_file(path, np.dtype(dtype)))
+
+
 def write_weights(
     folder: Path,
     filename: str,

@@ -1,4 +1,4 @@
-"""Weights between torch's layout and ours: five leaf rules, and a check that nothing is lost.
+"""Weights between torch's layout and ours: one rule a leaf, and a check that nothing is lost.
 
     ours                         torch
     kernel    [I, O]             weight [O, I]            linear
@@ -6,6 +6,8 @@
     scale     [C]                weight [C]               norm
     embedding [V, D]             weight [V, D]
     bias      [O]                bias   [O]
+    mean      [C]                running_mean [C]         frozen batch norm
+    var       [C]                running_var [C]
 
 The path before the leaf is the same on both sides, so there is no table of names. Transposed arrays
 are views: a file that was read and is written again costs no second copy of the model.
@@ -20,7 +22,14 @@ from medsd_jax.errors import UserError
 
 _TO_TORCH_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 _FROM_TORCH_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
-_TORCH_LEAF = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
+_TORCH_LEAF = {
+    "kernel": "weight",
+    "scale": "weight",
+    "embedding": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -38,7 +47,12 @@ def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def from_torch(
-    state_dict: Mapping[str, np.ndarray], like: Mapping[str, Any], where: str
+    state_dict: Mapping[str, np.ndarray],
+    like: Mapping[str, Any],
+    where: str,
+    *,
+    owner: str = "the config.json beside them",
+    advice: str = "take both from the same model",
 ) -> dict[str, np.ndarray]:
     """Gives a torch state dict our names and axis order; it must match `like` one to one.
 
@@ -46,6 +60,8 @@ def from_torch(
         state_dict: torch names -> numpy arrays of any dtype.
         like: our names -> anything with a `.shape`, what the module needs.
         where: the file or folder that the state dict came from, for the error.
+        owner: what `like` was made from, for the error.
+        advice: what to do where the two do not fit, for the error.
 
     Returns:
         our names in the order of `like` -> numpy arrays; kernels are transposed views.
@@ -54,7 +70,7 @@ def from_torch(
         UserError: weights are missing, not expected or of the wrong shape; it names all of them.
     """
     expected = {_torch_name(name): _torch_shape(name, x.shape) for name, x in like.items()}
-    _check_bijection({k: x.shape for k, x in state_dict.items()}, expected, where)
+    _check_bijection({k: x.shape for k, x in state_dict.items()}, expected, where, owner, advice)
     return {name: _from_torch_array(name, state_dict[_torch_name(name)]) for name in like}
 
 
@@ -80,7 +96,11 @@ def _from_torch_array(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def _check_bijection(
-    got: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], where: str
+    got: Mapping[str, Sequence[int]],
+    expected: Mapping[str, Sequence[int]],
+    where: str,
+    owner: str,
+    advice: str,
 ) -> None:
     missing = sorted(expected.keys() - got.keys())
     extra = sorted(got.keys() - expected.keys())
@@ -100,7 +120,4 @@ def _check_bijection(
         )
         parts.append(f"{len(reshaped)} of the wrong shape: {listed}")
     if parts:
-        raise UserError(
-            f"{where}: the weights do not fit the config.json beside them ({'; '.join(parts)}); "
-            "take both from the same model"
-        )
+        raise UserError(f"{where}: the weights do not fit {owner} ({'; '.join(parts)}); {advice}")

@@ -2,6 +2,7 @@
 
 import argparse
 import base64
+import dataclasses
 import html
 import io
 import json
@@ -19,6 +20,7 @@ from configs import base
 from medsd_jax.cli import data, demo, demo_report, export, sample
 from medsd_jax.cli.flags import ArgumentParser, parse_train_flags
 from medsd_jax.errors import UserError
+from medsd_jax.evaluation.condition import PromptJudgement
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.sampling.images import save_png
@@ -31,6 +33,27 @@ N = 10
 
 def _pictures(seed):
     return np.random.default_rng(seed).integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def _verdict():
+    """Ten pictures a prompt; the classifier sees an effusion in two that must have none."""
+    asked = np.repeat([False, True], 10)
+    probability = np.where(asked, 0.9, 0.1).astype(np.float32)
+    probability[[3, 7]] = 0.6, 0.99
+    judgement = PromptJudgement(
+        "pleural_effusion", tuple(PROMPTS[int(a)] for a in asked), asked, probability
+    )
+    pictures = np.zeros((20, SIDE, SIDE, 3), np.uint8)
+    pictures[7] = 77
+    estimate = {"value": 0.99, "n": 50, "ci95": [0.97, 1.0]}
+    classifier = {"num_images": 80, "num_present": 30, "num_patients": 50, "accuracy": estimate}
+    return demo_report.Verdict(judgement, pictures, classifier)
+
+
+def _write(output):
+    return demo_report.write(
+        output, _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS, _verdict()
+    )
 
 
 def _write_run(workdir, task, validation):
@@ -57,9 +80,7 @@ def run(tmp_path_factory):
     for step in (10, 20):
         picture = np.full((SIDE, SIDE, 3), step, np.uint8)
         save_png(picture, output / "samples" / f"{step:07d}.png", {"step": step})
-    report = demo_report.write(
-        output, _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS
-    )
+    report = _write(output)
     assert report == output / "report.html"
     return output
 
@@ -208,7 +229,7 @@ def test_missing_file_is_named(run, tmp_path, missing, message):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / missing).unlink()
     with pytest.raises(UserError, match=re.escape(message)):
-        demo_report.write(tmp_path / "copy", *[_pictures(0)] * 2, PROMPTS, tiny_pipeline(), SECONDS)
+        _write(tmp_path / "copy")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +240,32 @@ def test_unfinished_run_is_named(run, tmp_path, content, message):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "metrics.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
-        demo_report.write(tmp_path / "copy", *[_pictures(0)] * 2, PROMPTS, tiny_pipeline(), SECONDS)
+        _write(tmp_path / "copy")
+
+
+def test_verdict_is_told(page, numbers):
+    accuracy = numbers["prompt_accuracy"]
+    assert accuracy["value"] == 0.9 and accuracy["n"] == 20
+    assert accuracy["ci95"] == pytest.approx([0.699, 0.972], abs=1e-3)  # Wilson's, from tables
+    assert numbers["classifier_accuracy"] == {"value": 0.99, "n": 50, "ci95": [0.97, 1.0]}
+    plain, effusion = numbers["judgement"]["prompts"]
+    assert (plain["asks"], plain["num_images"], plain["num_seen"]) == (False, 10, 2)
+    assert (effusion["asks"], effusion["num_images"], effusion["num_seen"]) == (True, 10, 10)
+    assert "90.0 %" in page and "99.0 %" in page
+    worst = _verdict().worst()
+    assert worst[0][0].max() == 77 and worst[0][2] == pytest.approx(0.99)
+    assert [round(p, 2) for _, _, p in worst[:2]] == [0.99, 0.6]
+
+
+def test_too_small_a_demo_says_so(run, tmp_path):
+    """A quick look may hold out too few phantoms to score the classifier."""
+    shutil.copytree(run, tmp_path / "copy")
+    scores = {"num_images": 4, "num_present": 1, "num_patients": 3, "too_few": True}
+    verdict = dataclasses.replace(_verdict(), classifier=scores)
+    report = demo_report.write(
+        tmp_path / "copy", _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS, verdict
+    )
+    assert "too few held-out phantoms" in report.read_text(encoding="utf-8")
 
 
 def test_template_is_package_data():

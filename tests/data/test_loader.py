@@ -23,6 +23,10 @@ def _encode(texts):
     return ids
 
 
+def _columns(split):
+    return {"prompt_ids": _encode(split.texts)}
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return open_dataset(
@@ -40,8 +44,9 @@ def loaders(dataset):
     made = []
 
     def make(split=None, **changes):
-        arguments = {"batch_size": 8, "encode": _encode, "image_size": SIZE, "seed": 1}
-        made.append(make_loader(split or dataset.train, **arguments | changes))
+        split = split or dataset.train
+        arguments = {"batch_size": 8, "columns": _columns(split), "image_size": SIZE, "seed": 1}
+        made.append(make_loader(split, **arguments | changes))
         return made[-1]
 
     yield make
@@ -218,7 +223,12 @@ def test_small_splits_are_decoded_once(loaders, dataset, monkeypatch):
 
 
 def _eval(split, **changes):
-    arguments = {"num_examples": 5, "batch_size": 4, "encode": _encode, "image_size": SIZE}
+    arguments = {
+        "num_examples": 5,
+        "batch_size": 4,
+        "columns": _columns(split),
+        "image_size": SIZE,
+    }
     return eval_batches(split, **arguments | changes)
 
 
@@ -263,3 +273,22 @@ def test_eval_mistakes(dataset, tmp_path):
         _eval(alone.validation)
     with pytest.raises(UserError, match="cannot be divided"):
         _eval(dataset.validation, batch_size=3, process_index=0, process_count=2)
+
+
+def test_columns_travel_with_their_pictures(loaders, dataset):
+    """Any array of one row a record; here each record's number."""
+    numbers = np.arange(len(dataset.train))
+    batch = next(loaders(columns={"number": numbers, **_columns(dataset.train)}))
+    ids = _encode(dataset.train.texts)
+    np.testing.assert_array_equal(batch["prompt_ids"], ids[batch["number"]])
+
+
+def test_selected_records_are_a_split_of_their_own(dataset):
+    part = dataset.train.select([5, 2, 9], "part")
+    assert len(part) == 3 and part.name == "part"
+    assert part.keys == tuple(dataset.train.keys[i] for i in (5, 2, 9))
+    assert part[1].key == dataset.train.keys[2]
+    assert part[1].read_bytes() == dataset.train[2].read_bytes()
+    again = part.select([2], "one")
+    assert again[0].key == dataset.train.keys[9]
+    assert part.fingerprint != dataset.train.fingerprint

@@ -3,7 +3,7 @@
 import pytest
 
 from medsd_jax.data.records import Record
-from medsd_jax.data.splits import assign_splits, check_no_leak, parse_split
+from medsd_jax.data.splits import assign_splits, check_no_leak, first_patients, parse_split
 from medsd_jax.errors import UserError
 
 
@@ -71,3 +71,21 @@ def test_parse_split():
     assert parse_split("", "x") is None and parse_split("test", "x") == "test"
     with pytest.raises(UserError, match=r"metadata.csv line 3: split is 'holdout'"):
         parse_split("holdout", "metadata.csv line 3")
+
+
+def test_first_patients_are_whole_patients_in_the_order_of_their_hashes():
+    patients = [f"p{i // 3}" for i in range(300)]
+    few, more = (first_patients(patients, fraction) for fraction in (0.1, 0.3))
+    assert sum(few) == 30 and sum(more) == 90
+    assert all(more[i] for i in range(300) if few[i])  # a larger share keeps the smaller one
+    assert all(len({few[i] for i in range(3 * p, 3 * p + 3)}) == 1 for p in range(100))
+    validation = assign_splits(_records([(p, None) for p in patients]), 0.1)
+    # One order serves both cuts, so those that validate would have been first.
+    assert all(more[i] for i in range(300) if validation[i] == "validation")
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
+def test_first_patients_leave_neither_side_empty(fraction):
+    assert 1 <= sum(first_patients(["a", "b", "c"], fraction)) <= 2
+    with pytest.raises(UserError, match=r"1 patient\(s\) cannot be parted"):
+        first_patients(["a", "a"], 0.5)

@@ -11,6 +11,8 @@ SHAPES = {
     "linear.kernel": (4, 6),
     "norm.scale": (7,),
     "token.embedding": (9, 2),
+    "bn.mean": (7,),
+    "bn.var": (7,),
 }
 LIKE = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SHAPES.items()}
 
@@ -27,6 +29,8 @@ def test_names_and_shapes_are_torch_s():
         "linear.weight": (6, 4),
         "norm.weight": (7,),
         "token.weight": (9, 2),
+        "bn.running_mean": (7,),
+        "bn.running_var": (7,),
     }
 
 
@@ -77,4 +81,15 @@ def test_one_error_lists_every_misfit_sorted():
         "2 not expected: lora.weight [1], zzz.bias [1]; "
         "1 of the wrong shape: linear.weight [4, 6] instead of [6, 4]); "
         "take both from the same model"
+    )
+
+
+def test_error_names_the_owner_and_the_advice_it_is_given():
+    tensors = to_torch(_params())
+    del tensors["bn.running_var"]
+    with pytest.raises(UserError) as error:
+        from_torch(tensors, LIKE, "net.pth", owner="InceptionV3", advice="download it again")
+    assert str(error.value) == (
+        "net.pth: the weights do not fit InceptionV3 (1 missing: bn.running_var [7]); "
+        "download it again"
     )

@@ -1,0 +1,1 @@
+"""Metrics of generated images: fidelity, diversity, similarity, and the intervals around them."""

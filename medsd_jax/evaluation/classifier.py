@@ -1,0 +1,177 @@
+"""A network that says which findings a picture shows: the judge of generated pictures.
+
+It is trained on real pictures alone (classifier_training.py). Its folder holds classifier.json and
+classifier.safetensors, the latter with torchvision's DenseNet names.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from safetensors.numpy import load_file, save_file
+
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
+from medsd_jax.interop.torch_layout import from_torch, to_torch
+from medsd_jax.models.params import abstract, bind
+from medsd_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
+from medsd_jax.parallel.multihost import fetch, put_global
+
+CONFIG_FILE, WEIGHTS_FILE = "classifier.json", "classifier.safetensors"
+_IMAGES_AT_ONCE = 64  # on each device
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A trained classifier of findings; several may be present in one picture.
+
+    Attributes:
+        network: shape of the DenseNet; one grey channel, a class for each label.
+        labels: names of the findings, in the order of the classes.
+        image_size: pixels, square.
+        params: float32 weights, numpy or jax arrays.
+        slope, intercept: [labels] float32, calibration on pictures that trained nothing:
+            probability = sigmoid(slope * logit + intercept), after Platt (1999).
+    """
+
+    network: DenseNetConfig
+    labels: tuple[str, ...]
+    image_size: int
+    params: Mapping[str, Any]
+    slope: np.ndarray
+    intercept: np.ndarray
+
+    def column(self, label: str) -> int:
+        """Which class a label is.
+
+        Raises:
+            UserError: the classifier does not know the label.
+        """
+        if label not in self.labels:
+            raise UserError(f"the classifier knows {', '.join(self.labels)}, not {label!r}")
+        return self.labels.index(label)
+
+
+def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: jax.Array) -> jax.Array:
+    """Pictures [B, H, W] grey or [B, H, W, 3], uint8 -> class scores [B, labels] float32."""
+    graphdef, _ = structure(network)
+    return bind(graphdef, params)(to_grey(images_u8))
+
+
+def to_grey(images_u8: jax.Array) -> jax.Array:
+    """[B, H, W] or [B, H, W, 3] uint8 -> [B, H, W, 1] float32 in [-1, 1]; colours are averaged."""
+    images = images_u8.astype(jnp.float32) / 127.5 - 1.0
+    return images[..., None] if images.ndim == 3 else images.mean(axis=-1, keepdims=True)
+
+
+def predict_logits(
+    classifier: Classifier, images_u8: np.ndarray, mesh: Mesh | None = None
+) -> np.ndarray:
+    """Scores before calibration, computed in batches over all devices.
+
+    Args:
+        classifier: the judge.
+        images_u8: [n, H, W] or [n, H, W, 3] uint8, of the classifier's image_size.
+        mesh: all devices by default.
+
+    Returns:
+        [n, labels] float32.
+
+    Raises:
+        UserError: the pictures have another size.
+    """
+    side = classifier.image_size
+    if images_u8.shape[1:3] != (side, side):
+        given = "x".join(map(str, images_u8.shape[1:3]))
+        raise UserError(f"pictures of {given}: this classifier was trained on {side}x{side}")
+    mesh = make_mesh({"data": -1}) if mesh is None else mesh
+    score = _compiled(classifier.network, mesh)
+    params = put_global(dict(classifier.params), dict.fromkeys(classifier.params, replicated(mesh)))
+    n, shards = len(images_u8), batch_shards(mesh)
+    batch = shards * min(_IMAGES_AT_ONCE, math.ceil(n / shards))
+    scores = []
+    for start in range(0, n, batch):
+        # The last batch is filled up and cut: one shape is compiled.
+        rows = np.arange(start, start + batch).clip(max=n - 1)
+        images = put_global(images_u8[rows], batch_sharding(mesh))
+        scores.append(fetch(score(params, images)))
+    return np.concatenate(scores)[:n]
+
+
+def predict(classifier: Classifier, images_u8: np.ndarray, mesh: Mesh | None = None) -> np.ndarray:
+    """Calibrated probabilities of every finding; arguments as for `predict_logits`.
+
+    Returns:
+        [n, labels] float32 in [0, 1]. Above 0.5 the finding is called present.
+    """
+    scores = predict_logits(classifier, images_u8, mesh)
+    return np.asarray(jax.nn.sigmoid(classifier.slope * scores + classifier.intercept))
+
+
+def save_classifier(classifier: Classifier, folder: Path) -> None:
+    """Writes the folder that `load_classifier` reads; weights under torchvision's names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(classifier.params).items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    about = {
+        "network": dataclasses.asdict(classifier.network),
+        "labels": list(classifier.labels),
+        "image_size": classifier.image_size,
+        "slope": np.asarray(classifier.slope).tolist(),
+        "intercept": np.asarray(classifier.intercept).tolist(),
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Reads what `save_classifier` wrote.
+
+    Raises:
+        UserError: the folder holds no classifier, or a damaged one.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no {CONFIG_FILE}: give the folder that train-classifier wrote"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        network = _network_of(about["network"])
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except Exception as error:  # safetensors has an exception of its own for damaged files
+        raise UserError(f"{folder}: the classifier cannot be read ({error})") from error
+    _, like = structure(network)
+    return Classifier(
+        network=network,
+        labels=tuple(about["labels"]),
+        image_size=about["image_size"],
+        params=from_torch(tensors, like, str(folder / WEIGHTS_FILE)),
+        slope=np.asarray(about["slope"], np.float32),
+        intercept=np.asarray(about["intercept"], np.float32),
+    )
+
+
+def _network_of(about: Mapping[str, Any]) -> DenseNetConfig:
+    return DenseNetConfig(**{**about, "block_config": tuple(about["block_config"])})
+
+
+@functools.cache
+def structure(
+    network: DenseNetConfig,
+) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+    """Graph definition and weight shapes of the network."""
+    return abstract(functools.partial(DenseNet, network))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(network: DenseNetConfig, mesh: Mesh):
+    return jax.jit(functools.partial(logits, network), out_shardings=batch_sharding(mesh))

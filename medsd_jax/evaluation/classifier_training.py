@@ -1,0 +1,168 @@
+"""Training the judge: a DenseNet on labelled pictures, several findings a picture.
+
+The step is pure, as the diffusion's is: ``step(state, batch, rng) -> (state, metrics)``. Unknown
+labels (NaN) carry no loss. Group norm, not batch norm: see features/densenet.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from scipy.optimize import minimize
+
+from medsd_jax.arrays import Params
+from medsd_jax.evaluation.classifier import structure
+from medsd_jax.evaluation.features.densenet import DenseNetConfig
+from medsd_jax.models.params import bind
+from medsd_jax.parallel.mesh import put_batch, replicated
+from medsd_jax.parallel.multihost import put_global, replicated_key
+from medsd_jax.training.state import TrainState, apply_gradients, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random changes that leave every finding as it is. No mirroring: the heart is on the left.
+
+    Attributes:
+        shift: largest displacement along each axis, as a share of the side.
+        contrast: grey values are scaled by a factor in 1 +- contrast.
+        brightness: and moved by at most this, on the [-1, 1] range.
+    """
+
+    shift: float
+    contrast: float
+    brightness: float
+
+    def __call__(self, images: jax.Array, rng: jax.Array) -> jax.Array:
+        """Images [B, H, W, 1] float32 in [-1, 1] -> changed ones; edges are repeated."""
+        b, height, width, _ = images.shape
+        down, right, scale, offset = jax.random.split(rng, 4)
+        dy, dx = int(self.shift * height), int(self.shift * width)
+        padded = jnp.pad(images, ((0, 0), (dy, dy), (dx, dx), (0, 0)), mode="edge")
+        top = jax.random.randint(down, (b,), 0, 2 * dy + 1)
+        left = jax.random.randint(right, (b,), 0, 2 * dx + 1)
+        moved = jax.vmap(
+            lambda image, y, x: jax.lax.dynamic_slice(image, (y, x, 0), (height, width, 1))
+        )(padded, top, left)
+        factor, added = (
+            jax.random.uniform(key, (b, 1, 1, 1), minval=-size, maxval=size)
+            for key, size in ((scale, self.contrast), (offset, self.brightness))
+        )
+        return (1.0 + factor) * moved + added
+
+
+def classification_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean binary cross-entropy of the known labels.
+
+    Args:
+        logits: [B, labels] float32.
+        targets: [B, labels] float32: 1 present, 0 absent, NaN unknown.
+
+    Returns:
+        [] float32; 0 where nothing is known.
+    """
+    known = ~jnp.isnan(targets)
+    losses = optax.sigmoid_binary_cross_entropy(logits, jnp.where(known, targets, 0.0))
+    return jnp.sum(losses * known) / jnp.maximum(known.sum(), 1)
+
+
+def make_step(
+    network: DenseNetConfig, tx: optax.GradientTransformation, augment: Augmentation
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the pure ``step(state, batch, rng) -> (state, metrics)``.
+
+    A batch is {"images": [B, H, W, 3] float32 in [-1, 1], "targets": [B, labels] float32}.
+    """
+    graphdef, _ = structure(network)
+
+    def step(state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array):
+        rng = jax.random.fold_in(rng, state.step)
+        images = augment(batch["images"].mean(axis=-1, keepdims=True), rng)
+
+        def loss(params: Params) -> jax.Array:
+            return classification_loss(bind(graphdef, params)(images), batch["targets"])
+
+        value, grads = jax.value_and_grad(loss)(state.trainable)
+        state, norms = apply_gradients(state, grads, tx, ema_decay=0.0)
+        return state, {"loss": value, **norms}
+
+    return step
+
+
+def fit(
+    params: Mapping[str, np.ndarray],
+    network: DenseNetConfig,
+    batches: Iterator[Mapping[str, np.ndarray]],
+    tx: optax.GradientTransformation,
+    *,
+    steps: int,
+    augment: Augmentation,
+    seed: int,
+    mesh: Mesh,
+    on_step: Callable[[int, Mapping[str, jax.Array]], None] = lambda step, metrics: None,
+) -> dict[str, np.ndarray]:
+    """Trains for `steps` optimizer steps, data parallel over the mesh.
+
+    Args:
+        params: initial weights on the host.
+        network: their shape.
+        batches: this process's rows of each global batch, for ever; see `make_step`.
+        tx: optimizer.
+        steps: how many.
+        augment: random changes of the pictures.
+        seed: of the augmentation.
+        mesh: the devices.
+        on_step: called after each step with its number from 1 and the step's metrics.
+
+    Returns:
+        The trained weights on the host.
+    """
+    whole = replicated(mesh)
+    state = jax.jit(lambda p: init_state(p, tx, ema=False), out_shardings=whole)(
+        put_global(dict(params), dict.fromkeys(params, whole))
+    )
+    step = jax.jit(make_step(network, tx, augment), donate_argnums=0)
+    rng = replicated_key(seed, mesh)
+    for number in range(1, steps + 1):
+        state, metrics = step(state, put_batch(next(batches), mesh), rng)
+        on_step(number, metrics)
+    return {name: np.asarray(x) for name, x in state.trainable.items()}
+
+
+def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slope and intercept of each label's probability, by Platt (1999).
+
+    Maximises the likelihood of sigmoid(a logit + b) for targets drawn in from 0 and 1:
+    (N1 + 1) / (N1 + 2) for the N1 present and 1 / (N0 + 2) for the N0 absent ones, so that a
+    classifier that separates them perfectly keeps finite confidence. A label with pictures of one
+    kind only stays as it is.
+
+    Args:
+        logits: [n, labels], of pictures that the classifier was not trained on.
+        targets: [n, labels], 1, 0 or NaN.
+
+    Returns:
+        slope and intercept, each [labels] float32.
+    """
+    slopes, intercepts = np.ones(logits.shape[1]), np.zeros(logits.shape[1])
+    for label in range(logits.shape[1]):
+        known = ~np.isnan(targets[:, label])
+        score, present = logits[known, label].astype(np.float64), targets[known, label] > 0.5
+        if present.all() or not present.any():
+            continue
+        high = (present.sum() + 1) / (present.sum() + 2)
+        low = 1 / ((~present).sum() + 2)
+        wanted = np.where(present, high, low)
+        spread = score.std() or 1.0  # the search is then as easy whatever the logits' scale
+
+        def negative_likelihood(ab, score=score / spread, wanted=wanted) -> float:
+            z = ab[0] * score + ab[1]
+            return float(np.mean(np.logaddexp(0, z) - wanted * z))
+
+        found = minimize(negative_likelihood, np.array([1.0, 0.0]), method="BFGS")
+        slopes[label], intercepts[label] = found.x[0] / spread, found.x[1]
+    return slopes.astype(np.float32), intercepts.astype(np.float32)

@@ -1,0 +1,129 @@
+"""Numbers with their uncertainty: bootstrap over patients, Wilson's interval for a share.
+
+The bootstrap draws whole units (patients) with replacement: images of one patient are alike, and
+drawing them one by one would give intervals that are too short. Its percentile interval fits means,
+shares, AUROC and the like. It does not fit FID: a drawn set holds copies, which raise FID itself.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Shaped
+
+from medsd_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its confidence interval.
+
+    Attributes:
+        value: The number on all data.
+        ci_low: Lower end of the interval.
+        ci_high: Upper end.
+        n: How many independent units it rests on: patients, or images where each is its own unit.
+        level: Confidence, in (0, 1).
+    """
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+    level: float = 0.95
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of a report: value, n and, for 95 %, ci95 = [low, high]."""
+        return {
+            "value": self.value,
+            "n": self.n,
+            f"ci{100 * self.level:g}": [self.ci_low, self.ci_high],
+        }
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float],
+    *arrays: Shaped[np.ndarray, "n ..."],
+    units: Shaped[np.ndarray, " n"] | None = None,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Compute a statistic and its percentile bootstrap interval.
+
+    Args:
+        statistic: Maps the arrays, with any selection of rows, to a number. nan means that the rows
+            do not define it (AUROC of one class): such resamples are left out.
+        *arrays: One or more of [n, ...], rows belonging together, such as labels and scores.
+        units: [n], the unit of each row, such as its patient id; None makes each row a unit.
+        num_resamples: Number of resamples.
+        level: Confidence, in (0, 1).
+        seed: Of the resampling.
+
+    Returns:
+        The statistic on all rows, its interval, and the number of units.
+
+    Raises:
+        UserError: If there are fewer than 2 units, or most resamples do not define the statistic.
+    """
+    num_rows = len(arrays[0])
+    if units is None:
+        rows_of_unit = [np.array([row]) for row in range(num_rows)]
+    else:
+        names, of_row = np.unique(units, return_inverse=True)
+        order = np.argsort(of_row, kind="stable")
+        rows_of_unit = np.split(order, np.cumsum(np.bincount(of_row))[: len(names) - 1])
+    num_units = len(rows_of_unit)
+    if num_rows < 1 or num_units < 2:
+        raise UserError(f"a bootstrap interval needs at least 2 units (patients), not {num_units}")
+
+    def of_units(drawn: np.ndarray) -> float:
+        rows = np.concatenate([rows_of_unit[unit] for unit in drawn])
+        return float(statistic(*(array[rows] for array in arrays)))
+
+    with warnings.catch_warnings():
+        # Of resamples that do not define the statistic; they are counted below.
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)
+        values = scipy.stats.bootstrap(
+            (np.arange(num_units),),
+            of_units,
+            vectorized=False,
+            n_resamples=num_resamples,
+            batch=max(1, 10**7 // num_units),  # at most 80 MB of drawn numbers at once
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    undefined = int(np.isnan(values).sum())
+    if 2 * undefined >= num_resamples:
+        raise UserError(
+            f"{undefined} of {num_resamples} resamples of {num_units} units do not define the "
+            "statistic; there are too few units for an interval"
+        )
+    tail = (1.0 - level) / 2.0
+    low, high = np.nanquantile(values, [tail, 1.0 - tail])
+    return Estimate(float(statistic(*arrays)), float(low), float(high), num_units, level)
+
+
+def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Estimate:
+    """Compute a share and its Wilson score interval, which stays in [0, 1] at 0 and n successes.
+
+    Args:
+        successes: How many of the n, in [0, n].
+        n: Number of independent trials, at least 1. Where one patient has several images, use
+            `bootstrap_interval` instead.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        The share with its interval.
+
+    Raises:
+        UserError: If there are no trials.
+    """
+    if n < 1:
+        raise UserError("a share of 0 trials is not defined; the group is empty")
+    assert 0 <= successes <= n, (successes, n)
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n, level)

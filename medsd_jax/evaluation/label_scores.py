@@ -1,0 +1,78 @@
+"""How well probabilities of findings agree with labels: AUROC, accuracy, F1, calibration.
+
+Intervals resample patients, not pictures. What too few pictures stand behind is marked, not printed
+as a number.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
+
+from medsd_jax.evaluation.intervals import bootstrap_interval
+
+MIN_PICTURES = 5
+"""Fewest pictures with and without a finding that its scores are computed from."""
+
+
+def score_labels(
+    names: Sequence[str],
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    patient_ids: Sequence[str],
+    *,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Scores of each finding on its known labels.
+
+    Args:
+        names: of the findings.
+        probabilities: [n, findings] in [0, 1]; above 0.5 a finding is called present.
+        targets: [n, findings], 1 present, 0 absent, NaN unknown.
+        patient_ids: [n], the unit of the intervals.
+        num_resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        finding -> num_images, num_present, num_patients and, where both kinds have at least
+        MIN_PICTURES pictures, accuracy, auroc, f1 (each value, n = patients, ci95) and brier, the
+        mean squared error of the probability; else too_few = True.
+    """
+    patients = np.asarray(patient_ids)
+    scores: dict[str, dict[str, Any]] = {}
+    for column, name in enumerate(names):
+        known = ~np.isnan(targets[:, column])
+        present, units = targets[known, column] > 0.5, patients[known]
+        probability = probabilities[known, column]
+        about = {
+            "num_images": int(known.sum()),
+            "num_present": int(present.sum()),
+            "num_patients": len(set(units)),
+        }
+        if min(present.sum(), (~present).sum()) < MIN_PICTURES:
+            scores[name] = {**about, "too_few": True}
+            continue
+        estimates = {
+            key: bootstrap_interval(
+                statistic, present, probability, units=units, num_resamples=num_resamples, seed=seed
+            ).to_dict()
+            for key, statistic in (("accuracy", _accuracy), ("auroc", _auroc), ("f1", _f1))
+        }
+        brier = float(brier_score_loss(present, probability))
+        scores[name] = {**about, **estimates, "brier": brier}
+    return scores
+
+
+def _accuracy(present: np.ndarray, probability: np.ndarray) -> float:
+    return float(np.mean((probability > 0.5) == present))
+
+
+def _auroc(present: np.ndarray, probability: np.ndarray) -> float:
+    one_kind = present.all() or not present.any()
+    return float("nan") if one_kind else float(roc_auc_score(present, probability))
+
+
+def _f1(present: np.ndarray, probability: np.ndarray) -> float:
+    return float(f1_score(present, probability > 0.5, zero_division=np.nan))

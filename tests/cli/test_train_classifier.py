@@ -1,0 +1,78 @@
+"""train-classifier: a folder that judges, and mistakes told in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medsd_jax.cli.main import main
+from medsd_jax.evaluation.classifier import load_classifier, predict
+from tests.e2e.tiny_run import ROOT
+
+TINY = {
+    "data.num_images": 160,
+    "data.image_size": 32,
+    "data.num_workers": 0,
+    "data.batch_size": 16,
+    "data.validation_fraction": 0.3,
+    "network.growth_rate": 8,
+    "network.block_config": "(1,1)",
+    "network.num_init_features": 8,
+    "labels": "('pleural_effusion','cardiomegaly')",
+    "optim.warmup_steps": 1,
+    "train.steps": 3,
+    "log.every_steps": 1,
+}
+
+
+def run(workdir, **changes):
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    config = str(ROOT / "configs" / "demo_classifier.py")
+    return main(["train-classifier", "--config", config, "--workdir", str(workdir), *flags])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("judge")
+    assert run(workdir) == 0
+    return workdir
+
+
+def test_report_and_classifier_are_there(trained):
+    report = json.loads((trained / "classifier_report.json").read_text())
+    counts = report["num_images"]
+    assert sum(counts.values()) == 160 and all(counts.values())
+    effusion = report["labels"]["pleural_effusion"]
+    assert effusion["num_images"] == counts["validation"]
+    assert 0 <= effusion["accuracy"]["ci95"][0] <= effusion["accuracy"]["value"] <= 1
+    classifier = load_classifier(trained)
+    assert classifier.labels == ("pleural_effusion", "cardiomegaly")
+    probabilities = predict(classifier, np.zeros((3, 32, 32, 3), np.uint8))
+    assert probabilities.shape == (3, 2)
+    assert len((trained / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_same_run_gives_the_same_classifier(trained, tmp_path):
+    assert run(tmp_path) == 0
+    first, again = (load_classifier(folder).params for folder in (trained, tmp_path))
+    for name, x in first.items():
+        np.testing.assert_array_equal(again[name], x)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("labels", "('pleural_efusion',)", "'pleural_efusion'"),
+        ("labels", "()", "labels is empty"),
+        ("labels", "('view',)", "'view'"),
+        ("train__steps", "0", "train.steps = 0"),
+        ("calibration_fraction", "1.5", "calibration_fraction = 1.5"),
+        ("data__batch_size", "5", "5"),
+        ("network__depth", "3", "depth"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, key, value, said):
+    assert run(tmp_path, **{key: value}) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("medsd_jax: error:") and said in line

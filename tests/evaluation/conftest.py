@@ -1,0 +1,33 @@
+"""What the tests of this folder share: sets of features, and a judge that has learnt nothing."""
+
+import numpy as np
+import pytest
+
+from medsd_jax.evaluation.classifier import Classifier
+from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """Two findings, pictures of 24 x 24."""
+    network = DenseNetConfig(
+        growth_rate=8, block_config=(1, 1), num_init_features=8, num_classes=2, in_channels=1
+    )
+    return Classifier(
+        network, ("effusion", "nodule"), 24, random_params(network, np.random.default_rng(0)),
+        np.float32([2.0, 1.0]), np.float32([-0.5, 0.0]),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def feature_sets():
+    """Real [70, 12] and synthetic [90, 12] float32: correlated, positive, skewed, as after ReLU."""
+
+    def make(real=70, synthetic=90, width=12, shift=0.2, seed=0):
+        rng = np.random.default_rng(seed)
+        mixing = rng.normal(size=(width, width))
+        first = np.maximum(rng.normal(size=(real, width)) @ mixing + 1.0, 0.0)
+        second = np.maximum(1.1 * rng.normal(size=(synthetic, width)) @ mixing + 1.0 + shift, 0.0)
+        return first.astype(np.float32), second.astype(np.float32)
+
+    return make
