@@ -19,6 +19,7 @@ from medsd_jax.errors import UserError
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
     "export": "write a diffusers folder, checked against PyTorch with --verify",
+    "evaluate": "measure generated pictures against real ones",
     "train-classifier": "train the judge of generated pictures on real ones",
     "data": "prepare a data set and show what is in it",
 }

@@ -43,6 +43,7 @@ def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         The report: scores of every label on the held-out patients, and what was trained on.
     """
     import jax
+    import scipy.special
 
     from medsd_jax.cli.train import open_data
     from medsd_jax.data.loader import eval_batches, make_loader
@@ -115,14 +116,15 @@ def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )  # fmt: skip
 
     one = np.ones(len(labels), np.float32)
-    classifier = Classifier(network, labels, config.data.image_size, params, one, 0 * one)
+    shape = (network, labels, config.data.image_size, config.data.resize_mode)
+    classifier = Classifier(*shape, params, one, 0 * one)
     slope, intercept = calibrate(
         predict_logits(classifier, pictures(calibration), mesh), targets_of(calibration, labels)
     )
-    classifier = Classifier(network, labels, config.data.image_size, params, slope, intercept)
+    classifier = Classifier(*shape, params, slope, intercept)
     held_out = dataset.validation
-    logits = predict_logits(classifier, pictures(held_out), mesh)
-    probabilities = np.asarray(jax.nn.sigmoid(slope * logits + intercept))
+    logits = predict_logits(classifier, pictures(held_out), mesh).astype(np.float64)
+    probabilities = scipy.special.expit(slope * logits + intercept)  # float64: no new ties
     report = {
         "labels": score_labels(
             labels, probabilities, targets_of(held_out, labels), held_out.patient_ids

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
@@ -38,6 +39,7 @@ class Classifier:
         network: shape of the DenseNet; one grey channel, a class for each label.
         labels: names of the findings, in the order of the classes.
         image_size: pixels, square.
+        resize_mode: how pictures of other sizes became square, see data/transforms.py.
         params: float32 weights, numpy or jax arrays.
         slope, intercept: [labels] float32, calibration on pictures that trained nothing:
             probability = sigmoid(slope * logit + intercept), after Platt (1999).
@@ -46,6 +48,7 @@ class Classifier:
     network: DenseNetConfig
     labels: tuple[str, ...]
     image_size: int
+    resize_mode: str
     params: Mapping[str, Any]
     slope: np.ndarray
     intercept: np.ndarray
@@ -61,15 +64,15 @@ class Classifier:
         return self.labels.index(label)
 
 
-def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: jax.Array) -> jax.Array:
+def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: ArrayLike) -> jax.Array:
     """Pictures [B, H, W] grey or [B, H, W, 3], uint8 -> class scores [B, labels] float32."""
     graphdef, _ = structure(network)
     return bind(graphdef, params)(to_grey(images_u8))
 
 
-def to_grey(images_u8: jax.Array) -> jax.Array:
+def to_grey(images_u8: ArrayLike) -> jax.Array:
     """[B, H, W] or [B, H, W, 3] uint8 -> [B, H, W, 1] float32 in [-1, 1]; colours are averaged."""
-    images = images_u8.astype(jnp.float32) / 127.5 - 1.0
+    images = jnp.asarray(images_u8, jnp.float32) / 127.5 - 1.0
     return images[..., None] if images.ndim == 3 else images.mean(axis=-1, keepdims=True)
 
 
@@ -126,6 +129,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
         "network": dataclasses.asdict(classifier.network),
         "labels": list(classifier.labels),
         "image_size": classifier.image_size,
+        "resize_mode": classifier.resize_mode,
         "slope": np.asarray(classifier.slope).tolist(),
         "intercept": np.asarray(classifier.intercept).tolist(),
     }
@@ -154,6 +158,7 @@ def load_classifier(folder: Path) -> Classifier:
         network=network,
         labels=tuple(about["labels"]),
         image_size=about["image_size"],
+        resize_mode=about["resize_mode"],
         params=from_torch(tensors, like, str(folder / WEIGHTS_FILE)),
         slope=np.asarray(about["slope"], np.float32),
         intercept=np.asarray(about["intercept"], np.float32),

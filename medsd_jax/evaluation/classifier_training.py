@@ -22,6 +22,9 @@ from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import put_global, replicated_key
 from medsd_jax.training.state import TrainState, apply_gradients, init_state
 
+_LEAST_SLOPE = 1e-3
+"""Of calibration, for scores of unit variance: all probabilities are then nearly the base rate."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -138,8 +141,9 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
 
     Maximises the likelihood of sigmoid(a logit + b) for targets drawn in from 0 and 1:
     (N1 + 1) / (N1 + 2) for the N1 present and 1 / (N0 + 2) for the N0 absent ones, so that a
-    classifier that separates them perfectly keeps finite confidence. A label with pictures of one
-    kind only stays as it is.
+    classifier that separates them perfectly keeps finite confidence. The slope stays positive: few
+    pictures could ask for an inverted order, which would be their chance and not the classifier's.
+    A label with pictures of one kind only stays as it is.
 
     Args:
         logits: [n, labels], of pictures that the classifier was not trained on.
@@ -163,6 +167,8 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
             z = ab[0] * score + ab[1]
             return float(np.mean(np.logaddexp(0, z) - wanted * z))
 
-        found = minimize(negative_likelihood, np.array([1.0, 0.0]), method="BFGS")
+        found = minimize(
+            negative_likelihood, np.array([1.0, 0.0]), bounds=[(_LEAST_SLOPE, None), (None, None)]
+        )
         slopes[label], intercepts[label] = found.x[0] / spread, found.x[1]
     return slopes.astype(np.float32), intercepts.astype(np.float32)

@@ -13,10 +13,9 @@ def classifier():
     network = DenseNetConfig(
         growth_rate=8, block_config=(1, 1), num_init_features=8, num_classes=2, in_channels=1
     )
-    return Classifier(
-        network, ("effusion", "nodule"), 24, random_params(network, np.random.default_rng(0)),
-        np.float32([2.0, 1.0]), np.float32([-0.5, 0.0]),
-    )  # fmt: skip
+    params = random_params(network, np.random.default_rng(0))
+    slope, intercept = np.float32([2.0, 1.0]), np.float32([-0.5, 0.0])
+    return Classifier(network, ("effusion", "nodule"), 24, "pad", params, slope, intercept)
 
 
 @pytest.fixture

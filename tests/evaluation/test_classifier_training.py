@@ -101,7 +101,7 @@ def test_it_learns_and_is_calibrated():
     )  # fmt: skip
     assert len(seen) == 40 and seen[-1] < 0.2 < seen[0]
     one = np.ones(1, np.float32)
-    classifier = Classifier(NETWORK, ("square",), 16, params, one, 0 * one)
+    classifier = Classifier(NETWORK, ("square",), 16, "pad", params, one, 0 * one)
     held_out = np.rint((colour[192:] + 1) * 127.5).astype(np.uint8)
     right = (predict(classifier, held_out) > 0.5) == (targets[192:] > 0.5)
     assert right.mean() > 0.95
@@ -127,6 +127,15 @@ def test_calibration_equals_scikit_learn():
     # Its private Platt scaling is sigmoid(-(a s + b)) with the same drawn-in targets.
     a, b = sklearn_calibration._sigmoid_calibration(scores[:, 0], targets[:, 0])
     np.testing.assert_allclose([slope[0], intercept[0]], [-a, -b], atol=2e-3)
+
+
+def test_calibration_never_inverts():
+    """Six pictures by chance in the wrong order: the scores' order is kept, confidence is not."""
+    scores = np.float32([[1], [2], [3], [4], [5], [6]])
+    slope, intercept = calibrate(scores, np.float32([[1], [1], [1], [0], [0], [0]]))
+    assert slope[0] > 0
+    probabilities = 1 / (1 + np.exp(-(slope[0] * scores + intercept[0])))
+    assert np.abs(probabilities - 0.5).max() < 0.01
 
 
 def test_calibration_of_separated_or_single_kinds_is_finite():

@@ -1,0 +1,142 @@
+"""Feature networks by name, and the features of a whole set of pictures, kept on disk.
+
+inception=FILE      InceptionV3 of the FID literature, 2048 wide, fed as clean-fid does
+xrv=FILE            torchxrayvision's DenseNet-121, 1024 wide, fed as RoentGen's script does
+classifier=FOLDER   the judge that train-classifier wrote
+"""
+
+import functools
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medsd_jax.data.transforms import resize
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.classifier import load_classifier, structure, to_grey
+from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet
+from medsd_jax.evaluation.features.inception import InceptionV3
+from medsd_jax.evaluation.features.preprocessing import preprocessing
+from medsd_jax.evaluation.features.weights import load_weights
+from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.models.params import abstract, bind
+from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
+from medsd_jax.parallel.multihost import fetch, put_global
+
+KINDS = ("inception", "xrv", "classifier")
+_PICTURES_AT_ONCE = 32  # on each device
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network with its weights and its input chain.
+
+    Attributes:
+        kind: one of `KINDS`.
+        prepare: pictures of any sizes -> the network's input [B, H, W, C].
+        chain: the input chain in words, part of the protocol.
+        graphdef: structure.
+        params: weights on the host.
+    """
+
+    kind: str
+    prepare: Callable[[list[np.ndarray]], np.ndarray]
+    chain: str
+    graphdef: nnx.GraphDef
+    params: Mapping[str, Any]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of the network, its weights and its input chain."""
+        digest = hashlib.blake2b(f"{self.kind} {self.chain}".encode(), digest_size=8)
+        for name in sorted(self.params):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.params[name]).view(np.uint8).data)
+        return digest.hexdigest()
+
+
+def open_network(spec: str) -> FeatureNetwork:
+    """Reads ``kind=path``.
+
+    Raises:
+        UserError: another kind, or the weights cannot be read.
+    """
+    kind, equals, where = spec.partition("=")
+    if kind not in KINDS or not equals or not where:
+        known = ", ".join(f"{k}=PATH" for k in KINDS)
+        raise UserError(f"--features {spec}: write one of {known}")
+    path = Path(where).expanduser()
+    if kind == "classifier":
+        classifier = load_classifier(path)
+        side, mode = classifier.image_size, classifier.resize_mode
+        graphdef, _ = structure(classifier.network)
+        return FeatureNetwork(
+            kind, functools.partial(_square_pictures, side=side, mode=mode),
+            f"grey repeated to RGB; bilinear to {side}x{side}, {mode}; mean of the channels; "
+            "x / 127.5 - 1", graphdef, classifier.params,
+        )  # fmt: skip
+    make, chain = {
+        "inception": (functools.partial(InceptionV3, "fid"), preprocessing("clean-fid")),
+        "xrv": (functools.partial(DenseNet, XRV_DENSENET121), preprocessing("xrv-roentgen")),
+    }[kind]
+    graphdef, like = abstract(make)
+    return FeatureNetwork(kind, chain.batch, chain.steps, graphdef, load_weights(path, like, kind))
+
+
+def features_of(
+    network: FeatureNetwork, pictures: PictureSet, cache: Path, mesh: Mesh
+) -> np.ndarray:
+    """Features of every picture, computed over all devices, or read from an earlier run.
+
+    Args:
+        network: from `open_network`.
+        pictures: the set.
+        cache: folder of .npy files, named by the content of pictures and network.
+        mesh: the devices.
+
+    Returns:
+        [n, d] float32 in the set's order.
+    """
+    path = cache / f"{network.kind}-{network.fingerprint}-{pictures.fingerprint}.npy"
+    if path.is_file():
+        return np.load(path)
+    run = jax.jit(
+        lambda params, images: bind(network.graphdef, params).pooled_features(images),
+        out_shardings=batch_sharding(mesh),
+    )
+    params = put_global(dict(network.params), dict.fromkeys(network.params, replicated(mesh)))
+    shards = batch_shards(mesh)
+    size = shards * min(_PICTURES_AT_ONCE, math.ceil(len(pictures) / shards))
+    found = []
+    with tqdm(total=len(pictures), unit="image", desc=f"{network.kind} features") as bar:
+        for batch in pictures.batches(size):
+            images = network.prepare(batch)
+            # The last batch is filled up and cut: one shape is compiled.
+            rows = np.arange(size).clip(max=len(batch) - 1)
+            images = put_global(images[rows], batch_sharding(mesh))
+            found.append(fetch(run(params, images))[: len(batch)])
+            bar.update(len(batch))
+    features = np.concatenate(found)
+    cache.mkdir(parents=True, exist_ok=True)
+    # Renamed at the end: a killed run leaves no half file.
+    handle, temporary = tempfile.mkstemp(suffix=".npy", dir=cache)
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, features)
+    Path(temporary).replace(path)
+    return features
+
+
+def _square_pictures(pictures: list[np.ndarray], *, side: int, mode: str) -> np.ndarray:
+    """The classifier's input [B, side, side, 1], prepared as in its training."""
+    rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
+    return np.asarray(to_grey(np.stack([resize(p, side, mode) for p in rgb])))

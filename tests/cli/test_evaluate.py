@@ -1,0 +1,117 @@
+"""evaluate: from two folders to a report, with the features kept, and mistakes in one line."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medsd_jax.cli.main import main
+from medsd_jax.evaluation.classifier import Classifier, save_classifier
+from medsd_jax.evaluation.features import extraction
+from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
+from medsd_jax.parallel.mesh import make_mesh
+
+SIDE, NUM = 24, 40
+
+
+def write_pictures(folder, seed, brightness):
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for i in range(NUM):
+        pixels = np.clip(rng.normal(brightness, 40, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Real pictures, others alike, darker ones, and a judge that has learnt nothing."""
+    root = tmp_path_factory.mktemp("sets")
+    for name, seed, brightness in (("real", 0, 128), ("alike", 1, 128), ("darker", 2, 60)):
+        write_pictures(root / name, seed, brightness)
+    network = DenseNetConfig(
+        growth_rate=8, block_config=(1, 1), num_init_features=8, num_classes=1, in_channels=1
+    )
+    params = random_params(network, np.random.default_rng(0))
+    one = np.ones(1, np.float32)
+    save_classifier(Classifier(network, ("x",), SIDE, "pad", params, one, 0 * one), root / "judge")
+    return root
+
+
+def evaluate(places, synthetic, output, *more):
+    words = ["--real", str(places / "real"), "--synthetic", str(places / synthetic)]
+    words += ["--output", str(output), "--features", f"classifier={places / 'judge'}", *more]
+    return main(["evaluate", *words])
+
+
+def test_report(places, tmp_path, capsys):
+    assert evaluate(places, "alike", tmp_path) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    (space,) = report["fidelity"].values()
+    assert (space["num_real"], space["num_synthetic"]) == (NUM, NUM)
+    assert "FID" in capsys.readouterr().out
+    assert evaluate(places, "darker", tmp_path / "b") == 0
+    darker = json.loads((tmp_path / "b" / "report.json").read_text())
+    (other,) = darker["fidelity"].values()
+    assert other["fid"] > 3 * space["fid"]
+    assert darker["protocol"] == report["protocol"]
+
+
+def test_features_are_computed_once(places, tmp_path, monkeypatch):
+    assert evaluate(places, "alike", tmp_path) == 0
+    first = (tmp_path / "report.json").read_text()
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(extraction, "put_global", refuse)
+    assert evaluate(places, "alike", tmp_path) == 0
+    assert (tmp_path / "report.json").read_text() == first
+
+
+def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, monkeypatch):
+    import jax
+
+    from medsd_jax.evaluation.picture_sets import open_pictures
+
+    network = extraction.open_network(f"classifier={places / 'judge'}")
+    pictures = open_pictures(places / "real")
+    everywhere = extraction.features_of(network, pictures, tmp_path / "a", make_mesh({"data": -1}))
+    monkeypatch.setattr(extraction, "_PICTURES_AT_ONCE", 7)
+    alone = extraction.features_of(
+        network, pictures, tmp_path / "b", make_mesh({}, jax.devices()[:1])
+    )
+    np.testing.assert_allclose(alone, everywhere, atol=1e-5)  # other shapes, other rounding
+
+
+def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
+    shutil.copytree(places / "real", tmp_path / "real")
+    shutil.copy(places / "darker" / "000.png", tmp_path / "real" / "000.png")
+    from medsd_jax.evaluation.picture_sets import open_pictures
+
+    network = extraction.open_network(f"classifier={places / 'judge'}")
+    mesh = make_mesh({"data": -1})
+    before, after = (
+        extraction.features_of(network, open_pictures(folder), tmp_path / "cache", mesh)
+        for folder in (places / "real", tmp_path / "real")
+    )
+    assert not np.allclose(before[0], after[0])
+    np.testing.assert_allclose(before[1:], after[1:], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--features", "vgg=x"], "vgg=x"),
+        (["--features", "classifier"], "classifier=PATH"),
+        (["--features", "inception=absent.pth"], "absent.pth"),
+        (["--features", "classifier=absent"], "classifier.json"),
+        (["--real", "absent"], "absent does not exist"),
+    ],
+)
+def test_mistakes_are_one_line(places, tmp_path, capsys, words, said):
+    assert evaluate(places, "alike", tmp_path, *words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("medsd_jax: error:") and said in line
