@@ -58,6 +58,25 @@ def test_report(places, tmp_path, capsys):
     assert darker["protocol"] == report["protocol"]
 
 
+def test_planted_copies_are_named(places, tmp_path, capsys):
+    """Three training pictures among the synthetic ones, one of them saved again as JPEG."""
+    write_pictures(tmp_path / "train", 5, 128)
+    shutil.copytree(places / "alike", tmp_path / "synthetic")
+    for i in (1, 2):
+        shutil.copy(tmp_path / "train" / f"00{i}.png", tmp_path / "synthetic" / f"copy{i}.png")
+    with Image.open(tmp_path / "train" / "003.png") as picture:
+        picture.save(tmp_path / "synthetic" / "copy3.jpg", quality=60)
+    words = ["--train", str(tmp_path / "train"), "--synthetic", str(tmp_path / "synthetic")]
+    assert evaluate(places, "alike", tmp_path / "out", *words) == 0
+    privacy = json.loads((tmp_path / "out" / "report.json").read_text())["privacy"]
+    assert privacy["spaces"]["pixels"]["num_suspicious"] >= 3
+    top = {row["picture"].rpartition("/")[2]: row for row in privacy["most_suspicious"][:3]}
+    assert set(top) == {"copy1.png", "copy2.png", "copy3.jpg"}
+    assert top["copy3.jpg"]["nearest"].endswith("003.png")
+    assert (tmp_path / "out" / "suspicious.png").is_file()
+    assert "nearer to a training picture" in capsys.readouterr().out
+
+
 def test_features_are_computed_once(places, tmp_path, monkeypatch):
     assert evaluate(places, "alike", tmp_path) == 0
     first = (tmp_path / "report.json").read_text()
