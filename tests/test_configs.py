@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from medsd_jax.cli import train
+from configs import base
+from medsd_jax.cli import train, train_classifier
 from medsd_jax.cli.flags import load_config
 from medsd_jax.cli.train_checks import check_config
 from tests.e2e.tiny_run import recipe, write_model
@@ -24,14 +25,19 @@ def keys(config: ConfigDict, prefix: str = "") -> set[str]:
     return found
 
 
-BASE = load_config(next(path for path in CONFIGS if path.stem == "base"))
+BASE = base.get_config()
+CLASSIFIER_BASE = base.get_classifier_config()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_recipe_has_the_keys_of_base_and_sensible_values(path):
     config = load_config(path)
-    assert keys(config) == keys(BASE)
-    check_config(config)
+    if "labels" in config:
+        assert keys(config) == keys(CLASSIFIER_BASE)
+        train_classifier.check_config(config)
+    else:
+        assert keys(config) == keys(BASE)
+        check_config(config)
     train.make_schedule(
         config.optim.schedule,
         config.optim.learning_rate,
@@ -56,6 +62,9 @@ class Recorder:
             return Recorder(value, self._read, f"{self._prefix}{name}.")
         self._read.add(self._prefix + name)
         return value
+
+    def __getitem__(self, name: str):
+        return getattr(self, name)
 
     def to_dict(self) -> dict:
         if self._prefix:
@@ -97,6 +106,17 @@ def test_every_key_is_read(tmp_path, monkeypatch):
         train.train_by_config(Recorder(config, read), tmp_path / task)
     assert len(params) == 2
     assert keys(BASE) - read == set()
+
+
+def test_every_key_of_the_classifier_is_read(tmp_path):
+    config = base.get_classifier_config()
+    config.data.update(num_images=80, image_size=32, batch_size=16, validation_fraction=0.3)
+    config.network.update(growth_rate=4, block_config=(1, 1), num_init_features=4)
+    config.optim.warmup_steps = 1
+    config.train.steps = 2
+    read = set()
+    train_classifier.train_classifier(Recorder(config.lock(), read), tmp_path)
+    assert keys(CLASSIFIER_BASE) - read == set()
 
 
 def _grey(prompts):

@@ -1,6 +1,5 @@
 """The pictures of the demo's report: read, drawn, put into PNG files and data URIs."""
 
-import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,18 +150,6 @@ def reconstruct(model: StableDiffusion, images_u8: np.ndarray) -> tuple[np.ndarr
 
     images_out, l1 = run(component(model.params, "vae"), from_uint8(images_u8))
     return np.asarray(images_out), float(l1)
-
-
-def png_uri(image_u8: np.ndarray) -> str:
-    """A picture [H, W, 3] uint8 as a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(image_u8).save(buffer, format="PNG", optimize=True)
-    return data_uri(buffer.getvalue(), "image/png")
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """File content of a MIME type as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _enlarge(images_u8: np.ndarray) -> np.ndarray:

@@ -33,7 +33,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from ml_collections import ConfigDict
 
 import medsd_jax
@@ -41,14 +40,13 @@ from medsd_jax.cli.demo_commands import next_steps
 from medsd_jax.cli.demo_pictures import (
     Curve,
     Pictures,
-    data_uri,
     find_phantoms,
     plot_losses,
-    png_uri,
     read_pictures,
     read_previews,
     reconstruct,
 )
+from medsd_jax.cli.report_page import page_template
 from medsd_jax.cli.train import open_data
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
@@ -164,7 +162,7 @@ def write(
     pictures.save(output / "pictures", prompts)
     text = json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     (output / "report.json").write_text(text, encoding="utf-8")
-    page = _environment().get_template("demo_report.html.jinja").render(
+    page = page_template("demo_report.html.jinja").render(
         numbers=numbers,
         pictures=pictures,
         worst=verdict.worst(),
@@ -258,29 +256,3 @@ def _describe_device() -> str:
 def _versions() -> dict[str, str]:
     ours = {"python": platform.python_version(), "medsd_jax": medsd_jax.__version__}
     return ours | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("medsd_jax.cli"),
-        autoescape=True,  # prompts and captions are text
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "png": png_uri,
-        "uri": data_uri,
-        "count": lambda n: f"{n:,}",
-        "loss": lambda x: f"{x:#.3g}".rstrip("."),
-        "percent": lambda x: f"{100 * x:.1f} %",
-        "duration": _duration,
-    }
-    return environment
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -8,8 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-REPORT, SUSPICIOUS = "report.json", "suspicious.png"
-_PAIRS_SHOWN, _PAIR_SIDE = 16, 128  # of the picture
+REPORT = "report.json"
+_DEFINITIONS = 1  # raised when a number of the report comes to be computed in another way
 
 _EXAMPLES = """example:
   python -m medsd_jax train-classifier --config configs/demo_classifier.py --workdir runs/judge
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--real", required=True, type=Path, metavar="R", help="folder, or .csv of paths")
     add("--synthetic", required=True, type=Path, metavar="S", help="folder, or .csv of paths")
     add("--train", type=Path, metavar="T", help="what the model was trained on, for the audit")
-    add("--output", required=True, type=Path, metavar="DIR", help=f"gets {REPORT}")
+    add("--output", required=True, type=Path, metavar="DIR", help=f"gets {REPORT} and report.html")
     add(
         "--features", required=True, action="append", metavar="KIND=PATH",
         help="feature space; may be repeated",
@@ -46,7 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    from medsd_jax.cli import evaluate_report
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.evaluation.diversity import diversity
     from medsd_jax.evaluation.features.extraction import features_of, open_network
     from medsd_jax.evaluation.fidelity import fidelity
     from medsd_jax.evaluation.picture_sets import open_pictures
@@ -54,12 +56,12 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
+    start_devices()
     networks = {spec: open_network(spec) for spec in args.features}
     where = {"real": args.real, "synthetic": args.synthetic}
     if args.train:
         where["train"] = args.train
     sets = {name: open_pictures(path) for name, path in where.items()}
-    start_devices()
     mesh, cache = make_mesh({"data": -1}), args.output / "features"
     spaces, audits = {}, {}
     for spec, network in networks.items():
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             audits[spec] = audit_features(
                 features["train"], features["real"], features["synthetic"]
             )
-    protocol = {s: [space["weights_and_input"], space["k"]] for s, space in spaces.items()}
+    protocol = [[space["weights_and_input"], space["k"]] for space in spaces.values()]
     report: dict[str, Any] = {
         "sets": {
             name: {
@@ -86,11 +88,12 @@ def run(args: argparse.Namespace) -> int:
             for name, pictures in sets.items()
         },
         "fidelity": spaces,
-        "privacy": _privacy(audits, sets, args.output) if args.train else None,
+        "diversity": diversity(sets["synthetic"], seed=args.seed),
+        "privacy": _privacy(audits, sets) if args.train else None,
         "seed": args.seed,
         # Equal hashes: the numbers were measured in the same way and may be compared.
         "protocol": hashlib.blake2b(
-            json.dumps(sorted(protocol.values())).encode(), digest_size=8
+            json.dumps([_DEFINITIONS, sorted(protocol)]).encode(), digest_size=8
         ).hexdigest(),
         "versions": {
             "python": platform.python_version(),
@@ -100,47 +103,39 @@ def run(args: argparse.Namespace) -> int:
     if is_main_process():
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
         (args.output / REPORT).write_text(text, encoding="utf-8")
-        for spec, space in spaces.items():
-            print(f"{spec}: {_in_words(space)}")
-        if report["privacy"]:
-            for space, entry in report["privacy"]["spaces"].items():
-                print(
-                    f"{space}: {entry['num_suspicious']} pictures are nearer to a training picture "
-                    f"than strangers are ({entry['expected_by_chance']:.1f} by chance)"
-                )
-        print(f"the numbers are in {args.output / REPORT}")
+        _print_summary(report)
+        page = evaluate_report.write(args.output, report, sets)
+        print(f"open {page}; its numbers are in {args.output / REPORT}")
     return 0
 
 
-def _privacy(audits: dict[str, Any], sets: dict[str, Any], output: Path) -> dict[str, Any]:
-    """The report's audit; the most suspicious pairs go into a picture."""
-    import numpy as np
-
-    from medsd_jax.data.transforms import resize
-    from medsd_jax.evaluation.picture_sets import read_picture
+def _privacy(audits: dict[str, Any], sets: dict[str, Any]) -> dict[str, Any]:
+    """The report's audit: in pixels, and in the feature spaces of `audits`."""
     from medsd_jax.evaluation.privacy import QUANTILE, audit_pixels, most_suspicious
-    from medsd_jax.sampling.images import make_grid, save_png
 
     pictures = ([p for b in sets[k].batches(1) for p in b] for k in ("train", "real", "synthetic"))
     audits = {"pixels": audit_pixels(*pictures), **audits}
     names = [[str(path) for path in sets[k].paths] for k in ("synthetic", "train")]
-    listed = most_suspicious(audits, *names)
-    shown = []
-    for row in listed[:_PAIRS_SHOWN]:
-        for path in (row["picture"], row["nearest"]):
-            picture = read_picture(Path(path))
-            rgb = np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture
-            shown.append(resize(rgb, _PAIR_SIDE))
-    captions = [
-        text for row in listed[:_PAIRS_SHOWN] for text in (f"{row['ratio']:.2f}", "nearest")
-    ]
-    grid = make_grid(np.stack(shown), columns=8, padding=4, captions=captions)
-    save_png(grid, output / SUSPICIOUS, {"pairs": "synthetic, nearest training picture"})
     return {
         "quantile": QUANTILE,
         "spaces": {name: audit.to_dict() for name, audit in audits.items()},
-        "most_suspicious": listed,
+        "most_suspicious": most_suspicious(audits, *names),
     }
+
+
+def _print_summary(report: dict[str, Any]) -> None:
+    for spec, space in report["fidelity"].items():
+        print(f"{spec}: {_in_words(space)}")
+    if found := report["diversity"]:
+        print(
+            f"MS-SSIM within prompts {found['ms_ssim']['value']:.3f} ({found['num_prompts']} "
+            f"prompts of {found['pictures_a_prompt']} pictures, {found['num_scales']} scales)"
+        )
+    for space, entry in (report["privacy"] or {"spaces": {}})["spaces"].items():
+        print(
+            f"{space}: {entry['num_suspicious']} pictures are nearer to a training picture "
+            f"than strangers are ({entry['expected_by_chance']:.1f} by chance)"
+        )
 
 
 def _in_words(space: dict[str, Any]) -> str:

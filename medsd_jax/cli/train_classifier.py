@@ -58,7 +58,7 @@ def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from medsd_jax.training.metrics import ScalarWriter
     from medsd_jax.training.optim import make_optimizer, make_schedule
 
-    _check(config)
+    check_config(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_batch(config.data.batch_size, mesh)
     dataset = open_data(config, workdir)
@@ -161,7 +161,8 @@ def targets_of(split, labels: Sequence[str]) -> np.ndarray:
     return targets
 
 
-def _check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError for values that no later check names as clearly."""
     if not config.labels:
         raise UserError("labels is empty: name at least one label of the data set")
     if config.train.steps < 1:

@@ -33,12 +33,14 @@ class PictureSet:
     Attributes:
         name: what the user called it.
         paths: of the readable pictures.
+        prompts: [n], what each was sampled from, where sample.py wrote the folder; else empty.
         unreadable: names of the files that were left out.
         fingerprint: 16 hex digits of the files' bytes in their order.
     """
 
     name: str
     paths: tuple[Path, ...]
+    prompts: tuple[str, ...]
     unreadable: tuple[str, ...]
     fingerprint: str
 
@@ -63,9 +65,12 @@ def open_pictures(where: Path) -> PictureSet:
     Raises:
         UserError: there is nothing of that name, or no readable picture in it.
     """
+    prompts: list[str] = []
     if (where / SAMPLES_FILE).is_file():
         lines = (where / SAMPLES_FILE).read_text(encoding="utf-8").splitlines()
-        paths = [where / json.loads(line)["file"] for line in lines]
+        samples = [json.loads(line) for line in lines]
+        paths = [where / sample["file"] for sample in samples]
+        prompts = [sample["prompt"] for sample in samples]
     elif where.is_dir():
         paths = sorted(p for p in where.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not paths:
@@ -75,7 +80,7 @@ def open_pictures(where: Path) -> PictureSet:
     else:
         raise UserError(f"{where} does not exist; give a folder of pictures or a .csv of paths")
     readable, unreadable, digest = [], [], hashlib.blake2b(digest_size=8)
-    for path in paths:
+    for number, path in enumerate(paths):
         try:
             content = path.read_bytes()
             read_picture(path)
@@ -83,7 +88,7 @@ def open_pictures(where: Path) -> PictureSet:
             _log.warning("left out %s: %s", path, error)
             unreadable.append(str(path))
             continue
-        readable.append(path)
+        readable.append(number)
         digest.update(hashlib.blake2b(content, digest_size=16).digest())
     if not readable:
         raise UserError(f"none of the {len(paths)} pictures of {where} can be read")
@@ -91,7 +96,13 @@ def open_pictures(where: Path) -> PictureSet:
         more = ", ..." if len(unreadable) > _NAMES_TOLD else ""
         told = ", ".join(unreadable[:_NAMES_TOLD])
         _log.warning("%d of %d pictures left out: %s%s", len(unreadable), len(paths), told, more)
-    return PictureSet(str(where), tuple(readable), tuple(unreadable), digest.hexdigest())
+    return PictureSet(
+        name=str(where),
+        paths=tuple(paths[i] for i in readable),
+        prompts=tuple(prompts[i] for i in readable) if prompts else (),
+        unreadable=tuple(unreadable),
+        fingerprint=digest.hexdigest(),
+    )
 
 
 def read_picture(path: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """evaluate: from two folders to a report, with the features kept, and mistakes in one line."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -56,6 +57,10 @@ def test_report(places, tmp_path, capsys):
     (other,) = darker["fidelity"].values()
     assert other["fid"] > 3 * space["fid"]
     assert darker["protocol"] == report["protocol"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{space['recall']:.3f}" in page and report["protocol"] in page
+    assert "Are training pictures" not in page  # none were named
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)  # it needs no other file
 
 
 def test_planted_copies_are_named(places, tmp_path, capsys):
@@ -73,7 +78,8 @@ def test_planted_copies_are_named(places, tmp_path, capsys):
     top = {row["picture"].rpartition("/")[2]: row for row in privacy["most_suspicious"][:3]}
     assert set(top) == {"copy1.png", "copy2.png", "copy3.jpg"}
     assert top["copy3.jpg"]["nearest"].endswith("003.png")
-    assert (tmp_path / "out" / "suspicious.png").is_file()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "copy3.jpg" in page and "Are training pictures among them?" in page
     assert "nearer to a training picture" in capsys.readouterr().out
 
 

@@ -1,0 +1,47 @@
+"""What all report pages share: templates that need no other file, and how numbers are written."""
+
+import base64
+import io
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from PIL import Image
+
+
+def page_template(name: str) -> Template:
+    """A template of templates/ with the filters png, uri, count, loss, percent and duration."""
+    environment = Environment(
+        loader=PackageLoader("medsd_jax.cli"),
+        autoescape=True,  # prompts, captions and file names are text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "png": png_uri,
+        "uri": data_uri,
+        "count": lambda n: f"{n:,}",
+        "loss": lambda x: f"{x:#.3g}".rstrip("."),
+        "percent": lambda x: f"{100 * x:.1f} %",
+        "duration": _duration,
+    }
+    return environment.get_template(name)
+
+
+def png_uri(image_u8: np.ndarray) -> str:
+    """A picture [H, W, 3] uint8 as a data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_u8).save(buffer, format="PNG", optimize=True)
+    return data_uri(buffer.getvalue(), "image/png")
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """File content of a MIME type as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
