@@ -8,7 +8,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-REPORT = "report.json"
 _DEFINITIONS = 1  # raised when a number of the report comes to be computed in another way
 
 _EXAMPLES = """example:
@@ -36,7 +35,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--real", required=True, type=Path, metavar="R", help="folder, or .csv of paths")
     add("--synthetic", required=True, type=Path, metavar="S", help="folder, or .csv of paths")
     add("--train", type=Path, metavar="T", help="what the model was trained on, for the audit")
-    add("--output", required=True, type=Path, metavar="DIR", help=f"gets {REPORT} and report.html")
+    add(
+        "--output", required=True, type=Path, metavar="DIR", help="gets report.json and report.html"
+    )
     add(
         "--features", required=True, action="append", metavar="KIND=PATH",
         help="feature space; may be repeated",
@@ -101,11 +102,9 @@ def run(args: argparse.Namespace) -> int:
         },
     }
     if is_main_process():
-        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        (args.output / REPORT).write_text(text, encoding="utf-8")
         _print_summary(report)
         page = evaluate_report.write(args.output, report, sets)
-        print(f"open {page}; its numbers are in {args.output / REPORT}")
+        print(f"open {page}; its numbers are in {page.with_suffix('.json')}")
     return 0
 
 

@@ -1,9 +1,16 @@
-"""The evaluation as one page: OUTPUT/report.html, which needs no other file and no network."""
+"""The evaluation on disk: OUTPUT/report.json by its schema, and OUTPUT/report.html.
 
+The page needs no other file and no network. templates/evaluate_report.schema.json says what every
+key of report.json means.
+"""
+
+import importlib.resources
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 
 from medsd_jax.cli.report_page import page_template
@@ -13,17 +20,26 @@ from medsd_jax.evaluation.picture_sets import PictureSet, read_picture
 _SHOWN, _PAIRS_SHOWN, _SIDE = 16, 12, 128
 
 
+def schema() -> dict[str, Any]:
+    """The JSON schema of report.json."""
+    file = importlib.resources.files("medsd_jax.cli") / "templates" / "evaluate_report.schema.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def write(output: Path, report: Mapping[str, Any], sets: Mapping[str, PictureSet]) -> Path:
-    """Write the page.
+    """Write both files.
 
     Args:
-        output: the folder; gets report.html.
-        report: what report.json holds.
+        output: the folder; gets report.json and report.html.
+        report: what report.json holds, by the schema.
         sets: "real" and "synthetic".
 
     Returns:
         The path of report.html.
     """
+    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
+    jsonschema.validate(json.loads(text), schema())
+    (output / "report.json").write_text(text, encoding="utf-8")
     privacy = report["privacy"]
     pairs = [
         {

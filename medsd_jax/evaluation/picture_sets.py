@@ -67,10 +67,7 @@ def open_pictures(where: Path) -> PictureSet:
     """
     prompts: list[str] = []
     if (where / SAMPLES_FILE).is_file():
-        lines = (where / SAMPLES_FILE).read_text(encoding="utf-8").splitlines()
-        samples = [json.loads(line) for line in lines]
-        paths = [where / sample["file"] for sample in samples]
-        prompts = [sample["prompt"] for sample in samples]
+        paths, prompts = _samples(where)
     elif where.is_dir():
         paths = sorted(p for p in where.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not paths:
@@ -111,6 +108,25 @@ def read_picture(path: Path) -> np.ndarray:
         if image.mode in ("I;16", "I", "F"):
             raise OSError(f"{image.mode} pixels have no known window; convert it to 8 bits")
         return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+
+
+def _samples(folder: Path) -> tuple[list[Path], list[str]]:
+    """Pictures and prompts of a folder that sample.py wrote, from its samples.jsonl."""
+    paths, prompts = [], []
+    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            sample = json.loads(line)
+            paths.append(folder / sample["file"])
+            prompts.append(str(sample["prompt"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder / SAMPLES_FILE} line {number} is not as sample.py writes it "
+                f"({error!r}); sample anew, or give the pictures as a .csv of paths"
+            ) from error
+    if not paths:
+        raise UserError(f"{folder / SAMPLES_FILE} names no picture")
+    return paths, prompts
 
 
 def _paths_of_table(table: Path) -> list[Path]:

@@ -4,10 +4,12 @@ import json
 import re
 import shutil
 
+import jsonschema
 import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax.cli import evaluate_report
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation.classifier import Classifier, save_classifier
 from medsd_jax.evaluation.features import extraction
@@ -61,6 +63,19 @@ def test_report(places, tmp_path, capsys):
     assert f"{space['recall']:.3f}" in page and report["protocol"] in page
     assert "Are training pictures" not in page  # none were named
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # it needs no other file
+
+
+def test_schema_refuses_what_it_does_not_say(places, tmp_path):
+    assert evaluate(places, "alike", tmp_path) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(evaluate_report.schema())
+    jsonschema.validate(report, evaluate_report.schema())
+    for key, value in (("recall", 1.2), ("fid", None), ("protocol", "x"), ("new", 1)):
+        changed = json.loads(json.dumps(report))
+        target = changed if key in ("protocol", "new") else next(iter(changed["fidelity"].values()))
+        target[key] = value
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(changed, evaluate_report.schema())
 
 
 def test_planted_copies_are_named(places, tmp_path, capsys):

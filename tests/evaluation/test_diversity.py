@@ -50,11 +50,15 @@ def test_only_pairs_of_one_prompt_count(tmp_path):
 
 def test_mode_collapse_raises_it(tmp_path):
     prompts = ["a"] * 4 + ["b"] * 4
-    diverse = diversity(write(tmp_path / "d", prompts, noise(4, 0) + noise(4, 1)))
-    one = noise(1, 0)
-    collapsed = diversity(write(tmp_path / "c", prompts, one * 8))
-    assert collapsed["ms_ssim"]["value"] == pytest.approx(1.0, abs=1e-6)
-    assert diverse["ms_ssim"]["value"] < 0.9
+    # Eight structures; one structure a prompt, grain apart; one picture.
+    diverse = [picture for seed in range(8) for picture in noise(1, seed)]
+    sets = {"diverse": diverse, "near": noise(4, 0) + noise(4, 1), "one": noise(1, 0) * 8}
+    found = {
+        name: diversity(write(tmp_path / name, prompts, pictures))["ms_ssim"]["value"]
+        for name, pictures in sets.items()
+    }
+    assert found["diverse"] < 0.3 < 0.8 < found["near"] < found["one"]
+    assert found["one"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_prompts_with_fewer_pictures_are_counted(tmp_path):

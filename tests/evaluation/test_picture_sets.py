@@ -67,7 +67,7 @@ def test_table_of_paths(folder, column):
 
 
 def test_samples_are_taken_without_their_grid(folder):
-    lines = [json.dumps({"file": name, "seed": 0}) for name in ("b.png", "a.JPG")]
+    lines = [json.dumps({"file": name, "prompt": name}) for name in ("b.png", "a.JPG")]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
     assert [p.name for p in open_pictures(folder).paths] == ["b.png", "a.JPG"]
 
@@ -79,6 +79,9 @@ def test_samples_are_taken_without_their_grid(folder):
         (lambda p: p, "holds no picture"),
         (lambda p: _table(p, "id\n1\n"), "no column of paths"),
         (lambda p: _table(p, "path\n"), "names no picture"),
+        (lambda p: _samples(p, ""), "names no picture"),
+        (lambda p: _samples(p, '{"file": "a.png"}\n'), "line 1 is not as sample.py writes it"),
+        (lambda p: _samples(p, "{half"), "line 1 is not as sample.py writes it"),
     ],
 )
 def test_mistakes_are_told(tmp_path, make, said):
@@ -89,3 +92,8 @@ def test_mistakes_are_told(tmp_path, make, said):
 def _table(folder, text):
     (folder / "t.csv").write_text(text)
     return folder / "t.csv"
+
+
+def _samples(folder, text):
+    (folder / "samples.jsonl").write_text(text)
+    return folder
