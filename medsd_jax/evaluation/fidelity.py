@@ -1,11 +1,13 @@
 """How far two sets of pictures lie apart in one feature space: every number with what it needs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from medsd_jax.evaluation.feature_sets import Features
 from medsd_jax.evaluation.frechet import (
+    Moments,
     extrapolated_frechet_distance,
     frechet_distance,
     moments_of,
@@ -16,6 +18,8 @@ from medsd_jax.evaluation.prdc import prdc
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage, as in CheXGenBench."""
 _HALVES = 5
+DISTANCES = ("fid", "kid", "precision", "recall")
+"""What `distances` knows."""
 
 
 def fidelity(real: Features, synthetic: Features, *, seed: int = 0) -> dict[str, Any]:
@@ -57,6 +61,31 @@ def fidelity(real: Features, synthetic: Features, *, seed: int = 0) -> dict[str,
         "coverage": shares.coverage,
         "k": NEIGHBOURS,
     }
+
+
+def distances(
+    real: Features, real_moments: Moments, synthetic: Features, names: Sequence[str]
+) -> dict[str, float]:
+    """Some of the numbers alone, cheap enough to follow a training with.
+
+    Args:
+        real: [n, d] float32.
+        real_moments: of `real`: they are the same every time.
+        synthetic: [m, d] float32.
+        names: of `DISTANCES`.
+
+    Returns:
+        name -> value, each as `fidelity` computes it.
+    """
+    found = {}
+    if "fid" in names:
+        found["fid"] = frechet_distance(real_moments, moments_of(synthetic, "synthetic"))
+    if "kid" in names:
+        found["kid"] = kid(real, synthetic).value
+    if "precision" in names or "recall" in names:
+        shares = prdc(real, synthetic, NEIGHBOURS)
+        found |= {"precision": shares.precision, "recall": shares.recall}
+    return {name: found[name] for name in names}
 
 
 def _real_halves(real: Features, seed: int) -> dict[str, Any]:
