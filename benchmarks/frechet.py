@@ -9,6 +9,7 @@ FrechetInceptionDistance gets a network that hands its input on, and so sees the
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import resource
@@ -136,6 +137,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         found = contest(flags)
         print(json.dumps(found), flush=True)
         return found
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise SystemExit("no torchmetrics: this benchmark needs pip install 'medsd_jax[test]'")
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
     for number in range(flags.repeats):
         for name in CONTESTANTS[:: 1 if number % 2 == 0 else -1]:

@@ -1,6 +1,7 @@
 """``python -m medsd_jax membership``: does a run's model give away what it was trained on?"""
 
 import argparse
+import importlib.resources
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.seed < 2**32:
         raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
 
+    import jsonschema
+
     from medsd_jax import api
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.parallel.multihost import is_main_process
@@ -71,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         seed=args.seed,
     )
+    jsonschema.validate(report, schema())
     if is_main_process():
         output = args.output or args.workdir
         output.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,12 @@ def run(args: argparse.Namespace) -> int:
         print(in_words(report))
         print(f"losses by timestep are in {output / REPORT}")
     return 0
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of membership.json, which says what every key means."""
+    file = importlib.resources.files("medsd_jax.cli") / "templates" / "membership.schema.json"
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def config_of_run(workdir: Path) -> "ConfigDict":

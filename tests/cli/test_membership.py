@@ -3,9 +3,11 @@
 import json
 
 import jax
+import jsonschema
 import pytest
 
 from medsd_jax.cli.main import main
+from medsd_jax.cli.membership import schema
 from medsd_jax.cli.train import train_by_config
 from tests.e2e.tiny_run import recipe, write_model
 
@@ -55,6 +57,16 @@ def test_report(workdir, tmp_path, capsys):
     before = json.loads((tmp_path / "before" / "membership.json").read_text())
     assert before["model_hash"] != report["model_hash"]
     assert before["trained"]["loss"] != report["trained"]["loss"]
+
+
+def test_schema_refuses_what_it_does_not_say(workdir, tmp_path):
+    assert attack(workdir, "--num_images", "7", "--output", str(tmp_path)) == 0
+    report = json.loads((tmp_path / "membership.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(report, schema())
+    for key, value in (("new", 1), ("data", "x"), ("timesteps", []), ("auroc", {"value": 1.2})):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**report, key: value}, schema())
 
 
 @pytest.mark.parametrize(
