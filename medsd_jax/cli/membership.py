@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 REPORT = "membership.json"
 
-_EPILOG = """example:
+_EPILOG = """examples:
   python -m medsd_jax membership --workdir runs/mine
+  python -m medsd_jax membership --workdir runs/mine --model runs/base --output runs/mine/before
 
-The run's own config.json tells which patients were trained on and which validate. The report:
+The second line asks the model that the run started from, which saw neither side: what it can tell
+apart is no memorisation. The run's own config.json tells which patients were trained on and which
+validate. The report:
   auroc             0.5: losses do not tell trained pictures from others; with its 95 % interval
   tpr_at_fpr_0.01   share of the trained pictures found with one false alarm in a hundred
   timesteps         both sides' mean loss, and the AUROC by it, from little noise to much"""
@@ -36,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     add = parser.add_argument
     add("--workdir", required=True, type=Path, metavar="DIR", help="of the training run")
-    add("--model", metavar="M", help="another model of this run, such as DIR/best")
+    add("--model", metavar="M", help="default: the run's own; DIR/best, or what it started from")
     add("--output", type=Path, metavar="DIR", help=f"gets {REPORT} (default: the workdir)")
     add(
         "--num_images", type=positive_int, default=500, metavar="N",
