@@ -184,7 +184,7 @@ def frechet_distance(real: Moments, synthetic: Moments) -> float:
         UserError: If a set has fewer than 2 vectors, or the widths differ.
     """
     _check(real, synthetic)
-    return _distance(real, _factor(real), synthetic)
+    return _distance(real, covariance_factor(real), synthetic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +257,7 @@ def extrapolated_frechet_distance(
     rng = np.random.default_rng(seed)
     rows = np.asarray(synthetic)
     _check(real, moments_of(rows[:2]))
-    factor = _factor(real)
+    factor = covariance_factor(real)
     distances = []
     for size in sizes:
         subset = rows[rng.permutation(n)[:size]]
@@ -282,7 +282,7 @@ def _check(real: Moments, synthetic: Moments) -> None:
     check_widths(len(real.mean), len(synthetic.mean))
 
 
-def _factor(moments: Moments) -> Float[np.ndarray, "d r"]:
+def covariance_factor(moments: Moments) -> Float[np.ndarray, "d r"]:
     """F of (3): as many columns as the covariance has rank."""
     values, vectors = scipy.linalg.eigh(moments.covariance, driver="evd")
     rank = int((values > len(values) * np.finfo(np.float64).eps * values[-1]).sum())
@@ -292,7 +292,7 @@ def _factor(moments: Moments) -> Float[np.ndarray, "d r"]:
 
 
 def _distance(real: Moments, real_factor: Float[np.ndarray, "d r"], synthetic: Moments) -> float:
-    cross = scipy.linalg.svdvals(real_factor.T @ _factor(synthetic)).sum()
+    cross = scipy.linalg.svdvals(real_factor.T @ covariance_factor(synthetic)).sum()
     step = real.mean - synthetic.mean
     traces = np.trace(real.covariance) + np.trace(synthetic.covariance)
     return max(0.0, float(step @ step + traces - 2.0 * cross))
