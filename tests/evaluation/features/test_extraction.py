@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from medsd_jax.cli import evaluate_report  # noqa: E402
 from medsd_jax.errors import UserError  # noqa: E402
 from medsd_jax.evaluation.features import extraction  # noqa: E402
 from medsd_jax.evaluation.features.extraction import features_of, open_network  # noqa: E402
@@ -103,3 +104,8 @@ def test_the_kinds_are_listed(spec):
         f"--features {spec}: write one of inception=PATH, xrv=PATH, classifier=PATH, clip=PATH, "
         "rad-dino=PATH, latent=PATH"
     )
+
+
+def test_the_report_s_schema_knows_every_kind():
+    space = evaluate_report.schema()["$defs"]["space"]
+    assert space["properties"]["network"]["enum"] == list(extraction.KINDS)
