@@ -87,7 +87,8 @@ def get_config() -> ConfigDict:
     config.checkpoint.keep = 2
 
     config.validation = ConfigDict()
-    config.validation.every_steps = 250  # and at step 0 and at the end; 0 switches it off
+    # And at step 0, at the end, and with every evaluation; 0 switches it off.
+    config.validation.every_steps = 250
     config.validation.num_images = 64  # the first ones of the validation split
     config.validation.seed = 1  # of the fixed noise
 
@@ -102,6 +103,28 @@ def get_config() -> ConfigDict:
     config.preview.seed = 0  # image i of a prompt has seed + i
     config.preview.num_steps = 50
     config.preview.guidance_scale = 4.0
+
+    # Task "diffusion": metrics of the averaged weights, and the best weights by one of them.
+    config.evaluation = ConfigDict()
+    config.evaluation.every_steps = 0  # and at the end; 0 switches it off
+    # Any of "validation_loss", "prompt_accuracy" and, against the validation split's pictures,
+    # "fid", "kid", "precision" and "recall".
+    config.evaluation.metrics = ("validation_loss",)
+    # The metric by which WORKDIR/best holds the best weights; None: none are kept.
+    config.evaluation.keep_best = config_dict.placeholder(str)
+    # Feature space of the four distances, as for `evaluate`: "classifier=FOLDER", "inception=FILE".
+    config.evaluation.features = config_dict.placeholder(str)
+    # Judge of "prompt_accuracy": a folder that train-classifier wrote, and which finding it sees.
+    config.evaluation.classifier = config_dict.placeholder(str)
+    config.evaluation.label = "pleural_effusion"
+    config.evaluation.prompts_with = ("A photo of a lung xray with a visible pleural effusion",)
+    config.evaluation.prompts_without = ("A photo of a lung xray",)
+    # Pictures sampled for the distances, from captions spread over the validation split; and as
+    # many for "prompt_accuracy", half of them with the finding.
+    config.evaluation.num_images = 128
+    config.evaluation.seed = 0  # of the first picture; picture i has seed + i
+    config.evaluation.num_steps = 50
+    config.evaluation.guidance_scale = 4.0
 
     return config
 

@@ -39,3 +39,28 @@ def test_train_step_line(capsys, monkeypatch):
 
     with pytest.raises(AssertionError, match="do not compute the same"):
         timing.assert_agreement("x", np.float32(1.001), np.float32(1.0), "float32")
+
+
+def test_frechet_line(capsys):
+    pytest.importorskip("torch")
+    pytest.importorskip("torchmetrics")
+    from benchmarks import frechet
+
+    words = ["--vectors", "70", "--width", "24", "--block", "32", "--repeats", "1"]
+    frechet.main(words)
+    record = json.loads(capsys.readouterr().out)
+    assert record["fid"]["ours"] > 0 and record["relative_difference"] <= 1e-4
+    for key in ("seconds", "peak_mib"):
+        assert record[key]["ours"]["median"] > 0
+        ratio = record[key]["ours"]["median"] / record[key]["torchmetrics"]["median"]
+        assert record[f"{key}_ratio"]["median"] == pytest.approx(ratio, rel=1e-3)
+    # torch is no part of our contestant's process, whatever this one has imported.
+    assert record["imports_mib"]["ours"]["max"] < record["imports_mib"]["torchmetrics"]["min"]
+
+    flags = frechet.argparse.Namespace(vectors=70, width=24, block=32)
+    parts = list(frechet.blocks(flags, True))
+    assert [len(part) for part in parts] == [32, 32, 6]
+    again = np.concatenate(list(frechet.blocks(flags, True)))
+    np.testing.assert_array_equal(np.concatenate(parts), again)
+    other = np.concatenate(list(frechet.blocks(flags, False)))
+    assert not np.array_equal(again[:32], again[32:64]) and not np.array_equal(again, other)

@@ -11,6 +11,7 @@ from medsd_jax.cli import train, train_classifier
 from medsd_jax.cli.flags import load_config
 from medsd_jax.cli.train_checks import check_config
 from tests.e2e.tiny_run import recipe, write_model
+from tests.tiny_judge import write_judge
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -90,11 +91,14 @@ def test_every_key_is_read(tmp_path, monkeypatch):
         params.append(arguments["params"])
         if arguments["preview"] is not None:
             arguments["preview"](arguments["params"], 0)
+        if arguments["evaluation"] is not None:
+            arguments["evaluation"](arguments["params"], 0, 1.0)
         return arguments["params"]
 
     monkeypatch.setattr(train, "train", loop)
     monkeypatch.setattr(train.api, "sample", lambda model, prompts, **settings: _grey(prompts))
     write_model(tmp_path / "model")
+    write_judge(tmp_path / "judge", 16)
     read = set()
     for task in ("diffusion", "vae"):
         config = recipe(
@@ -102,6 +106,10 @@ def test_every_key_is_read(tmp_path, monkeypatch):
             tmp_path / "data",
             task=task,
             vae__measure_scaling_factor=True,
+            evaluation__every_steps=int(task == "diffusion"),
+            evaluation__metrics=("kid", "prompt_accuracy", "validation_loss"),
+            evaluation__features=f"classifier={tmp_path / 'judge'}",
+            evaluation__classifier=str(tmp_path / "judge"),
         )
         train.train_by_config(Recorder(config, read), tmp_path / task)
     assert len(params) == 2

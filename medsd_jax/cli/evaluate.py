@@ -32,7 +32,10 @@ a set of pictures (R, S, T) is
 feature spaces, any number of them:
   classifier=FOLDER   the judge that train-classifier wrote
   inception=FILE      InceptionV3 of the FID literature (pt_inception-2015-12-05)
-  xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures"""
+  xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures
+  clip=FOLDER         CLIP's image tower, such as openai/clip-vit-base-patch32
+  rad-dino=FOLDER     microsoft/rad-dino, as CheXGenBench measures
+  latent=MODEL        the latents of a Stable Diffusion model's autoencoder"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
     "export": "write a diffusers folder, checked against PyTorch with --verify",
     "evaluate": "measure generated pictures against real ones",
+    "membership": "tell trained from held-out pictures by their denoising loss",
     "train-classifier": "train the judge of generated pictures on real ones",
     "data": "prepare a data set and show what is in it",
 }

@@ -19,7 +19,9 @@ from medsd_jax.adaptation.full import full
 from medsd_jax.cli.device_setup import start_devices
 from medsd_jax.cli.flags import parse_train_flags
 from medsd_jax.cli.train_checks import check_config, check_model
+from medsd_jax.cli.train_evaluation import make_evaluation
 from medsd_jax.cli.train_latents import make_encoder, vae_fingerprint, with_measured_scale
+from medsd_jax.cli.train_preview import make_preview
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.latents import encode_split
 from medsd_jax.data.loader import eval_batches, make_loader
@@ -40,7 +42,6 @@ from medsd_jax.parallel.multihost import (
     on_every_host,
     true_everywhere,
 )
-from medsd_jax.sampling.images import make_grid, save_png
 from medsd_jax.training.loop import LoopSettings, train
 from medsd_jax.training.optim import make_optimizer, make_schedule
 from medsd_jax.training.step import DiffusionModel, make_eval_step, make_train_step
@@ -106,6 +107,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     make_steps = _vae_steps if is_vae else _diffusion_steps
     train_step, eval_step = make_steps(config, model, adaptation, optimizer)
     validation = _make_validation(config, model, dataset)
+    evaluation = make_evaluation(config, model, dataset, mesh, workdir)
     with contextlib.closing(_make_batches(config, model, dataset, mesh)) as batches:
         params = train(
             workdir,
@@ -119,6 +121,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
                 validate_every=config.validation.every_steps,
                 validation_seed=config.validation.seed,
                 preview_every=config.preview.every_steps,
+                evaluate_every=config.evaluation.every_steps,
             ),
             mesh=mesh,
             params=model.params,
@@ -129,7 +132,8 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
             eval_step=eval_step,
             batches=batches,
             validation=validation,
-            preview=None if is_vae else _make_preview(config, model, mesh, workdir),
+            preview=None if is_vae else make_preview(config, model, mesh, workdir),
+            evaluation=evaluation,
             config=config.to_dict(),
         )
     trained = replace(model, params=on_every_host(params))
@@ -275,7 +279,8 @@ def _make_batches(config: ConfigDict, model: StableDiffusion, dataset: Dataset, 
 def _make_validation(config: ConfigDict, model: StableDiffusion, dataset: Dataset):
     """The first validation images as batches; None where nothing asks for them."""
     measured = config.task == "vae" and config.vae.measure_scaling_factor
-    if not config.validation.every_steps and not measured:
+    judged = config.evaluation.every_steps and "validation_loss" in config.evaluation.metrics
+    if not config.validation.every_steps and not measured and not judged:
         return None
     return eval_batches(
         dataset.validation,
@@ -283,36 +288,3 @@ def _make_validation(config: ConfigDict, model: StableDiffusion, dataset: Datase
         num_examples=config.validation.num_images,
         **_input_settings(config, model, dataset.validation),
     )
-
-
-def _make_preview(config: ConfigDict, model: StableDiffusion, mesh: Mesh, workdir: Path):
-    """Samples the fixed prompts from fixed seeds into WORKDIR/samples/STEP.png."""
-    if not config.preview.every_steps or not config.preview.prompts:
-        return None
-    each, size = config.preview.images_per_prompt, config.data.image_size
-    prompts = [prompt for prompt in config.preview.prompts for _ in range(each)]
-    seeds = [config.preview.seed + i for i in range(each)]
-    model = replace(model, params={})  # the weights come with each call
-
-    def preview(params, step: int) -> None:
-        images = api.sample(
-            replace(model, params=params),
-            prompts,
-            seeds=seeds * len(config.preview.prompts),
-            num_steps=config.preview.num_steps,
-            guidance_scale=config.preview.guidance_scale,
-            height=size,
-            width=size,
-            mesh=mesh,
-            dtype=config.model.dtype,
-            attention=config.model.attention,
-            progress=False,
-        )
-        if not is_main_process():
-            return
-        folder = workdir / "samples"
-        folder.mkdir(exist_ok=True)
-        about = {"step": step, "prompts": list(config.preview.prompts), "seeds": seeds}
-        save_png(make_grid(images, columns=each), folder / f"{step:07d}.png", about)
-
-    return preview

@@ -6,6 +6,7 @@ import re
 from ml_collections import ConfigDict
 
 from medsd_jax.api import MAX_STEPS, schedule_of
+from medsd_jax.cli.train_evaluation import check_evaluation
 from medsd_jax.diffusion.schedule import sampling_timesteps
 from medsd_jax.errors import UserError
 from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -20,11 +21,12 @@ _RANGES = {
         lambda x: x >= 1,
         "train.steps train.accumulation_steps data.batch_size data.image_size log.every_steps"
         " checkpoint.every_steps checkpoint.keep validation.num_images preview.num_steps"
-        " preview.images_per_prompt",
+        " preview.images_per_prompt evaluation.num_images evaluation.num_steps",
     ),
     "at least 0": (
         lambda x: 0 <= x < math.inf,
-        "validation.every_steps preview.every_steps preview.seed optim.learning_rate"
+        "validation.every_steps preview.every_steps preview.seed evaluation.every_steps"
+        " evaluation.seed optim.learning_rate"
         " optim.weight_decay optim.clip_norm vae.kl_weight",
     ),
     "at least 0 and below 2**32": (lambda x: 0 <= x < 2**32, "seed validation.seed"),
@@ -57,6 +59,7 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"train.min_snr_gamma = {gamma} must be above 0, or None")
     if config.data.cache_latents and config.task == "vae":
         raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
+    check_evaluation(config)
 
 
 def check_model(config: ConfigDict, model: StableDiffusion) -> None:
@@ -76,18 +79,23 @@ def check_model(config: ConfigDict, model: StableDiffusion) -> None:
         )
     check_patterns(config.adaptation.train, model)
     if config.preview.every_steps and config.preview.prompts:
-        if not math.isfinite(config.preview.guidance_scale):
-            raise UserError(
-                f"preview.guidance_scale = {config.preview.guidance_scale} must be a finite number"
-            )
-        if config.preview.num_steps > MAX_STEPS:
-            raise UserError(
-                f"preview.num_steps = {config.preview.num_steps} must be at most {MAX_STEPS}"
-            )
-        if config.preview.seed + config.preview.images_per_prompt > 2**32:
-            raise UserError(f"preview.seed = {config.preview.seed} must be below 2**32")
-        # Says now what the first picture would say after hundreds of steps.
-        sampling_timesteps(schedule_of(model), config.preview.num_steps)
+        _check_sampling(config, model, "preview", config.preview.images_per_prompt)
+    if config.evaluation.every_steps:
+        _check_sampling(config, model, "evaluation", config.evaluation.num_images)
+
+
+def _check_sampling(config: ConfigDict, model: StableDiffusion, section: str, count: int) -> None:
+    """Says now what the first picture would say after hundreds of steps."""
+    asked = config[section]
+    if not math.isfinite(asked.guidance_scale):
+        raise UserError(
+            f"{section}.guidance_scale = {asked.guidance_scale} must be a finite number"
+        )
+    if asked.num_steps > MAX_STEPS:
+        raise UserError(f"{section}.num_steps = {asked.num_steps} must be at most {MAX_STEPS}")
+    if asked.seed + count > 2**32:
+        raise UserError(f"{section}.seed = {asked.seed} must be below 2**32")
+    sampling_timesteps(schedule_of(model), asked.num_steps)
 
 
 def check_patterns(patterns: tuple[str, ...], model: StableDiffusion) -> None:

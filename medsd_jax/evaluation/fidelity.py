@@ -8,6 +8,7 @@ import scipy.stats
 
 from medsd_jax.evaluation.feature_sets import Features
 from medsd_jax.evaluation.frechet import (
+    Moments,
     extrapolated_frechet_distance,
     frechet_distance,
     moments_of,
@@ -19,9 +20,9 @@ from medsd_jax.evaluation.prdc import prdc
 
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage, as in CheXGenBench."""
-LEAST_PICTURES = 20
-"""Of each set: below, the numbers would be noise. The extrapolation of FID needs as many too."""
 _HALVES = 5
+DISTANCES = ("fid", "kid", "precision", "recall")
+"""What `distances` knows."""
 
 
 def fidelity(
@@ -89,6 +90,31 @@ def fidelity(
 def _with_error(value: float, error: float, n: int, *, least: float = -np.inf) -> Estimate:
     reach = float(scipy.stats.norm.ppf(0.975)) * error
     return Estimate(value, max(value - reach, least), value + reach, n)
+
+
+def distances(
+    real: Features, real_moments: Moments, synthetic: Features, names: Sequence[str]
+) -> dict[str, float]:
+    """Some of the numbers alone, cheap enough to follow a training with.
+
+    Args:
+        real: [n, d] float32.
+        real_moments: of `real`: they are the same every time.
+        synthetic: [m, d] float32.
+        names: of `DISTANCES`.
+
+    Returns:
+        name -> value, each as `fidelity` computes it.
+    """
+    found = {}
+    if "fid" in names:
+        found["fid"] = frechet_distance(real_moments, moments_of(synthetic, "synthetic"))
+    if "kid" in names:
+        found["kid"] = kid(real, synthetic).value
+    if "precision" in names or "recall" in names:
+        shares = prdc(real, synthetic, NEIGHBOURS)
+        found |= {"precision": shares.precision, "recall": shares.recall}
+    return {name: found[name] for name in names}
 
 
 def _real_halves(real: Features, seed: int) -> dict[str, Any]:

@@ -13,10 +13,11 @@ Symbols: n the number of feature vectors, d their width, m the mean, M the centr
 (3) holds because S_1 S_2 has the non-zero eigenvalues of (F_1^T F_2)(F_1^T F_2)^T, and those are
 the squared singular values. It stays real and needs no root of an eigenvalue near zero at the end:
 singular values are right to 1e-16 of the largest, whereas the roots of eigenvalues are right to
-1e-8 of it only, and d of them add up. F_i is V sqrt(W) of the eigendecomposition S_i = V W V^T
-without the eigenvalues below d * 2^-52 of the largest, negative ones among them, and with n - 1
-columns at most. That is the rank a covariance of n vectors can have: fewer images than features
-need no ridge, which would change the distance.
+1e-8 of it only, and d of them add up. F_i is Cholesky's factor with pivots: the largest variance
+that is left comes next, until none exceeds d * 2^-52 of the largest, and after n - 1 columns at the
+latest. That is the rank a covariance of n vectors can have: fewer images than features need no
+ridge, which would change the distance. Any F_i does; this one takes a fifth of the time of an
+eigendecomposition.
 
 FID is biased upwards by (4), and the more so the fewer the images: FIDs at different n do not
 compare. `extrapolated_frechet_distance` estimates FID_inf.
@@ -106,22 +107,26 @@ class MomentsAccumulator:
     def result(self) -> Moments:
         """Return the moments of everything so far; more may be added afterwards."""
         self._fold()
-        lower = np.tril(self._scatter)
-        scatter = lower + np.tril(lower, -1).T
+        scatter = np.array(self._scatter, order="C")
+        for row in range(len(scatter)):  # in place: a whole triangle's copy would double the peak
+            scatter[row, row + 1 :] = scatter[row + 1 :, row]
         return Moments(self._count, self._mean.copy(), scatter)
 
     def _fold(self) -> None:
         """Merge the waiting rows into the moments by (2)."""
-        rows = np.concatenate([*self._waiting, np.empty((0, len(self._mean)))])
-        self._waiting = []
-        if not len(rows):
+        if not self._waiting:
             return
-        total = self._count + len(rows)
-        mean = rows.mean(axis=0)
-        step = mean - self._mean
         # The last term of (2) enters as one more row, so that one call of BLAS does it all.
-        rows -= mean
-        rows = np.concatenate([rows, np.sqrt(self._count * len(rows) / total) * step[None]])
+        rows = np.concatenate([*self._waiting, np.zeros((1, len(self._mean)))])
+        self._waiting = []
+        features, extra = rows[:-1], rows[-1]
+        if not len(features):
+            return
+        total = self._count + len(features)
+        mean = features.mean(axis=0)
+        step = mean - self._mean
+        features -= mean
+        extra += np.sqrt(self._count * len(features) / total) * step
         self._scatter = scipy.linalg.blas.dsyrk(
             1.0, rows.T, beta=1.0, c=self._scatter, lower=1, overwrite_c=1
         )
@@ -284,15 +289,24 @@ def _check(real: Moments, synthetic: Moments) -> None:
 
 def covariance_factor(moments: Moments) -> Float[np.ndarray, "d r"]:
     """F of (3): as many columns as the covariance has rank."""
-    values, vectors = scipy.linalg.eigh(moments.covariance, driver="evd")
-    rank = int((values > len(values) * np.finfo(np.float64).eps * values[-1]).sum())
+    covariance = moments.covariance
+    smallest = len(covariance) * np.finfo(np.float64).eps * covariance.diagonal().max()
+    # The transpose of a symmetric array is the same one in Fortran's order: nothing is copied.
+    lower, pivots, rank, _ = scipy.linalg.lapack.dpstrf(
+        covariance.T, tol=smallest, lower=1, overwrite_a=1
+    )
     rank = min(rank, moments.count - 1)
-    first = len(values) - rank  # values ascend
-    return vectors[:, first:] * np.sqrt(values[first:])
+    factor = np.zeros((len(lower), rank))
+    for row, place in enumerate(pivots - 1):  # in place, as in `MomentsAccumulator.result`
+        columns = min(row + 1, rank)
+        factor[place, :columns] = lower[row, :columns]
+    return factor
 
 
 def _distance(real: Moments, real_factor: Float[np.ndarray, "d r"], synthetic: Moments) -> float:
-    cross = scipy.linalg.svdvals(real_factor.T @ covariance_factor(synthetic)).sum()
+    cross = covariance_factor(synthetic).T @ real_factor
+    # Again the transpose, for the order; it has the same singular values.
+    roots = scipy.linalg.svdvals(cross.T, overwrite_a=True, check_finite=False).sum()
     step = real.mean - synthetic.mean
-    traces = np.trace(real.covariance) + np.trace(synthetic.covariance)
-    return max(0.0, float(step @ step + traces - 2.0 * cross))
+    traces = sum(np.trace(x.scatter) / (x.count - 1) for x in (real, synthetic))
+    return max(0.0, float(step @ step + traces - 2.0 * roots))

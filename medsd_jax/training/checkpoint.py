@@ -93,6 +93,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether training in this workdir would go on from a checkpoint."""
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and bool(ocp.utils.checkpoint_steps(folder))
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731

@@ -1,6 +1,7 @@
 """The training loop, top to bottom: shapes, state, restore, compile, loop.
 
-Data, previews and the final export arrive as functions, so that this file is about training alone.
+Data, previews, metrics and the final export arrive as functions, so that this file is about
+training alone.
 """
 
 import contextlib
@@ -62,9 +63,10 @@ class LoopSettings:
         log_every: scalars are fetched, checked and written.
         checkpoint_every: the state is saved (and at the end).
         keep_checkpoints: newest ones kept.
-        validate_every: validation loss (and at step 0 and the end).
+        validate_every: validation loss (and at step 0, with every evaluation and at the end).
         validation_seed: of its fixed noise.
         preview_every: sample pictures (and at the end).
+        evaluate_every: metrics of sampled pictures (and at the end).
     """
 
     steps: int
@@ -76,6 +78,7 @@ class LoopSettings:
     validate_every: int
     validation_seed: int
     preview_every: int
+    evaluate_every: int
 
 
 def train(
@@ -92,6 +95,7 @@ def train(
     batches: BatchIterator,
     validation: Iterable[dict[str, np.ndarray]] | None,
     preview: Callable[[Params, int], None] | None,
+    evaluation: Callable[[Params, int, float | None], dict[str, float]] | None,
     config: dict[str, Any],
 ) -> Params:
     """Trains and returns the weights after the last step, the moving average where there is one.
@@ -110,6 +114,8 @@ def train(
         batches: training batches, this process's rows.
         validation: the fixed validation batches; each iteration starts from the first.
         preview: ``(params, step)``, writes sample pictures.
+        evaluation: ``(params, step, validation loss) -> metrics``; the loss is None where there is
+            no validation.
         config: the run's config as plain values, kept in the checkpoints.
 
     Raises:
@@ -181,7 +187,7 @@ def train(
             tqdm(total=settings.steps, initial=start, unit="step", desc="train", smoothing=0.05)
         )
 
-        def validate(step: int) -> None:
+        def validate(step: int) -> float:
             total, count, first_row = 0.0, 0.0, 0
             for batch in validation:
                 batch = put_batch(batch, mesh)
@@ -192,6 +198,7 @@ def train(
                 first_row += batch["mask"].shape[0]
             writer.write(step, {"validation/loss": total / count})
             bar.write(f"step {step}: validation loss {total / count:.5f}")
+            return total / count
 
         # -- Loop --------------------------------------------------------------------------------
         if validation is not None and settings.validate_every and start == 0:
@@ -229,10 +236,17 @@ def train(
                 writer.write(step, {f"train/{name}": value for name, value in scalars.items()})
                 bar.set_postfix(loss=f"{scalars['loss']:.4f}", images_s=f"{rate:.1f}")
             with speed.paused():
-                if validation is not None and not stop and due(settings.validate_every):
-                    validate(step)
+                judged = evaluation is not None and not stop and due(settings.evaluate_every)
+                loss = None
+                if validation is not None and not stop and (judged or due(settings.validate_every)):
+                    loss = validate(step)
                 if preview is not None and not stop and due(settings.preview_every):
                     preview(adaptation.apply(frozen, state.averaged), step)
+                if judged:
+                    found = evaluation(adaptation.apply(frozen, state.averaged), step, loss)
+                    writer.write(step, {f"evaluation/{name}": x for name, x in found.items()})
+                    said = ", ".join(f"{name} {x:.5g}" for name, x in found.items())
+                    bar.write(f"step {step}: {said}")
                 if save:
                     checkpoints.save(step, state, data=batches.get_state(), config=config)
             if stop:

@@ -6,6 +6,7 @@ import scipy.linalg
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.frechet import (
+    Moments,
     MomentsAccumulator,
     extrapolated_frechet_distance,
     frechet_distance,
@@ -95,6 +96,29 @@ def test_gaussians_give_the_closed_form():
     expected = np.sum(shift**2) + np.sum((s1 - s2) ** 2)
     # The means' errors of 1e-2 enter twice shift: 2 % covers three standard errors.
     np.testing.assert_allclose(distance_of(x, y), expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("decades", [0, 6, 12])
+def test_common_directions_give_the_closed_form(decades):
+    """Two covariances with the same eigenvectors: the sum of (s_1 - s_2)^2."""
+    rng = np.random.default_rng(0)
+    d, n = 60, 1000
+    turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    s1 = 10.0 ** (-decades / 2 * np.linspace(0, 1, d))
+    s2 = s1 * rng.uniform(0.5, 1.5, d)
+    one, two = (Moments(n, np.zeros(d), (n - 1) * (turn * s**2) @ turn.T) for s in (s1, s2))
+    # Rounding of the covariances moves the smallest roots by up to 1e-8, and there are 60.
+    np.testing.assert_allclose(frechet_distance(one, two), np.sum((s1 - s2) ** 2), rtol=1e-6)
+
+
+def test_equal_vectors_have_no_spread(feature_sets):
+    """Their covariance is 0, and what is left is the other's variance and the means' distance."""
+    real, _ = feature_sets()
+    equal = np.ones((5, real.shape[1]))
+    expected = np.sum((real.mean(axis=0) - 1.0) ** 2) + np.var(real, axis=0, ddof=1).sum()
+    for one, two in ((equal, real), (real, equal)):
+        np.testing.assert_allclose(distance_of(one, two), expected, rtol=1e-5)  # float32 sums
+    assert distance_of(equal, equal) == 0.0
 
 
 def test_symmetric_and_blind_to_order(feature_sets):

@@ -70,6 +70,7 @@ class ToyRun:
         params=None,
         on_batch=lambda position: None,
         preview=None,
+        evaluation=None,
         learning_rate=1e-2,
         poison=None,
         **settings,
@@ -109,6 +110,7 @@ class ToyRun:
             "validate_every": 3,
             "validation_seed": 1,
             "preview_every": 4,
+            "evaluate_every": 2,
         }
         return train(
             self.workdir,
@@ -123,5 +125,6 @@ class ToyRun:
             batches=self.batches,
             validation=self.validation,
             preview=preview,
+            evaluation=evaluation,
             config={"optim": {"learning_rate": learning_rate}, "patterns": patterns},
         )

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def open_network(spec: str) -> FeatureNetwork:
     kind, equals, where = spec.partition("=")
     if kind not in KINDS or not equals or not where:
         known = ", ".join(f"{k}=PATH" for k in KINDS)
-        raise UserError(f"--features {spec}: write one of {known}")
+        raise UserError(f"feature space {spec!r} is not known: write one of {known}")
     if kind == "latent":
         space = open_latent_space(where)
         return FeatureNetwork(
@@ -117,6 +117,43 @@ def open_network(spec: str) -> FeatureNetwork:
     return FeatureNetwork(kind, chain.batch, chain.steps, graphdef, load_weights(path, like, kind))
 
 
+def make_extractor(
+    network: FeatureNetwork, mesh: Mesh, num_pictures: int
+) -> Callable[[Sequence[np.ndarray] | np.ndarray], np.ndarray]:
+    """Returns ``extract(pictures) -> [n, d] float32``, which compiles at its first call only.
+
+    Pictures are [H, W] or [H, W, 3] uint8 of any sizes. All processes call it with all of them.
+
+    Args:
+        network: from `open_network`.
+        mesh: the devices.
+        num_pictures: that are expected at a time; batches are no larger.
+    """
+    run = jax.jit(
+        lambda params, images: bind(network.graphdef, params).pooled_features(images),
+        out_shardings=batch_sharding(mesh),
+    )
+    params = put_global(dict(network.params), dict.fromkeys(network.params, replicated(mesh)))
+    size = _pictures_at_once(network, num_pictures, mesh)
+
+    def extract(pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        found = []
+        for start in range(0, len(pictures), size):
+            images = network.prepare(list(pictures[start : start + size]))
+            # The last batch is filled up and cut: one shape is compiled.
+            rows = np.arange(size).clip(max=len(images) - 1)
+            images_everywhere = put_global(images[rows], batch_sharding(mesh))
+            found.append(fetch(run(params, images_everywhere))[: len(images)])
+        return np.concatenate(found)
+
+    return extract
+
+
+def _pictures_at_once(network: FeatureNetwork, num_pictures: int, mesh: Mesh) -> int:
+    shards, most = batch_shards(mesh), min(_PICTURES_AT_ONCE, network.pictures_at_once)
+    return shards * min(most, math.ceil(num_pictures / shards))
+
+
 def features_of(
     network: FeatureNetwork, pictures: PictureSet, cache: Path, mesh: Mesh
 ) -> np.ndarray:
@@ -134,22 +171,11 @@ def features_of(
     path = cache / f"{network.kind}-{network.fingerprint}-{pictures.fingerprint}.npy"
     if path.is_file():
         return np.load(path)
-    run = jax.jit(
-        lambda params, images: bind(network.graphdef, params).pooled_features(images),
-        out_shardings=batch_sharding(mesh),
-    )
-    params = put_global(dict(network.params), dict.fromkeys(network.params, replicated(mesh)))
-    shards = batch_shards(mesh)
-    most = min(_PICTURES_AT_ONCE, network.pictures_at_once)
-    size = shards * min(most, math.ceil(len(pictures) / shards))
+    extract = make_extractor(network, mesh, len(pictures))
     found = []
     with tqdm(total=len(pictures), unit="image", desc=f"{network.kind} features") as bar:
-        for batch in pictures.batches(size):
-            images = network.prepare(batch)
-            # The last batch is filled up and cut: one shape is compiled.
-            rows = np.arange(size).clip(max=len(batch) - 1)
-            images = put_global(images[rows], batch_sharding(mesh))
-            found.append(fetch(run(params, images))[: len(batch)])
+        for batch in pictures.batches(_pictures_at_once(network, len(pictures), mesh)):
+            found.append(extract(batch))
             bar.update(len(batch))
     features = np.concatenate(found)
     cache.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,187 @@
+"""``python -m medsd_jax membership``: does a run's model give away what it was trained on?"""
+
+import argparse
+import importlib.resources
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medsd_jax.cli.flags import positive_int
+from medsd_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from medsd_jax.models.stable_diffusion import StableDiffusion
+
+REPORT = "membership.json"
+
+_EPILOG = """example:
+  python -m medsd_jax membership --workdir runs/mine
+
+The run's own config.json tells which patients were trained on and which validate. The report:
+  auroc             0.5: losses do not tell trained pictures from others; with its 95 % interval
+  tpr_at_fpr_0.01   share of the trained pictures found with one false alarm in a hundred
+  timesteps         both sides' mean loss, and the AUROC by it, from little noise to much"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds ``membership``."""
+    parser = subparsers.add_parser(
+        "membership",
+        help="tell trained from held-out pictures by their denoising loss",
+        description="Membership inference: compares the denoising loss of pictures that a run\n"
+        "trained on with that of its validation patients' pictures.",
+        epilog=_EPILOG,
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, type=Path, metavar="DIR", help="of the training run")
+    add("--model", metavar="M", help="another model of this run, such as DIR/best")
+    add("--output", type=Path, metavar="DIR", help=f"gets {REPORT} (default: the workdir)")
+    add(
+        "--num_images", type=positive_int, default=500, metavar="N",
+        help="of each side, evenly over the split, or all where there are fewer (default 500)",
+    )  # fmt: skip
+    add("--num_timesteps", type=positive_int, default=10, metavar="K", help="default 10")
+    add("--num_draws", type=positive_int, default=4, metavar="D", help="at each time (default 4)")
+    add("--batch_size", type=positive_int, default=8, help="on each device (default 8)")
+    add("--seed", type=int, default=0, help="of noise and resamples (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    config = config_of_run(args.workdir)
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+
+    import jsonschema
+
+    from medsd_jax import api
+    from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.parallel.multihost import is_main_process
+    from medsd_jax.training.checkpoint import write_json_atomically
+
+    start_devices()
+    where = str(args.model or args.workdir)
+    model = api.load(where)
+    report = {"model": where, "model_hash": model.fingerprint()} | measure_membership(
+        config,
+        args.workdir,
+        model,
+        num_images=args.num_images,
+        num_timesteps=args.num_timesteps,
+        num_draws=args.num_draws,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    jsonschema.validate(report, schema())
+    if is_main_process():
+        output = args.output or args.workdir
+        output.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(output / REPORT, report)
+        print(in_words(report))
+        print(f"losses by timestep are in {output / REPORT}")
+    return 0
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of membership.json, which says what every key means."""
+    file = importlib.resources.files("medsd_jax.cli") / "templates" / "membership.schema.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def config_of_run(workdir: Path) -> "ConfigDict":
+    """The config that a training run left in its workdir.
+
+    Raises:
+        UserError: there is none, or it is of a run that trained no denoiser.
+    """
+    from ml_collections import ConfigDict
+
+    path = workdir / "config.json"
+    try:
+        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); --workdir is the folder that train.py wrote"
+        ) from error
+    if config.get("task") != "diffusion" or "data" not in config:
+        raise UserError(f"{path} is of no run with task = 'diffusion': it has no denoising loss")
+    return config
+
+
+def measure_membership(
+    config: "ConfigDict",
+    workdir: Path,
+    model: "StableDiffusion",
+    *,
+    num_images: int,
+    num_timesteps: int,
+    num_draws: int,
+    batch_size: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Attacks a model of a run with the run's own splits.
+
+    Args:
+        config: the run's.
+        workdir: the run's, for its prepared data.
+        model: on the host.
+        num_images: of each side at most, evenly over the split.
+        num_timesteps: see `evaluation.membership.membership`.
+        num_draws: likewise.
+        batch_size: pictures at once on each device.
+        seed: likewise.
+
+    Returns:
+        What `evaluation.membership.membership` says, and data, the fingerprint of the data set.
+    """
+    import numpy as np
+
+    from medsd_jax.cli.train import make_diffusion_model, open_data
+    from medsd_jax.data.loader import eval_batches
+    from medsd_jax.data.tfds_builder import RecordSplit
+    from medsd_jax.evaluation.membership import Examples, check_patients, membership
+    from medsd_jax.interop.tokenization import encode_prompts
+    from medsd_jax.parallel.mesh import batch_shards, make_mesh
+
+    mesh = make_mesh({"data": -1})
+    dataset = open_data(config, workdir)
+    check_patients(dataset.train.patient_ids, dataset.validation.patient_ids)
+
+    def examples(split: RecordSplit) -> Examples:
+        places = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
+        chosen = split.select(places.tolist(), split.name)
+        batches = eval_batches(
+            chosen,
+            num_examples=None,
+            batch_size=batch_size * batch_shards(mesh),
+            columns={"prompt_ids": encode_prompts(model.tokenizer, chosen.texts)},
+            image_size=config.data.image_size,
+            resize_mode=config.data.resize_mode,
+        )
+        return Examples(batches, chosen.patient_ids)
+
+    found = membership(
+        make_diffusion_model(model, dtype="float32", attention="auto", remat=False),
+        model.params,
+        examples(dataset.train),
+        examples(dataset.validation),
+        num_timesteps=num_timesteps,
+        num_draws=num_draws,
+        seed=seed,
+        mesh=mesh,
+    )
+    return {"data": dataset.info.fingerprint, **found}
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """The report in a line."""
+    auroc, found = report["auroc"], report["tpr_at_fpr_0.01"]
+    low, high = auroc["ci95"]
+    counts = [f"{report[k]['num_images']} {k.replace('_', ' ')}" for k in ("trained", "held_out")]
+    return (
+        f"{' and '.join(counts)} pictures: AUROC {auroc['value']:.3f} ({low:.3f} to {high:.3f}); "
+        f"{found['value']:.1%} of the trained ones found with {found['false_alarms']} false "
+        "alarm(s)"
+    )

@@ -1,0 +1,92 @@
+"""membership: from the workdir of a run to a report, and mistakes in one line."""
+
+import json
+
+import jax
+import jsonschema
+import pytest
+
+from medsd_jax.cli.main import main
+from medsd_jax.cli.membership import schema
+from medsd_jax.cli.train import train_by_config
+from tests.e2e.tiny_run import recipe, write_model
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """One step of the tiny recipe."""
+    root = tmp_path_factory.mktemp("run")
+    write_model(root / "model")
+    config = recipe(
+        root / "model", root / "data", train__steps=1, preview__every_steps=0,
+        validation__every_steps=0,
+    )  # fmt: skip
+    jax.config.update("jax_disable_most_optimizations", True)
+    train_by_config(config, root / "run")
+    yield root / "run"
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def attack(workdir, *words):
+    words = ["--num_timesteps", "2", "--num_draws", "1", "--batch_size", "2", *words]
+    return main(["membership", "--workdir", str(workdir), *words])
+
+
+def test_report(workdir, tmp_path, capsys):
+    assert attack(workdir) == 0
+    report = json.loads((workdir / "membership.json").read_text())
+    assert "AUROC" in capsys.readouterr().out
+    (index,) = workdir.parent.glob("data/*/info.json")
+    info = json.loads(index.read_text())
+    assert report["data"] == info["fingerprint"]
+    for side, split in (("trained", "train"), ("held_out", "validation")):
+        assert report[side]["num_images"] == info["num_images"][split]
+        assert report[side]["num_patients"] == info["num_patients"][split]
+    # One step teaches nothing by heart; 60 pictures.
+    low, high = report["auroc"]["ci95"]
+    assert low < 0.5 < high
+    assert [row["timestep"] for row in report["timesteps"]] == [250, 750]
+
+    assert attack(workdir, "--num_images", "7", "--output", str(tmp_path / "out")) == 0
+    fewer = json.loads((tmp_path / "out" / "membership.json").read_text())
+    assert fewer["trained"]["num_images"] == fewer["held_out"]["num_images"] == 7
+    assert fewer["model_hash"] == report["model_hash"]
+
+    untrained = str(workdir.parent / "model")
+    assert attack(workdir, "--model", untrained, "--output", str(tmp_path / "before")) == 0
+    before = json.loads((tmp_path / "before" / "membership.json").read_text())
+    assert before["model_hash"] != report["model_hash"]
+    assert before["trained"]["loss"] != report["trained"]["loss"]
+
+
+def test_schema_refuses_what_it_does_not_say(workdir, tmp_path):
+    assert attack(workdir, "--num_images", "7", "--output", str(tmp_path)) == 0
+    report = json.loads((tmp_path / "membership.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(report, schema())
+    for key, value in (("new", 1), ("data", "x"), ("timesteps", []), ("auroc", {"value": 1.2})):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**report, key: value}, schema())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workdir", "absent"], "absent/config.json"),
+        (["--num_images", "0"], "num_images"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--model", "absent"], "absent"),
+        (["--shadow", "1"], "--shadow"),
+    ],
+)
+def test_mistakes_are_one_line(workdir, tmp_path, capsys, words, said):
+    assert attack(workdir, "--output", str(tmp_path / "out"), *words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("medsd_jax: error:") and said in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_vae_run_has_no_denoising_loss(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"task": "vae", "data": {}}')
+    assert attack(tmp_path) == 2
+    assert "task = 'diffusion'" in capsys.readouterr().err
