@@ -88,9 +88,10 @@ class Verdict:
     def worst(self) -> list[tuple[np.ndarray, str, float]]:
         """The pictures that agree least with their prompt: picture, prompt, probability."""
         judged = self.judgement
-        error = np.abs(judged.probability - judged.asked)
-        rows = np.argsort(-error, kind="stable")[:WORST_SHOWN]
-        return [(self.pictures[i], judged.prompts[i], float(judged.probability[i])) for i in rows]
+        return [
+            (self.pictures[i], judged.prompts[i], float(judged.probability[i]))
+            for i in judged.worst(WORST_SHOWN)
+        ]
 
 
 def write(

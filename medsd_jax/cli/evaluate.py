@@ -1,24 +1,41 @@
-"""``python -m medsd_jax evaluate``: two sets of pictures, and every distance between them."""
+"""``python -m medsd_jax evaluate``: two sets of pictures, and every number about them."""
 
 import argparse
 import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_DEFINITIONS = 1  # raised when a number of the report comes to be computed in another way
+import numpy as np
 
-_EXAMPLES = """example:
+from medsd_jax.cli.flags import positive_int
+from medsd_jax.errors import UserError
+
+_DEFINITIONS = 2  # raised when a number of the report comes to be computed in another way
+
+_EXAMPLES = """examples:
   python -m medsd_jax train-classifier --config configs/demo_classifier.py --workdir runs/judge
-  python -m medsd_jax evaluate --real real_pictures --synthetic runs/look \\
+  python -m medsd_jax evaluate --real runs/judge/data:validation --synthetic runs/look \\
+      --output runs/evaluation --features classifier=runs/judge --judge runs/judge
+  python -m medsd_jax evaluate --real runs/judge/data:validation --train runs/judge/data:train \\
+      --model runs/demo --prompts_csv prompts.csv --guidance_scale 4 \\
       --output runs/evaluation --features classifier=runs/judge
+
+a set of pictures (R, S, T) is
+  FOLDER              its pictures, or those of its metadata.csv, metadata.jsonl, samples.jsonl
+  TABLE.csv           with a column of paths; further columns: prompt, patient_id, labels
+  FOLDER:validation   a prepared data set, as `python -m medsd_jax data` makes it; or FOLDER:train
 
 feature spaces, any number of them:
   classifier=FOLDER   the judge that train-classifier wrote
   inception=FILE      InceptionV3 of the FID literature (pt_inception-2015-12-05)
-  xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures"""
+  xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures
+  clip=FOLDER         CLIP's image tower, such as openai/clip-vit-base-patch32
+  rad-dino=FOLDER     microsoft/rad-dino, as CheXGenBench measures
+  latent=MODEL        the latents of a Stable Diffusion model's autoencoder"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -26,71 +43,95 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "evaluate",
         help="measure generated pictures against real ones",
-        description="Compares two sets: FID, KID, precision, recall, density, coverage. With\n"
-        "--train: looks for training pictures among the synthetic ones; --real are then pictures\n"
-        "of patients that the model was not trained on.",
+        description="Compares two sets: FID, KID, precision, recall, density, coverage; as a\n"
+        "whole and by finding, sex, age and view. With --judge: do the pictures show what their\n"
+        "prompts ask for. With --train: are there training pictures among them; --real are then\n"
+        "pictures of patients that the model was not trained on.",
         epilog=_EXAMPLES,
     )
     add = parser.add_argument
-    add("--real", required=True, type=Path, metavar="R", help="folder, or .csv of paths")
-    add("--synthetic", required=True, type=Path, metavar="S", help="folder, or .csv of paths")
-    add("--train", type=Path, metavar="T", help="what the model was trained on, for the audit")
+    add("--real", required=True, metavar="R", help="the real pictures")
+    add("--synthetic", metavar="S", help="the generated pictures; or give --model")
+    add("--train", metavar="T", help="what the model was trained on, for the audit")
     add(
         "--output", required=True, type=Path, metavar="DIR", help="gets report.json and report.html"
     )
     add(
         "--features", required=True, action="append", metavar="KIND=PATH",
-        help="feature space; may be repeated",
+        help="feature space; may be repeated; pictures are ordered for the page by the first one",
     )  # fmt: skip
+    add("--judge", type=Path, metavar="FOLDER", help="classifier that says what pictures show")
     add("--seed", type=int, default=0, help="of subsets and resamples (default 0)")
+    model = parser.add_argument_group("instead of --synthetic: sample into OUTPUT/samples first")
+    model.add_argument("--model", metavar="M", help="diffusers folder, hub id, or training workdir")
+    model.add_argument("--prompts_csv", type=Path, metavar="F", help="as for sample.py")
+    model.add_argument("--num_images", type=positive_int, metavar="N", help="of each prompt (1)")
+    model.add_argument("--num_steps", type=positive_int, metavar="N", help="sampling steps (50)")
+    model.add_argument("--guidance_scale", type=float, metavar="G", help="(7.5)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from medsd_jax.cli import evaluate_report
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.evaluate_sampling import sampled
+    from medsd_jax.evaluation.classifier import load_classifier
+    from medsd_jax.evaluation.condition import judge_pictures
     from medsd_jax.evaluation.diversity import diversity
     from medsd_jax.evaluation.features.extraction import features_of, open_network
     from medsd_jax.evaluation.fidelity import fidelity
     from medsd_jax.evaluation.picture_sets import open_pictures
-    from medsd_jax.evaluation.privacy import audit_features
+    from medsd_jax.evaluation.privacy import audit_features, audit_pixels
+    from medsd_jax.evaluation.prompt_labels import known_labels
+    from medsd_jax.evaluation.realism import realism
+    from medsd_jax.evaluation.slices import sliced_fidelity
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
+    check_flags(args)
     start_devices()
     networks = {spec: open_network(spec) for spec in args.features}
-    where = {"real": args.real, "synthetic": args.synthetic}
+    judge = None if args.judge is None else load_classifier(args.judge)
+    where = {"real": args.real, "synthetic": args.synthetic or sampled(args)}
     if args.train:
         where["train"] = args.train
-    sets = {name: open_pictures(path) for name, path in where.items()}
+    sets = {name: open_pictures(place) for name, place in where.items()}
+    real, synthetic = sets["real"], sets["synthetic"]
+    labels = {name: known_labels(pictures) for name, pictures in sets.items()}
     mesh, cache = make_mesh({"data": -1}), args.output / "features"
-    spaces, audits = {}, {}
+
+    spaces, by_part, audits, realness = {}, {}, {}, None
     for spec, network in networks.items():
         features = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
+        pair = features["real"], features["synthetic"]
+        settings = {"real_patients": real.patient_ids, "seed": args.seed}
         spaces[spec] = {
             "network": network.kind,
             "weights_and_input": network.fingerprint,
             "input_chain": network.chain,
-            **fidelity(features["real"], features["synthetic"], seed=args.seed),
+            **fidelity(*pair, **settings),
         }
+        by_part[spec] = sliced_fidelity(*pair, labels["real"], labels["synthetic"], **settings)
+        realness = realism(*pair) if realness is None else realness
         if args.train:
-            audits[spec] = audit_features(
-                features["train"], features["real"], features["synthetic"]
-            )
+            audits[spec] = audit_features(features["train"], *pair)
     protocol = [[space["weights_and_input"], space["k"]] for space in spaces.values()]
     report: dict[str, Any] = {
         "sets": {
             name: {
                 "where": pictures.name,
                 "num_pictures": len(pictures),
+                "num_patients": len(set(pictures.patient_ids)),
                 "unreadable": list(pictures.unreadable),
                 "fingerprint": pictures.fingerprint,
             }
             for name, pictures in sets.items()
         },
         "fidelity": spaces,
-        "diversity": diversity(sets["synthetic"], seed=args.seed),
-        "privacy": _privacy(audits, sets) if args.train else None,
+        "parts": by_part,
+        "diversity": diversity(synthetic, seed=args.seed),
+        "condition": None,
+        "privacy": None,
         "seed": args.seed,
         # Equal hashes: the numbers were measured in the same way and may be compared.
         "protocol": hashlib.blake2b(
@@ -101,34 +142,64 @@ def run(args: argparse.Namespace) -> int:
             **{n: importlib.metadata.version(n) for n in ("medsd_jax", "jax", "numpy", "scipy")},
         },
     }
+    judgements = {}
+    if judge is not None:
+        report["condition"], judgements = judge_pictures(judge, real, synthetic, labels, mesh)
+    if args.train:
+        audits = {"pixels": audit_pixels(*_pictures(sets)), **audits}
+        report["privacy"] = _privacy(audits, sets)
     if is_main_process():
-        _print_summary(report)
-        page = evaluate_report.write(args.output, report, sets)
+        print_summary(report)
+        cases = evaluate_report.Cases(realness, judgements, audits)
+        page = evaluate_report.write(args.output, report, sets, cases)
         print(f"open {page}; its numbers are in {page.with_suffix('.json')}")
     return 0
 
 
-def _privacy(audits: dict[str, Any], sets: dict[str, Any]) -> dict[str, Any]:
-    """The report's audit: in pixels, and in the feature spaces of `audits`."""
-    from medsd_jax.evaluation.privacy import QUANTILE, audit_pixels, most_suspicious
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError where the flags do not say one set of generated pictures."""
+    if (args.synthetic is None) == (args.model is None):
+        raise UserError(
+            "give --synthetic S, or --model M with --prompts_csv F to sample them first"
+        )
+    if (args.model is None) != (args.prompts_csv is None):
+        raise UserError("--model and --prompts_csv go together: what to sample with, and of what")
+    if args.model is None:
+        for name in ("num_images", "num_steps", "guidance_scale"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name} is for sampling and would not be read: leave it out")
 
-    pictures = ([p for b in sets[k].batches(1) for p in b] for k in ("train", "real", "synthetic"))
-    audits = {"pixels": audit_pixels(*pictures), **audits}
-    names = [[str(path) for path in sets[k].paths] for k in ("synthetic", "train")]
+
+def _pictures(sets: Mapping[str, Any]) -> list[Iterable[np.ndarray]]:
+    """The three sets of the audit, picture by picture."""
+    return [(p for b in sets[k].batches(1) for p in b) for k in ("train", "real", "synthetic")]
+
+
+def _privacy(audits: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:
+    """The report's audit."""
+    from medsd_jax.evaluation.privacy import QUANTILE, most_suspicious
+
     return {
         "quantile": QUANTILE,
         "spaces": {name: audit.to_dict() for name, audit in audits.items()},
-        "most_suspicious": most_suspicious(audits, *names),
+        "most_suspicious": most_suspicious(audits, sets["synthetic"].keys, sets["train"].keys),
     }
 
 
-def _print_summary(report: dict[str, Any]) -> None:
+def print_summary(report: dict[str, Any]) -> None:
+    """Says the main numbers in a few lines."""
     for spec, space in report["fidelity"].items():
         print(f"{spec}: {_in_words(space)}")
     if found := report["diversity"]:
         print(
             f"MS-SSIM within prompts {found['ms_ssim']['value']:.3f} ({found['num_prompts']} "
             f"prompts of {found['pictures_a_prompt']} pictures, {found['num_scales']} scales)"
+        )
+    for label, entry in (report["condition"] or {"labels": {}})["labels"].items():
+        accuracy = entry["prompt_accuracy"]
+        print(
+            f"{label}: {accuracy['value']:.1%} of {accuracy['n']} pictures show what their prompt "
+            f"asks for ({accuracy['ci95'][0]:.1%} to {accuracy['ci95'][1]:.1%})"
         )
     for space, entry in (report["privacy"] or {"spaces": {}})["spaces"].items():
         print(
@@ -138,10 +209,13 @@ def _print_summary(report: dict[str, Any]) -> None:
 
 
 def _in_words(space: dict[str, Any]) -> str:
-    halves = space["fid_real_halves"]
-    parts = [f"FID {space['fid']:.4g} (halves of the real set: {halves['mean']:.4g})"]
-    parts += [f"KID {space['kid']['value']:.3g} +- {space['kid']['standard_error']:.1g}"]
+    halves, fid = space["fid_real_halves"], space["fid"]
+    parts = [
+        f"FID {fid['value']:.4g} ({fid['ci95'][0]:.4g} to {fid['ci95'][1]:.4g}; halves of the real "
+        f"set: {halves['mean']:.4g})"
+    ]
     parts += [
-        f"{name} {space[name]:.3f}" for name in ("precision", "recall", "density", "coverage")
+        f"{name} {space[name]['value']:.3g}"
+        for name in ("kid", "precision", "recall", "density", "coverage")
     ]
     return ", ".join(parts)

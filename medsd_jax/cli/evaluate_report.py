@@ -7,17 +7,37 @@ key of report.json means.
 import importlib.resources
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 
+from medsd_jax.cli.evaluate_plots import plot_distances, plot_extrapolation, plot_parts
 from medsd_jax.cli.report_page import page_template
 from medsd_jax.data.transforms import resize
-from medsd_jax.evaluation.picture_sets import PictureSet, read_picture
+from medsd_jax.evaluation.condition import PromptJudgement
+from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.evaluation.privacy import Audit
+from medsd_jax.evaluation.realism import Realism
 
-_SHOWN, _PAIRS_SHOWN, _SIDE = 16, 12, 128
+_SHOWN, _PAIRS_SHOWN, _CASES_SHOWN, _SIDE = 16, 12, 8, 128
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What single pictures of the page are chosen by.
+
+    Attributes:
+        realism: of every generated picture, in the first feature space.
+        judgements: finding -> the judge's word on every picture.
+        audits: space -> nearest training pictures.
+    """
+
+    realism: Realism
+    judgements: Mapping[str, PromptJudgement]
+    audits: Mapping[str, Audit]
 
 
 def schema() -> dict[str, Any]:
@@ -26,13 +46,16 @@ def schema() -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def write(output: Path, report: Mapping[str, Any], sets: Mapping[str, PictureSet]) -> Path:
+def write(
+    output: Path, report: Mapping[str, Any], sets: Mapping[str, PictureSet], cases: Cases
+) -> Path:
     """Write both files.
 
     Args:
         output: the folder; gets report.json and report.html.
         report: what report.json holds, by the schema.
-        sets: "real" and "synthetic".
+        sets: "real", "synthetic" and, with an audit, "train".
+        cases: what single pictures are chosen by.
 
     Returns:
         The path of report.html.
@@ -40,32 +63,101 @@ def write(output: Path, report: Mapping[str, Any], sets: Mapping[str, PictureSet
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     jsonschema.validate(json.loads(text), schema())
     (output / "report.json").write_text(text, encoding="utf-8")
-    privacy = report["privacy"]
-    pairs = [
-        {
-            "picture": _shown(Path(row["picture"])),
-            "nearest": _shown(Path(row["nearest"])),
-            "name": Path(row["picture"]).name,
-            "ratio": row["ratio"],
-            "space": row["space"],
-        }
-        for row in (privacy["most_suspicious"][:_PAIRS_SHOWN] if privacy else ())
-    ]
-    pictures = {name: _evenly(sets[name].paths) for name in ("real", "synthetic")}
     page = page_template("evaluate_report.html.jinja").render(
-        report=report, pictures={**pictures, "suspicious": pairs}
+        report=report,
+        pictures={
+            **{name: _evenly(sets[name]) for name in ("real", "synthetic")},
+            "suspicious": _suspicious(report["privacy"], sets),
+            "cases": _by_realism(cases.realism, sets),
+            "disagreeing": {
+                label: _disagreeing(judgement, sets["synthetic"])
+                for label, judgement in cases.judgements.items()
+            },
+        },
+        plots={
+            "extrapolation": {
+                spec: plot_extrapolation(space) for spec, space in report["fidelity"].items()
+            },
+            "parts": _plots_of_parts(report["parts"]),
+            "distances": {
+                name: plot_distances(audit.distances, audit.held_out, audit.threshold)
+                for name, audit in cases.audits.items()
+            },
+        },
     )
     path = output / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def _evenly(paths: tuple[Path, ...]) -> list[np.ndarray]:
-    chosen = np.unique(np.linspace(0, len(paths) - 1, _SHOWN).round().astype(int))
-    return [_shown(paths[i]) for i in chosen]
+def _plots_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
+    """Of each feature space with a part that is large enough, KID by part."""
+    measured = {
+        spec: [(name, row["kid"]) for name, row in rows.items() if not row.get("too_few")]
+        for spec, rows in parts.items()
+    }
+    return {spec: plot_parts(rows, "KID") for spec, rows in measured.items() if rows}
 
 
-def _shown(path: Path) -> np.ndarray:
+def _evenly(pictures: PictureSet) -> list[np.ndarray]:
+    chosen = np.unique(np.linspace(0, len(pictures) - 1, _SHOWN).round().astype(int))
+    return [_shown(pictures, i) for i in chosen]
+
+
+def _by_realism(realism: Realism, sets: Mapping[str, PictureSet]) -> dict[str, list[dict]]:
+    """The generated pictures that lie nearest to real ones and farthest from them."""
+    order = np.argsort(realism.distance, kind="stable")
+    rows = {"nearest": order[:_CASES_SHOWN], "farthest": order[::-1][:_CASES_SHOWN]}
+    return {
+        name: [
+            {
+                "picture": _shown(sets["synthetic"], i),
+                "neighbour": _shown(sets["real"], realism.neighbour[i]),
+                "name": _name(sets["synthetic"], i),
+                "distance": float(realism.distance[i]),
+            }
+            for i in chosen
+        ]
+        for name, chosen in rows.items()
+    }
+
+
+def _disagreeing(judgement: PromptJudgement, synthetic: PictureSet) -> list[dict[str, Any]]:
+    """The pictures that agree least with their prompt."""
+    return [
+        {
+            "picture": _shown(synthetic, judgement.rows[i]),
+            "prompt": judgement.prompts[i],
+            "asked": bool(judgement.asked[i]),
+            "probability": float(judgement.probability[i]),
+        }
+        for i in judgement.worst(_CASES_SHOWN)
+    ]
+
+
+def _suspicious(
+    privacy: Mapping[str, Any] | None, sets: Mapping[str, PictureSet]
+) -> list[dict[str, Any]]:
+    if privacy is None:
+        return []
+    place = {name: {key: i for i, key in enumerate(p.keys)} for name, p in sets.items()}
+    return [
+        {
+            "picture": _shown(sets["synthetic"], place["synthetic"][row["picture"]]),
+            "nearest": _shown(sets["train"], place["train"][row["nearest"]]),
+            "name": Path(row["picture"]).name,
+            "ratio": row["ratio"],
+            "space": row["space"],
+        }
+        for row in privacy["most_suspicious"][:_PAIRS_SHOWN]
+    ]
+
+
+def _name(pictures: PictureSet, index: int) -> str:
+    return Path(pictures.keys[index]).name
+
+
+def _shown(pictures: PictureSet, index: int) -> np.ndarray:
     """A picture [128, 128, 3] uint8 for the page."""
-    picture = read_picture(path)
+    picture = pictures.read(int(index))
     return resize(np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture, _SIDE)

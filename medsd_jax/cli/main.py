@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "write a diffusers folder, checked against PyTorch with --verify",
     "evaluate": "measure generated pictures against real ones",
     "membership": "tell trained from held-out pictures by their denoising loss",
+    "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",
     "data": "prepare a data set and show what is in it",
 }

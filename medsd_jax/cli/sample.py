@@ -15,17 +15,26 @@ from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_READ_COLUMNS = ("prompt", "negative_prompt", "seed")
 GRID_LIMIT = 64
 """Pictures in grid.png at most; more are too small to see."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make."""
+    """One picture to make.
+
+    Attributes:
+        prompt: what it shall show.
+        negative_prompt: what guidance pushes away from.
+        seed: of its noise.
+        row: the other columns of its line in the CSV, such as an id and labels.
+    """
 
     prompt: str
     negative_prompt: str
     seed: int
+    row: dict[str, str]
 
 
 def make_parser() -> ArgumentParser:
@@ -41,7 +50,10 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument(
-        "--prompts_csv", type=Path, help="columns: prompt[,negative_prompt][,seed]; a row a prompt"
+        "--prompts_csv",
+        type=Path,
+        help="columns: prompt[,negative_prompt][,seed]; a row a prompt; other columns, such as id "
+        "and labels, go into samples.jsonl for evaluate",
     )
     parser.add_argument(
         "--output",
@@ -131,6 +143,7 @@ def run(argv: Sequence[str]) -> int:
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "seed": request.seed,
+            **({"row": request.row} if request.row else {}),
             **settings,
         }
         save_png(image, args.output / f"{i:05d}.png", about)
@@ -170,7 +183,10 @@ def read_requests(args: Namespace) -> list[Request]:
         except ValueError:
             raise UserError(f"{args.prompts_csv}: seed {seed!r} is not a whole number") from None
         negative = row.get("negative_prompt") or args.negative_prompt
-        requests += [Request(row["prompt"], negative, first + i) for i in range(args.num_images)]
+        others = {k: v for k, v in row.items() if k not in _READ_COLUMNS}
+        requests += [
+            Request(row["prompt"], negative, first + i, others) for i in range(args.num_images)
+        ]
     return requests
 
 
@@ -186,12 +202,15 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
         raise UserError(
             f"--prompts_csv {path} has no column 'prompt' (columns: {', '.join(columns) or 'none'})"
         )
-    ignored = [c for c in columns if c not in ("prompt", "negative_prompt", "seed")]
-    if ignored:
-        log.warning("%s: columns not used: %s", path, ", ".join(ignored))
-    empty = [i for i, row in enumerate(rows, 2) if row["prompt"] is None]
-    if empty:
-        raise UserError(f"--prompts_csv {path}: line {empty[0]} has no prompt")
+    for number, row in enumerate(rows, start=2):  # line 1 is the header
+        if None in row:
+            raise UserError(
+                f"--prompts_csv {path}: line {number} has more cells than the header; quote "
+                "prompts with commas"
+            )
+        if None in row.values():
+            missing = next(name for name, cell in row.items() if cell is None)
+            raise UserError(f"--prompts_csv {path}: line {number} has no {missing}")
     return rows
 
 

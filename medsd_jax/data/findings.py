@@ -5,6 +5,7 @@ Prompts learnt on phantoms keep their meaning on real pictures because both say,
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -155,3 +156,41 @@ def varied_caption(
     if draw < 0.9:
         return f"Frontal chest radiograph showing {join_phrases(counted)}."
     return "Chest X-ray. " + " ".join(sentence(w) for w in wordy)
+
+
+_SPOKEN = {
+    EFFUSION: r"pleural effusions?|effusions?",
+    CARDIOMEGALY: r"cardiomegaly|(?:enlargement of the|enlarged) (?:cardiac silhouette|heart)",
+    "edema": r"(?:pulmonary )?o?edema",
+    "mass": r"(?:lung |pulmonary )?mass(?:es)?",
+    NODULE: r"nodules?",
+    "pleural thickening": r"pleural thickening",
+    "hernia": r"hernias?",
+    "infiltration": r"infiltrat(?:ion|e)s?",
+} | {word: word for word in ("atelectasis", "consolidation", "emphysema", "fibrosis",
+                             PNEUMOTHORAX, "pneumonia")}  # fmt: skip
+_NEGATED = re.compile(r"\b(?:no|without|free of|negative for|resolved|absence of)\b", re.IGNORECASE)
+_TURN = re.compile(r"\bbut\b|\bhowever\b", re.IGNORECASE)
+
+
+def findings_in(text: str) -> dict[str, int]:
+    """Read which findings a prompt asks for.
+
+    It is meant for prompts, ours and the papers', not for whole reports: a negation ("no",
+    "without", ...) holds to the end of its sentence or to a "but", and nothing is uncertain.
+
+    Args:
+        text: the prompt.
+
+    Returns:
+        label -> 1 or 0 for every finding that has words here; labels as in records
+        ("pleural_effusion").
+    """
+    clauses = [c for s in re.split(r"[.;\n]", text) for c in _TURN.split(s)]
+    spoken = [_NEGATED.split(clause, maxsplit=1)[0] for clause in clauses]
+    return {
+        kind.replace(" ", "_"): int(
+            any(re.search(rf"\b(?:{words})\b", part, re.IGNORECASE) for part in spoken)
+        )
+        for kind, words in _SPOKEN.items()
+    }

@@ -5,14 +5,23 @@ the share of pictures in which it agrees with the prompt, over all prompts toget
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
+from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier, predict
 from medsd_jax.evaluation.intervals import wilson_interval
+from medsd_jax.evaluation.label_scores import score_labels
+from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.evaluation.slices import LEAST_PICTURES, parts
+
+PROMPTS_TOLD = 50
+"""A data set of prompts has thousands; each has few pictures then."""
+_PICTURES_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +33,14 @@ class PromptJudgement:
         prompts: [n], of each picture.
         asked: [n] bool, whether the prompt asks for the finding.
         probability: [n] float32, the judge's that the finding is there.
+        rows: [n] int, where in their set the pictures stand.
     """
 
     label: str
     prompts: tuple[str, ...]
     asked: np.ndarray
     probability: np.ndarray
+    rows: np.ndarray
 
     @property
     def seen(self) -> np.ndarray:
@@ -46,25 +57,54 @@ class PromptJudgement:
 
         Returns:
             label; prompt_accuracy (value, n, ci95 by Wilson: pictures of different seeds are
-            independent); prompts: of each prompt whether it asks for the finding, the number of
-            pictures, in how many the finding is seen, and the accuracy.
+            independent); auroc and f1 (value, n, ci95) where both kinds of prompts have enough
+            pictures, else null; confusion: asked_seen, asked_unseen, unasked_seen,
+            unasked_unseen; prompts: of each prompt (the `PROMPTS_TOLD` most frequent ones) whether
+            it asks for the finding, the number of pictures, in how many the finding is seen, and
+            the accuracy; num_prompts.
         """
+        rows_of: dict[str, list[int]] = {}
+        for row, prompt in enumerate(self.prompts):
+            rows_of.setdefault(prompt, []).append(row)
         by_prompt = []
-        for prompt in dict.fromkeys(self.prompts):
-            rows = np.array([p == prompt for p in self.prompts])
+        told = sorted(rows_of.items(), key=lambda item: -len(item[1]))[:PROMPTS_TOLD]
+        for prompt, numbers in told:
+            rows = np.array(numbers)
             by_prompt.append(
                 {
                     "prompt": prompt,
                     "asks": bool(self.asked[rows][0]),
-                    "num_images": int(rows.sum()),
+                    "num_images": len(rows),
                     "num_seen": int(self.seen[rows].sum()),
-                    "accuracy": wilson_interval(
-                        int(self.right[rows].sum()), int(rows.sum())
-                    ).to_dict(),
+                    "accuracy": _share(self.right[rows]),
                 }
             )
-        overall = wilson_interval(int(self.right.sum()), len(self.right))
-        return {"label": self.label, "prompt_accuracy": overall.to_dict(), "prompts": by_prompt}
+        scores = score_labels(
+            [self.label], self.probability[:, None], self.asked[:, None].astype(np.float32),
+            [str(row) for row in range(len(self.asked))],
+        )[self.label]  # fmt: skip
+        return {
+            "label": self.label,
+            "prompt_accuracy": _share(self.right),
+            "auroc": scores.get("auroc"),
+            "f1": scores.get("f1"),
+            "confusion": {
+                f"{asked}_{seen}": int(((self.asked == a) & (self.seen == b)).sum())
+                for asked, a in (("asked", True), ("unasked", False))
+                for seen, b in (("seen", True), ("unseen", False))
+            },
+            "prompts": by_prompt,
+            "num_prompts": len(rows_of),
+        }
+
+    def worst(self, count: int) -> np.ndarray:
+        """The pictures that agree least with their prompt, worst first: [count] rows."""
+        error = np.abs(self.probability - self.asked)
+        return np.argsort(-error, kind="stable")[:count]
+
+
+def _share(right: np.ndarray) -> dict[str, Any]:
+    return wilson_interval(int(right.sum()), len(right)).to_dict()
 
 
 def judge_prompts(
@@ -91,4 +131,81 @@ def judge_prompts(
         raise UserError(f"{given}: a judgement needs as many of each, and at least one")
     column = classifier.column(label)
     probability = predict(classifier, images_u8)[:, column]
-    return PromptJudgement(label, tuple(prompts), np.asarray(asked, bool), probability)
+    rows = np.arange(len(images_u8))
+    return PromptJudgement(label, tuple(prompts), np.asarray(asked, bool), probability, rows)
+
+
+def judge_pictures(
+    classifier: Classifier,
+    real: PictureSet,
+    synthetic: PictureSet,
+    labels: Mapping[str, Sequence[Mapping[str, Any]]],
+    mesh: Mesh,
+) -> tuple[dict[str, Any], dict[str, PromptJudgement]]:
+    """Judges two sets of pictures for all findings that the classifier knows.
+
+    Args:
+        classifier: trained on real pictures alone.
+        real: pictures with known findings: how far the judge can be trusted.
+        synthetic: pictures with what their prompts ask for.
+        labels: "real" and "synthetic" -> the labels of each picture.
+        mesh: the devices.
+
+    Returns:
+        The report's entry: labels, finding -> what `PromptJudgement.to_dict` says and by_part
+        (accuracy of each part of `slices.parts`, or too_few); not_asked, findings of which no
+        prompt says anything; real, the classifier's scores on the real set's labels.
+        And finding -> judgement of the pictures of which it is known whether they shall show it.
+
+    Raises:
+        UserError: no picture is said to show or not to show any finding of the classifier.
+    """
+    asked = {label: _values(labels["synthetic"], label) for label in classifier.labels}
+    known = [label for label, values in asked.items() if not np.isnan(values).all()]
+    if not known:
+        raise UserError(
+            f"{synthetic.name}: no prompt and no label says anything about "
+            f"{', '.join(classifier.labels)}, which is all that the judge knows"
+        )
+    probability = _probabilities(classifier, synthetic, mesh)
+    entries, judgements = {}, {}
+    for label in known:
+        rows = np.flatnonzero(~np.isnan(asked[label]))
+        judgement = PromptJudgement(
+            label,
+            tuple(synthetic.texts[i] for i in rows),
+            asked[label][rows] > 0.5,
+            probability[rows, classifier.column(label)],
+            rows,
+        )
+        judgements[label] = judgement
+        of_parts = parts([labels["synthetic"][i] for i in rows])
+        entries[label] = judgement.to_dict() | {
+            "by_part": {
+                name: {"num_images": int(part.sum()), "too_few": True}
+                if part.sum() < LEAST_PICTURES
+                else _share(judgement.right[part])
+                for name, part in of_parts.items()
+            }
+        }
+    truth = np.stack([_values(labels["real"], label) for label in classifier.labels], axis=1)
+    on_real = score_labels(
+        classifier.labels, _probabilities(classifier, real, mesh), truth, real.patient_ids
+    )
+    not_asked = [label for label in classifier.labels if label not in known]
+    return {"labels": entries, "not_asked": not_asked, "real": on_real}, judgements
+
+
+def _values(labels: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    """[n] float32: 1, 0, or NaN where it is not known."""
+    return np.array([row.get(name, np.nan) for row in labels], np.float32)
+
+
+def _probabilities(classifier: Classifier, pictures: PictureSet, mesh: Mesh) -> np.ndarray:
+    """[n, labels] float32, pictures made square as in the classifier's training."""
+    side, mode, found = classifier.image_size, classifier.resize_mode, []
+    for batch in pictures.batches(_PICTURES_AT_ONCE):
+        rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in batch]
+        squared = np.stack([resize(p, side, mode) for p in rgb])
+        found.append(predict(classifier, squared, mesh))
+    return np.concatenate(found)

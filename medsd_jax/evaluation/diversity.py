@@ -6,7 +6,7 @@ import numpy as np
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.intervals import bootstrap_interval
-from medsd_jax.evaluation.picture_sets import PictureSet, read_picture
+from medsd_jax.evaluation.picture_sets import PictureSet
 from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
 
 PICTURES_A_PROMPT = 4
@@ -30,14 +30,15 @@ def diversity(pictures: PictureSet, *, seed: int = 0) -> dict[str, Any] | None:
         UserError: pictures of one set have several sizes.
     """
     by_prompt: dict[str, list[int]] = {}
-    for number, prompt in enumerate(pictures.prompts):
-        by_prompt.setdefault(prompt, []).append(number)
+    for number, prompt in enumerate(pictures.texts):
+        if prompt:
+            by_prompt.setdefault(prompt, []).append(number)
     most = max((len(numbers) for numbers in by_prompt.values()), default=0)
     count = min(PICTURES_A_PROMPT, most)
     if count < 2:
         return None
     chosen = [numbers[:count] for numbers in by_prompt.values() if len(numbers) >= count]
-    greys = [[_grey(read_picture(pictures.paths[i])) for i in numbers] for numbers in chosen]
+    greys = [[_grey(pictures.read(i)) for i in numbers] for numbers in chosen]
     sizes = {grey.shape for of_prompt in greys for grey in of_prompt}
     if len(sizes) > 1:
         listed = ", ".join(f"{h}x{w}" for h, w, _ in sorted(sizes))

@@ -189,7 +189,7 @@ def frechet_distance(real: Moments, synthetic: Moments) -> float:
         UserError: If a set has fewer than 2 vectors, or the widths differ.
     """
     _check(real, synthetic)
-    return _distance(real, _factor(real), synthetic)
+    return _distance(real, covariance_factor(real), synthetic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +262,7 @@ def extrapolated_frechet_distance(
     rng = np.random.default_rng(seed)
     rows = np.asarray(synthetic)
     _check(real, moments_of(rows[:2]))
-    factor = _factor(real)
+    factor = covariance_factor(real)
     distances = []
     for size in sizes:
         subset = rows[rng.permutation(n)[:size]]
@@ -287,7 +287,7 @@ def _check(real: Moments, synthetic: Moments) -> None:
     check_widths(len(real.mean), len(synthetic.mean))
 
 
-def _factor(moments: Moments) -> Float[np.ndarray, "d r"]:
+def covariance_factor(moments: Moments) -> Float[np.ndarray, "d r"]:
     """F of (3): as many columns as the covariance has rank."""
     covariance = moments.covariance
     smallest = len(covariance) * np.finfo(np.float64).eps * covariance.diagonal().max()
@@ -304,7 +304,7 @@ def _factor(moments: Moments) -> Float[np.ndarray, "d r"]:
 
 
 def _distance(real: Moments, real_factor: Float[np.ndarray, "d r"], synthetic: Moments) -> float:
-    cross = _factor(synthetic).T @ real_factor
+    cross = covariance_factor(synthetic).T @ real_factor
     # Again the transpose, for the order; it has the same singular values.
     roots = scipy.linalg.svdvals(cross.T, overwrite_a=True, check_finite=False).sum()
     step = real.mean - synthetic.mean

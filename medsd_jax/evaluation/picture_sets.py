@@ -1,142 +1,162 @@
-"""A set of pictures to evaluate: a folder, or a table of paths.
+"""A set of pictures to evaluate, with what is known of each: caption, patient, labels.
 
-Files that are not readable are named and counted, never replaced: a black picture in their place
+    FOLDER                  all pictures in it and below it
+    FOLDER                  with metadata.csv, metadata.jsonl or samples.jsonl (sample.py's): those
+                            that the table names
+    TABLE.csv               a path in each row, relative to the table's folder
+    FOLDER:train            a prepared data set (ArrayRecord), as `python -m medsd_jax data` makes
+    FOLDER:validation       it; FOLDER is the set itself or holds one
+
+Pictures that are not readable are named and counted, never replaced: a black picture in their place
 would move every distance.
 """
 
-import csv
 import hashlib
-import json
+import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from medsd_jax.data.records import SPLITS
+from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.errors import UserError
+from medsd_jax.evaluation.picture_tables import Labels, Row, find_table, read_table
 
 _log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-PATH_COLUMNS = ("path", "Path", "file", "file_name", "img_savename", "synthetic_filename")
-"""Columns that may hold the path, in this order: ours, RoentGen's and CheXGenBench's."""
-SAMPLES_FILE = "samples.jsonl"
 _NAMES_TOLD = 5
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Files in a fixed order, each of which has been opened once.
+    """Pictures in a fixed order, each of which has been opened once.
 
     Attributes:
         name: what the user called it.
-        paths: of the readable pictures.
-        prompts: [n], what each was sampled from, where sample.py wrote the folder; else empty.
-        unreadable: names of the files that were left out.
-        fingerprint: 16 hex digits of the files' bytes in their order.
+        keys: [n] of the readable pictures: path of the file, or key of the record.
+        texts: [n] prompt or caption; "" where none is known.
+        ids: [n] what its table calls it; "" where it does not. Pictures of one prompt share it.
+        patient_ids: [n]; the picture's own key where no patient is known.
+        labels: [n] label -> value, as picture_tables.py reads them; empty where none are known.
+        unreadable: names of the pictures that were left out.
+        fingerprint: 16 hex digits of the pictures' bytes in their order.
+        read_bytes: position -> the encoded picture.
     """
 
     name: str
-    paths: tuple[Path, ...]
-    prompts: tuple[str, ...]
+    keys: tuple[str, ...]
+    texts: tuple[str, ...]
+    ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    labels: tuple[Labels, ...]
     unreadable: tuple[str, ...]
     fingerprint: str
+    read_bytes: Callable[[int], bytes]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.keys)
+
+    def read(self, index: int) -> np.ndarray:
+        """One picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
+        return decode(self.read_bytes(index))
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Pictures [H, W] or [H, W, 3] uint8, at most `size` at once."""
-        for start in range(0, len(self.paths), size):
-            yield [read_picture(path) for path in self.paths[start : start + size]]
+        for start in range(0, len(self), size):
+            yield [self.read(i) for i in range(start, min(start + size, len(self)))]
 
 
-def open_pictures(where: Path) -> PictureSet:
-    """Finds the pictures of a folder and the folders below it, or of a .csv of paths.
-
-    Of a folder that sample.py wrote, those that its samples.jsonl names: the grid is no sample.
-
-    Args:
-        where: the folder; or a table with one of `PATH_COLUMNS`, whose relative paths start at the
-            table's folder.
+def open_pictures(where: Path | str) -> PictureSet:
+    """Finds the pictures; see the module for what `where` may be.
 
     Raises:
-        UserError: there is nothing of that name, or no readable picture in it.
+        UserError: there is nothing of that name, no readable picture in it, or a damaged table.
     """
-    prompts: list[str] = []
-    if (where / SAMPLES_FILE).is_file():
-        paths, prompts = _samples(where)
-    elif where.is_dir():
-        paths = sorted(p for p in where.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if not paths:
-            raise UserError(f"{where} holds no picture (looked for {', '.join(SUFFIXES)})")
-    elif where.suffix.lower() == ".csv" and where.is_file():
-        paths = _paths_of_table(where)
+    folder, colon, split = str(where).rpartition(":")
+    if colon and split in SPLITS and not Path(where).exists():
+        return _of_records(str(where), Path(folder), split)
+    path = Path(where)
+    table = find_table(path)
+    if table is not None:
+        rows = read_table(table)
+    elif path.is_dir():
+        rows = [Row(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        if not rows:
+            raise UserError(f"{path} holds no picture (looked for {', '.join(SUFFIXES)})")
     else:
-        raise UserError(f"{where} does not exist; give a folder of pictures or a .csv of paths")
+        raise UserError(
+            f"{path} does not exist; give a folder of pictures, a .csv of paths, or FOLDER:train "
+            "or FOLDER:validation of a prepared data set"
+        )
+    return _checked(
+        str(where), [str(row.path) for row in rows], rows, lambda i: rows[i].path.read_bytes()
+    )
+
+
+def decode(content: bytes) -> np.ndarray:
+    """An encoded 8-bit picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8.
+
+    Raises:
+        OSError: it is damaged, or not of 8 bits.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode in ("I;16", "I;16B", "I", "F"):
+                raise OSError(f"{image.mode} pixels have no known window; convert it to 8 bits")
+            return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+    except (UnidentifiedImageError, SyntaxError) as error:
+        raise OSError("it is no picture, or a damaged one") from error
+
+
+def _of_records(name: str, folder: Path, split: str) -> PictureSet:
+    sets = [p.parent for p in (folder / "info.json", *sorted(folder.glob("*/info.json")))]
+    sets = [p for p in sets if (p / f"{split}.jsonl").is_file()]
+    if len(sets) != 1:
+        found = "several: " + ", ".join(map(str, sets)) if sets else "none"
+        raise UserError(
+            f"{name}: {folder} must hold one prepared data set with pictures to {split}, not "
+            f"{found}"
+        )
+    records = RecordSplit(sets[0], split, sets[0].name)
+    columns = zip(records.keys, records.texts, records.patient_ids, records.labels, strict=True)
+    rows = [Row(Path(key), text, key, patient, labels) for key, text, patient, labels in columns]
+    return _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
+
+
+def _checked(
+    name: str, keys: Sequence[str], rows: Sequence[Row], read_bytes: Callable[[int], bytes]
+) -> PictureSet:
+    """Opens every picture once and leaves out the unreadable ones."""
     readable, unreadable, digest = [], [], hashlib.blake2b(digest_size=8)
-    for number, path in enumerate(paths):
+    for number, key in enumerate(keys):
         try:
-            content = path.read_bytes()
-            read_picture(path)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            _log.warning("left out %s: %s", path, error)
-            unreadable.append(str(path))
+            content = read_bytes(number)
+            decode(content)
+        except OSError as error:
+            _log.warning("left out %s: %s", key, error)
+            unreadable.append(key)
             continue
         readable.append(number)
         digest.update(hashlib.blake2b(content, digest_size=16).digest())
     if not readable:
-        raise UserError(f"none of the {len(paths)} pictures of {where} can be read")
+        raise UserError(f"none of the {len(keys)} pictures of {name} can be read")
     if unreadable:
         more = ", ..." if len(unreadable) > _NAMES_TOLD else ""
         told = ", ".join(unreadable[:_NAMES_TOLD])
-        _log.warning("%d of %d pictures left out: %s%s", len(unreadable), len(paths), told, more)
+        _log.warning("%d of %d pictures left out: %s%s", len(unreadable), len(keys), told, more)
     return PictureSet(
-        name=str(where),
-        paths=tuple(paths[i] for i in readable),
-        prompts=tuple(prompts[i] for i in readable) if prompts else (),
+        name=name,
+        keys=tuple(keys[i] for i in readable),
+        texts=tuple(rows[i].text for i in readable),
+        ids=tuple(rows[i].id for i in readable),
+        patient_ids=tuple(rows[i].patient_id or keys[i] for i in readable),
+        labels=tuple(rows[i].labels for i in readable),
         unreadable=tuple(unreadable),
         fingerprint=digest.hexdigest(),
+        read_bytes=lambda i: read_bytes(readable[i]),
     )
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """An 8-bit picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
-    with Image.open(path) as image:
-        if image.mode in ("I;16", "I", "F"):
-            raise OSError(f"{image.mode} pixels have no known window; convert it to 8 bits")
-        return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-
-
-def _samples(folder: Path) -> tuple[list[Path], list[str]]:
-    """Pictures and prompts of a folder that sample.py wrote, from its samples.jsonl."""
-    paths, prompts = [], []
-    lines = (folder / SAMPLES_FILE).read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            sample = json.loads(line)
-            paths.append(folder / sample["file"])
-            prompts.append(str(sample["prompt"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder / SAMPLES_FILE} line {number} is not as sample.py writes it "
-                f"({error!r}); sample anew, or give the pictures as a .csv of paths"
-            ) from error
-    if not paths:
-        raise UserError(f"{folder / SAMPLES_FILE} names no picture")
-    return paths, prompts
-
-
-def _paths_of_table(table: Path) -> list[Path]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        column = next((c for c in PATH_COLUMNS if c in (reader.fieldnames or ())), None)
-        if column is None:
-            listed = ", ".join(PATH_COLUMNS)
-            raise UserError(f"{table} has no column of paths (one of {listed})")
-        paths = [table.parent / row[column] for row in reader if row[column]]
-    if not paths:
-        raise UserError(f"{table} names no picture in its column {column}")
-    return paths

@@ -151,8 +151,9 @@ def _why_no_weights(names: Collection[str], stem: str, variant: str | None) -> s
     if pickled := sorted(name for name in names if name.endswith(_PICKLED)):
         return (
             f"only pickled weights ({', '.join(pickled)}): opening a pickle can run any code, so "
-            "it is not read; where torch is installed, load the model with diffusers and write it "
-            "with pipe.save_pretrained(FOLDER, safe_serialization=True), then give that FOLDER"
+            "it is not read; where torch is installed, load the model with the library that wrote "
+            "it (a pipeline with diffusers, an image tower with transformers) and write it with "
+            "its save_pretrained(FOLDER), then give that FOLDER"
         )
     if flax := sorted(name for name in names if name.endswith(".msgpack")):
         return (

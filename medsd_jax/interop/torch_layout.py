@@ -9,6 +9,9 @@
     mean      [C]                running_mean [C]         frozen batch norm
     var       [C]                running_var [C]
 
+A weight that torch keeps outside of any layer has its own name on both sides, and the same axes:
+the tokens and positions of vision transformers, and their factors lambda1.
+
 The path before the leaf is the same on both sides, so there is no table of names. Transposed arrays
 are views: a file that was read and is written again costs no second copy of the model.
 """
@@ -29,6 +32,7 @@ _TORCH_LEAF = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    **{name: name for name in ("class_embedding", "cls_token", "position_embeddings", "lambda1")},
 }
 
 

@@ -1,4 +1,9 @@
-"""CLIP's text encoder (arXiv 2103.00020), names as in the published checkpoints."""
+"""CLIP's text encoder (arXiv 2103.00020), names as in the published checkpoints.
+
+The image tower has the same layers, without the mask: see evaluation/features/clip_vision.py.
+"""
+
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +13,17 @@ from medsd_jax.errors import UserError
 from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.config import CLIPTextConfig
 from medsd_jax.models.layers import LayerNorm
+
+
+class LayerShape(Protocol):
+    """What the layers of either tower read of a config."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
@@ -35,11 +51,13 @@ class CLIPTextEmbeddings(nnx.Module):
 
 
 class CLIPAttention(nnx.Module):
-    """Causal self-attention with biases."""
+    """Self-attention with biases."""
 
-    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: LayerShape, *, is_causal: bool, attend: AttentionFn, dtype, rngs: nnx.Rngs
+    ):
         d = config.hidden_size
-        self.heads, self.attend = config.num_attention_heads, attend
+        self.heads, self.is_causal, self.attend = config.num_attention_heads, is_causal, attend
         self.q_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
         self.k_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
         self.v_proj = nnx.Linear(d, d, dtype=dtype, rngs=rngs)
@@ -52,14 +70,16 @@ class CLIPAttention(nnx.Module):
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         return self.out_proj(
-            self.attend(query, key, value, is_causal=True).astype(x.dtype).reshape(x.shape)
+            self.attend(query, key, value, is_causal=self.is_causal)
+            .astype(x.dtype)
+            .reshape(x.shape)
         )
 
 
 class CLIPMLP(nnx.Module):
     """Two linear layers with GELU between."""
 
-    def __init__(self, config: CLIPTextConfig, *, dtype, rngs: nnx.Rngs):
+    def __init__(self, config: LayerShape, *, dtype, rngs: nnx.Rngs):
         self.quick = config.hidden_act == "quick_gelu"
         self.fc1 = nnx.Linear(config.hidden_size, config.intermediate_size, dtype=dtype, rngs=rngs)
         self.fc2 = nnx.Linear(config.intermediate_size, config.hidden_size, dtype=dtype, rngs=rngs)
@@ -73,9 +93,13 @@ class CLIPMLP(nnx.Module):
 class CLIPEncoderLayer(nnx.Module):
     """Pre-norm transformer layer."""
 
-    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: LayerShape, *, is_causal: bool, attend: AttentionFn, dtype, rngs: nnx.Rngs
+    ):
         d, eps = config.hidden_size, config.layer_norm_eps
-        self.self_attn = CLIPAttention(config, attend=attend, dtype=dtype, rngs=rngs)
+        self.self_attn = CLIPAttention(
+            config, is_causal=is_causal, attend=attend, dtype=dtype, rngs=rngs
+        )
         self.layer_norm1 = LayerNorm(d, epsilon=eps, dtype=dtype, rngs=rngs)
         self.mlp = CLIPMLP(config, dtype=dtype, rngs=rngs)
         self.layer_norm2 = LayerNorm(d, epsilon=eps, dtype=dtype, rngs=rngs)
@@ -87,12 +111,14 @@ class CLIPEncoderLayer(nnx.Module):
 
 
 class CLIPEncoder(nnx.Module):
-    """The stack of layers."""
+    """The stack of layers; causal for text, not for images."""
 
-    def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, config: LayerShape, *, is_causal: bool, attend: AttentionFn, dtype, rngs: nnx.Rngs
+    ):
         self.layers = nnx.List(
             [
-                CLIPEncoderLayer(config, attend=attend, dtype=dtype, rngs=rngs)
+                CLIPEncoderLayer(config, is_causal=is_causal, attend=attend, dtype=dtype, rngs=rngs)
                 for _ in range(config.num_hidden_layers)
             ]
         )
@@ -109,7 +135,7 @@ class CLIPTextTransformer(nnx.Module):
 
     def __init__(self, config: CLIPTextConfig, *, attend: AttentionFn, dtype, rngs: nnx.Rngs):
         self.embeddings = CLIPTextEmbeddings(config, dtype=dtype, rngs=rngs)
-        self.encoder = CLIPEncoder(config, attend=attend, dtype=dtype, rngs=rngs)
+        self.encoder = CLIPEncoder(config, is_causal=True, attend=attend, dtype=dtype, rngs=rngs)
         self.final_layer_norm = LayerNorm(
             config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs
         )

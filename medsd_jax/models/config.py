@@ -17,6 +17,12 @@ _NOTES = frozenset(
     "_class_name _diffusers_version _name_or_path "
     "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
 )
+TRANSFORMERS_NOTES = frozenset(
+    "_name_or_path transformers_version torch_dtype dtype return_dict output_hidden_states "
+    "output_attentions id2label label2id problem_type use_cache torchscript attn_implementation "
+    "_attn_implementation_autoset".split()
+)
+"""What transformers writes for every model and what no encoding depends on."""
 
 
 def _listed(values) -> tuple:
@@ -32,7 +38,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) in ((int, float) if hint is float else (hint,))
 
 
-class _JsonConfig:
+class JsonConfig:
     """Strict reading and writing of one component's config.json."""
 
     _CLASS_NAME = ""
@@ -97,7 +103,7 @@ class _JsonConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UNetConfig(_JsonConfig):
+class UNetConfig(JsonConfig):
     """Shapes of UNet2DConditionModel. Field names are diffusers' own.
 
     Attributes:
@@ -201,7 +207,7 @@ class UNetConfig(_JsonConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VAEConfig(_JsonConfig):
+class VAEConfig(JsonConfig):
     """Shapes of AutoencoderKL. Field names are diffusers' own.
 
     Attributes:
@@ -249,7 +255,7 @@ class VAEConfig(_JsonConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CLIPTextConfig(_JsonConfig):
+class CLIPTextConfig(JsonConfig):
     """Shapes of CLIPTextModel. Field names are transformers' own."""
 
     vocab_size: int = 49408
@@ -278,22 +284,7 @@ class CLIPTextConfig(_JsonConfig):
         "is_encoder_decoder": (False,),
         "model_type": ("clip_text_model",),
     }
-    # What transformers writes for every model and what no text encoding depends on.
-    _NOTES = _NOTES | {
-        "transformers_version",
-        "torch_dtype",
-        "dtype",
-        "return_dict",
-        "output_hidden_states",
-        "output_attentions",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "use_cache",
-        "torchscript",
-        "attn_implementation",
-        "_attn_implementation_autoset",
-    }
+    _NOTES = _NOTES | TRANSFORMERS_NOTES
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that transformers reads back to the same shapes."""

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax import api
 from medsd_jax.cli import evaluate_report
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation.classifier import Classifier, save_classifier
 from medsd_jax.evaluation.features import extraction
 from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
 from medsd_jax.parallel.mesh import make_mesh
+from tests.tiny_pipeline import tiny_pipeline
 
 SIDE, NUM = 24, 40
 
@@ -57,10 +59,10 @@ def test_report(places, tmp_path, capsys):
     assert evaluate(places, "darker", tmp_path / "b") == 0
     darker = json.loads((tmp_path / "b" / "report.json").read_text())
     (other,) = darker["fidelity"].values()
-    assert other["fid"] > 3 * space["fid"]
+    assert other["fid"]["value"] > 3 * space["fid"]["value"]
     assert darker["protocol"] == report["protocol"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert f"{space['recall']:.3f}" in page and report["protocol"] in page
+    assert f"{space['recall']['value']:#.3g}" in page and report["protocol"] in page
     assert "Are training pictures" not in page  # none were named
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # it needs no other file
 
@@ -70,7 +72,12 @@ def test_schema_refuses_what_it_does_not_say(places, tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     jsonschema.Draft202012Validator.check_schema(evaluate_report.schema())
     jsonschema.validate(report, evaluate_report.schema())
-    for key, value in (("recall", 1.2), ("fid", None), ("protocol", "x"), ("new", 1)):
+    for key, value in (
+        ("recall", {"value": 1.2, "n": 3}),
+        ("fid", None),
+        ("protocol", "x"),
+        ("new", 1),
+    ):
         changed = json.loads(json.dumps(report))
         target = changed if key in ("protocol", "new") else next(iter(changed["fidelity"].values()))
         target[key] = value
@@ -96,6 +103,53 @@ def test_planted_copies_are_named(places, tmp_path, capsys):
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "copy3.jpg" in page and "Are training pictures among them?" in page
     assert "nearer to a training picture" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def asking(places, tmp_path_factory):
+    """Generated pictures, as sample.py writes them, half of them asking for the finding."""
+    folder = tmp_path_factory.mktemp("asking") / "samples"
+    write_pictures(folder, 3, 128)
+    lines = [
+        {"file": f"{i:03d}.png", "prompt": f"p{i % 2}", "seed": i, "row": {"x": str(i % 2)}}
+        for i in range(NUM)
+    ]
+    (folder / "samples.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    return folder
+
+
+def test_the_judge_is_asked(places, asking, tmp_path, capsys):
+    words = ["--synthetic", str(asking), "--judge", str(places / "judge")]
+    assert evaluate(places, "alike", tmp_path, *words) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    entry = report["condition"]["labels"]["x"]
+    assert {p["prompt"]: (p["asks"], p["num_images"]) for p in entry["prompts"]} == {
+        "p0": (False, NUM // 2), "p1": (True, NUM // 2)
+    }  # fmt: skip
+    confusion = entry["confusion"]
+    assert confusion["asked_seen"] + confusion["asked_unseen"] == NUM // 2
+    assert report["parts"][f"classifier={places / 'judge'}"]["x"]["too_few"]
+    assert report["diversity"]["num_prompts"] == 2
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Do the pictures show what their prompts ask for?" in page
+    assert f"of {NUM} pictures show what their prompt asks for" in capsys.readouterr().out
+
+
+def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys):
+    api.save(tiny_pipeline(), tmp_path / "model")
+    (tmp_path / "prompts.csv").write_text("prompt,x\na,0\nb,1\n")
+    model = ["--model", str(tmp_path / "model"), "--prompts_csv", str(tmp_path / "prompts.csv")]
+    words = ["evaluate", "--real", str(places / "real"), "--output", str(tmp_path / "out"), *model,
+             "--features", f"classifier={places / 'judge'}", "--num_images", "10",
+             "--num_steps", "1", "--judge", str(places / "judge")]  # fmt: skip
+    assert main(words) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["sets"]["synthetic"]["num_pictures"] == 20
+    assert report["condition"]["labels"]["x"]["num_prompts"] == 2
+    monkeypatch.setattr("medsd_jax.cli.sample.run", None)  # the second run keeps the pictures
+    assert main(words) == 0
+    assert main([*words, "--guidance_scale", "2"]) == 2
+    assert "another model, other prompts or settings" in capsys.readouterr().err
 
 
 def test_features_are_computed_once(places, tmp_path, monkeypatch):
@@ -149,6 +203,11 @@ def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
         (["--features", "inception=absent.pth"], "absent.pth"),
         (["--features", "classifier=absent"], "classifier.json"),
         (["--real", "absent"], "absent does not exist"),
+        (["--judge", "absent"], "classifier.json"),
+        (["--model", "m"], "give --synthetic S, or --model M"),
+        (["--prompts_csv", "p.csv"], "go together"),
+        (["--num_steps", "3"], "--num_steps is for sampling"),
+        (["--real", "absent:train"], "one prepared data set"),
     ],
 )
 def test_mistakes_are_one_line(places, tmp_path, capsys, words, said):

@@ -45,14 +45,28 @@ def test_the_picture_is_the_one_of_the_python_api(model, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
 
 
-def test_prompts_from_a_csv_with_their_own_seeds(model, tmp_path, caplog):
+def test_prompts_from_a_csv_with_their_own_seeds(model, tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text('prompt,seed,label\n"one, two",5,x\nthree,,y\n', encoding="utf-8")
     flags = ["--prompts_csv", str(table), "--num_images", "1", "--seed", "9"]
     assert sample(model, tmp_path / "out", *flags) == 0
     lines = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
     assert [(x["prompt"], x["seed"]) for x in lines] == [("one, two", 5), ("three", 9)]
-    assert "columns not used: label" in caplog.text
+    assert [x["row"] for x in lines] == [{"label": "x"}, {"label": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompt,label\none, two,x\n", "line 2 has more cells"),
+        ("prompt,label\nfine,x\nshort\n", "line 3 has no label"),
+        ("label\nx\n", "no column 'prompt'"),
+    ],
+)
+def test_a_damaged_csv_is_told_by_line(model, tmp_path, capsys, text, said):
+    (tmp_path / "p.csv").write_text(text)
+    assert sample(model, tmp_path / "o", "--prompts_csv", str(tmp_path / "p.csv")) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path):

@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax.data.dataset import open_dataset
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.picture_sets import open_pictures, read_picture
+from medsd_jax.evaluation.picture_sets import decode, open_pictures
 
 
 def picture(path, value, mode="L"):
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (6, 8) if mode == "L" else (6, 8, 3)
     Image.fromarray(np.full(shape, value, np.uint8), mode).save(path)
+
+
+def names(pictures):
+    return [key.rpartition("/")[2] for key in pictures.keys]
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def folder(tmp_path):
 
 def test_folder_is_read_in_order_with_its_subfolders(folder):
     pictures = open_pictures(folder)
-    assert [p.name for p in pictures.paths] == ["a.JPG", "b.png", "c.png"]
+    assert names(pictures) == ["a.JPG", "b.png", "c.png"]
     batches = list(pictures.batches(2))
     assert [len(batch) for batch in batches] == [2, 1]
     assert batches[0][1].shape == (6, 8) and batches[1][0].shape == (6, 8, 3)
@@ -45,7 +50,7 @@ def test_unreadable_files_are_named_and_counted(folder, caplog):
 def test_16_bit_pictures_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(OSError, match="8 bits"):
-        read_picture(tmp_path / "deep.png")
+        decode((tmp_path / "deep.png").read_bytes())
     with pytest.raises(UserError, match="none of the 1 pictures"):
         open_pictures(tmp_path)
 
@@ -63,13 +68,42 @@ def test_fingerprint_follows_the_content_alone(folder, tmp_path_factory):
 def test_table_of_paths(folder, column):
     table = folder / "some.csv"
     table.write_text(f"id,{column}\n1,below/c.png\n2,a.JPG\n")
-    assert [p.name for p in open_pictures(table).paths] == ["c.png", "a.JPG"]
+    pictures = open_pictures(table)
+    assert names(pictures) == ["c.png", "a.JPG"] and pictures.ids == ("1", "2")
 
 
 def test_samples_are_taken_without_their_grid(folder):
     lines = [json.dumps({"file": name, "prompt": name}) for name in ("b.png", "a.JPG")]
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    assert [p.name for p in open_pictures(folder).paths] == ["b.png", "a.JPG"]
+    assert names(open_pictures(folder)) == ["b.png", "a.JPG"]
+
+
+def test_metadata_of_an_image_folder_is_read(folder):
+    (folder / "metadata.csv").write_text(
+        "file_name,text,patient_id,pleural_effusion,side\n"
+        "b.png,Small effusion.,p1,1,left\nbelow/c.png,Clear.,p2,0,\nabsent.png,x,p3,1,\n"
+    )
+    pictures = open_pictures(folder)
+    assert names(pictures) == ["b.png", "c.png"] and pictures.texts == ("Small effusion.", "Clear.")
+    assert pictures.patient_ids == ("p1", "p2") and len(pictures.unreadable) == 1
+    assert pictures.labels == ({"pleural_effusion": 1}, {"pleural_effusion": 0})
+
+
+def test_prepared_data_sets_are_read_by_split(tmp_path):
+    dataset = open_dataset("phantom", None, params={"num_images": 40, "image_size": 16},
+                           cache_dir=tmp_path, progress=False)  # fmt: skip
+    for split in (dataset.train, dataset.validation):
+        for where in (tmp_path, dataset.info.folder):
+            pictures = open_pictures(f"{where}:{split.name}")
+            assert pictures.keys == split.keys and pictures.texts == split.texts
+            assert pictures.patient_ids == split.patient_ids and pictures.labels == split.labels
+        np.testing.assert_array_equal(pictures.read(1), decode(split[1].read_bytes()))
+    open_dataset("phantom", None, params={"num_images": 20, "image_size": 16}, cache_dir=tmp_path,
+                 progress=False)  # fmt: skip
+    with pytest.raises(UserError, match="not several"):
+        open_pictures(f"{tmp_path}:train")
+    with pytest.raises(UserError, match="not none"):
+        open_pictures(f"{dataset.info.folder / 'records'}:train")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +114,12 @@ def test_samples_are_taken_without_their_grid(folder):
         (lambda p: _table(p, "id\n1\n"), "no column of paths"),
         (lambda p: _table(p, "path\n"), "names no picture"),
         (lambda p: _samples(p, ""), "names no picture"),
-        (lambda p: _samples(p, '{"file": "a.png"}\n'), "line 1 is not as sample.py writes it"),
-        (lambda p: _samples(p, "{half"), "line 1 is not as sample.py writes it"),
+        (lambda p: _samples(p, '{"path": "a.png"}\n'), r"no column of paths \(one of file\)"),
+        (lambda p: _samples(p, '{"file": "a"}\n{"prompt": ""}\n'), "line 2 has no file"),
+        (lambda p: _samples(p, "{half"), "line 1 is not JSON"),
+        (lambda p: _samples(p, "[1]"), "line 1 is no JSON object"),
+        (lambda p: _table(p, "path,x\na.png,1,2\n"), "line 2 has more cells"),
+        (lambda p: _table(p, "path,chexpert_labels\na.png,Edema\n"), "are no object"),
     ],
 )
 def test_mistakes_are_told(tmp_path, make, said):

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,8 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop import pipeline_dir
-from medsd_jax.interop.pipeline_dir import check_writable, load_pipeline, save_pipeline
+from medsd_jax.interop.pipeline_dir import (
+    check_writable,
+    load_pipeline,
+    load_vae,
+    save_pipeline,
+)
 from medsd_jax.interop.safetensors_io import WEIGHT_STEMS
+from medsd_jax.models import params
 
 WEIGHTS = {c: f"{c}/{stem}.safetensors" for c, stem in WEIGHT_STEMS.items()}
 
@@ -35,6 +42,24 @@ def test_round_trip_is_bit_identical(tiny_model, tiny_folder, tmp_path, same_bit
     )
     for name in names:
         assert (tiny_folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_the_vae_alone(tiny_model, tiny_folder, same_bits):
+    """The other weights, the tokenizer and the scheduler may be absent: they are not opened."""
+    for name in ("unet", "text_encoder"):
+        (tiny_folder / WEIGHTS[name]).unlink()
+    for name in ("tokenizer", "scheduler"):
+        shutil.rmtree(tiny_folder / name)
+    vae = load_vae(tiny_folder)
+    assert vae.config == tiny_model.vae
+    assert vae.image_size == 8 * 2  # the U-Net's latents, and two pixels a cell
+    same_bits(vae.params, params.component(tiny_model.params, "vae"))
+    _edit(tiny_folder / "vae" / "config.json", latent_channels=8)
+    with pytest.raises(UserError, match="vae: the weights do not fit"):
+        load_vae(tiny_folder)
+    _edit(tiny_folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    with pytest.raises(UserError, match="'StableDiffusionXLPipeline'; only"):
+        load_vae(tiny_folder)
 
 
 def test_model_index(tiny_folder):

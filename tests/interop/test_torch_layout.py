@@ -13,6 +13,10 @@ SHAPES = {
     "token.embedding": (9, 2),
     "bn.mean": (7,),
     "bn.var": (7,),
+    "embeddings.class_embedding": (7,),
+    "embeddings.cls_token": (1, 1, 7),
+    "embeddings.position_embeddings": (1, 5, 7),
+    "layer_scale1.lambda1": (7,),
 }
 LIKE = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in SHAPES.items()}
 
@@ -31,6 +35,10 @@ def test_names_and_shapes_are_torch_s():
         "token.weight": (9, 2),
         "bn.running_mean": (7,),
         "bn.running_var": (7,),
+        "embeddings.class_embedding": (7,),
+        "embeddings.cls_token": (1, 1, 7),
+        "embeddings.position_embeddings": (1, 5, 7),
+        "layer_scale1.lambda1": (7,),
     }
 
 

@@ -3,6 +3,9 @@
 inception=FILE      InceptionV3 of the FID literature, 2048 wide, fed as clean-fid does
 xrv=FILE            torchxrayvision's DenseNet-121, 1024 wide, fed as RoentGen's script does
 classifier=FOLDER   the judge that train-classifier wrote
+clip=FOLDER         CLIP's projected image embedding, 512 wide in openai/clip-vit-base-patch32
+rad-dino=FOLDER     DINOv2's class token, 768 wide in microsoft/rad-dino, as CheXGenBench measures
+latent=MODEL        the VAE's posterior mean of a Stable Diffusion model: for near copies
 """
 
 import functools
@@ -26,15 +29,19 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import load_classifier, structure, to_grey
 from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet
 from medsd_jax.evaluation.features.inception import InceptionV3
+from medsd_jax.evaluation.features.latent import open_latent_space
 from medsd_jax.evaluation.features.preprocessing import preprocessing
+from medsd_jax.evaluation.features.transformers_folder import open_tower
 from medsd_jax.evaluation.features.weights import load_weights
 from medsd_jax.evaluation.picture_sets import PictureSet
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
 
-KINDS = ("inception", "xrv", "classifier")
+KINDS = ("inception", "xrv", "classifier", "clip", "rad-dino", "latent")
 _PICTURES_AT_ONCE = 32  # on each device
+_PIXELS_AT_ONCE = 8 * 518**2
+"""Likewise, of transformers and VAEs: 0.7 GB of attention scores in RAD-DINO."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class FeatureNetwork:
         chain: the input chain in words, part of the protocol.
         graphdef: structure.
         params: weights on the host.
+        settings: what else the features depend on, such as the number of heads.
+        pictures_at_once: that each device has the memory for.
     """
 
     kind: str
@@ -54,11 +63,14 @@ class FeatureNetwork:
     chain: str
     graphdef: nnx.GraphDef
     params: Mapping[str, Any]
+    settings: str = ""
+    pictures_at_once: int = _PICTURES_AT_ONCE
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of the network, its weights and its input chain."""
-        digest = hashlib.blake2b(f"{self.kind} {self.chain}".encode(), digest_size=8)
+        """16 hex digits of the network, its settings, weights and input chain."""
+        protocol = f"{self.kind} {self.chain}{self.settings}"
+        digest = hashlib.blake2b(protocol.encode(), digest_size=8)
         for name in sorted(self.params):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self.params[name]).view(np.uint8).data)
@@ -75,7 +87,19 @@ def open_network(spec: str) -> FeatureNetwork:
     if kind not in KINDS or not equals or not where:
         known = ", ".join(f"{k}=PATH" for k in KINDS)
         raise UserError(f"feature space {spec!r} is not known: write one of {known}")
+    if kind == "latent":
+        space = open_latent_space(where)
+        return FeatureNetwork(
+            kind, space.batch, space.steps, space.graphdef, space.params,
+            repr(space.config), _that_fit(space.image_size),
+        )  # fmt: skip
     path = Path(where).expanduser()
+    if kind in ("clip", "rad-dino"):
+        tower = open_tower(kind, path)
+        return FeatureNetwork(
+            kind, tower.chain.batch, tower.chain.steps, tower.graphdef, tower.params,
+            repr(tower.config), _that_fit(tower.chain.size),
+        )  # fmt: skip
     if kind == "classifier":
         classifier = load_classifier(path)
         side, mode = classifier.image_size, classifier.resize_mode
@@ -110,7 +134,7 @@ def make_extractor(
         out_shardings=batch_sharding(mesh),
     )
     params = put_global(dict(network.params), dict.fromkeys(network.params, replicated(mesh)))
-    size = _pictures_at_once(num_pictures, mesh)
+    size = _pictures_at_once(network, num_pictures, mesh)
 
     def extract(pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         found = []
@@ -125,9 +149,9 @@ def make_extractor(
     return extract
 
 
-def _pictures_at_once(num_pictures: int, mesh: Mesh) -> int:
-    shards = batch_shards(mesh)
-    return shards * min(_PICTURES_AT_ONCE, math.ceil(num_pictures / shards))
+def _pictures_at_once(network: FeatureNetwork, num_pictures: int, mesh: Mesh) -> int:
+    shards, most = batch_shards(mesh), min(_PICTURES_AT_ONCE, network.pictures_at_once)
+    return shards * min(most, math.ceil(num_pictures / shards))
 
 
 def features_of(
@@ -150,7 +174,7 @@ def features_of(
     extract = make_extractor(network, mesh, len(pictures))
     found = []
     with tqdm(total=len(pictures), unit="image", desc=f"{network.kind} features") as bar:
-        for batch in pictures.batches(_pictures_at_once(len(pictures), mesh)):
+        for batch in pictures.batches(_pictures_at_once(network, len(pictures), mesh)):
             found.append(extract(batch))
             bar.update(len(batch))
     features = np.concatenate(found)
@@ -161,6 +185,11 @@ def features_of(
         np.save(file, features)
     Path(temporary).replace(path)
     return features
+
+
+def _that_fit(side: int) -> int:
+    """Pictures of side x side that a device works on at once."""
+    return max(1, min(_PICTURES_AT_ONCE, _PIXELS_AT_ONCE // side**2))
 
 
 def _square_pictures(pictures: list[np.ndarray], *, side: int, mode: str) -> np.ndarray:

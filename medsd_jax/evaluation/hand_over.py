@@ -1,0 +1,142 @@
+"""Two sets of pictures laid out as other groups' evaluation scripts read them.
+
+    clean-fid/real, clean-fid/synthetic     PNG folders: fid.compute_fid(real, synthetic)
+    roentgen/real/ID.jpg                    RoentGen's calculate_fid.py and calculate_ms-ssim.py
+    roentgen/synthetic/ID_K.jpg             K counts the pictures of one prompt
+    roentgen/real.csv                       Path: the same pictures, for its --real CSV
+    chexgenbench/real, chexgenbench/synthetic, chexgenbench/real.csv
+    chexgenbench/generations_with_metadata.csv
+
+CheXGenBench's scripts disagree on the name of the picture's column, so the table has all of them
+(`GENERATIONS`). It takes one picture a prompt: the first one.
+
+RoentGen's scripts look for .jpg alone: those files lose a little to the compression (quality 95),
+the PNG folders nothing.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.evaluation.picture_tables import label_name
+
+GENERATIONS = (
+    "id", "path", "prompt", "annotated_prompt", "img_savename", "synthetic_filename",
+    "chexpert_labels",
+)  # fmt: skip
+"""Columns of generations_with_metadata.csv."""
+CHEXPERT = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum",
+    "Fracture", "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other",
+    "Pneumonia", "Pneumothorax", "Support Devices",
+)  # fmt: skip
+"""CheXpert's labels by their own names."""
+
+
+def write_hand_over(
+    output: Path,
+    real: PictureSet,
+    synthetic: PictureSet,
+    labels: Mapping[str, Sequence[Mapping[str, Any]]],
+    on_picture: Callable[[], object] = lambda: None,
+) -> dict[str, int]:
+    """Writes all three layouts.
+
+    Args:
+        output: a new or empty folder.
+        real: the real pictures.
+        synthetic: the generated ones; those of one prompt share an id.
+        labels: "real" and "synthetic" -> labels of each picture.
+        on_picture: called after each picture.
+
+    Returns:
+        real, synthetic, prompts: how many of each.
+
+    Raises:
+        UserError: the folder holds something, or one id has several prompts.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists and is not an empty folder: name a new one")
+    real_ids, drawn_ids = unique_ids(real), sample_ids(synthetic)
+    clean, roentgen, bench = (output / n for n in ("clean-fid", "roentgen", "chexgenbench"))
+    for parent in (clean, roentgen, bench):
+        for name in ("real", "synthetic"):
+            (parent / name).mkdir(parents=True)
+    path_of, rows = {}, []
+    for i, name in enumerate(real_ids):
+        picture = Image.fromarray(real.read(i))
+        picture.save(clean / "real" / f"{name}.png")
+        picture.save(roentgen / "real" / f"{name}.jpg", quality=95)
+        picture.save(bench / "real" / f"{name}.png")
+        path_of[name] = f"{name}.png"
+        rows.append([path_of[name], real.texts[i], chexpert_cell(labels["real"][i])])
+        on_picture()
+    _write(bench / "real.csv", ("path", "annotated_prompt", "chexpert_labels"), rows)
+    _write(roentgen / "real.csv", ("Path",), [[f"real/{name}.jpg"] for name in real_ids])
+    rows = []
+    for i, (name, count) in enumerate(drawn_ids):
+        picture = Image.fromarray(synthetic.read(i))
+        picture.save(clean / "synthetic" / f"{name}_{count}.png")
+        picture.save(roentgen / "synthetic" / f"{name}_{count}.jpg", quality=95)
+        if count == 0:
+            file, prompt = f"SyntheticImg_{name}.png", synthetic.texts[i]
+            picture.save(bench / "synthetic" / file)
+            cell = chexpert_cell(labels["synthetic"][i])
+            rows.append([name, path_of.get(name, ""), prompt, prompt, file, file, cell])
+        on_picture()
+    _write(bench / "generations_with_metadata.csv", GENERATIONS, rows)
+    return {"real": len(real), "synthetic": len(synthetic), "prompts": len(rows)}
+
+
+def unique_ids(pictures: PictureSet) -> list[str]:
+    """A file name for every picture: its id or the stem of its key; numbers where two are equal."""
+    names = [
+        _safe(own or Path(key).stem) for own, key in zip(pictures.ids, pictures.keys, strict=True)
+    ]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{number:06d}" for number in range(len(names))]
+
+
+def sample_ids(pictures: PictureSet) -> list[tuple[str, int]]:
+    """(id, k) of every picture: the id of its prompt and which of the prompt's pictures it is.
+
+    Raises:
+        UserError: one id has several prompts.
+    """
+    found, prompt_of, count_of = [], {}, {}
+    numbers: dict[str, int] = {}
+    for own, text, key in zip(pictures.ids, pictures.texts, pictures.keys, strict=True):
+        number = numbers.setdefault(text or key, len(numbers))
+        name = _safe(own) if own else f"{number:06d}"
+        if prompt_of.setdefault(name, text) != text:
+            raise UserError(
+                f"{pictures.name}: id {name!r} has the prompts {prompt_of[name]!r} and {text!r}; "
+                "give each prompt an id of its own"
+            )
+        count_of[name] = count_of.get(name, -1) + 1
+        found.append((name, count_of[name]))
+    return found
+
+
+def chexpert_cell(labels: Mapping[str, Any]) -> str:
+    """CheXpert's 14 labels as the text of a dict: 1.0, 0.0, or None where it is not known."""
+    values = {name: labels.get(label_name(name)) for name in CHEXPERT}
+    return repr({name: None if value is None else float(value) for name, value in values.items()})
+
+
+def _safe(name: str) -> str:
+    """A name that is one file's on every system."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _write(table: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
