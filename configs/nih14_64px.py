@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config = demo.get_config()
     config.model.path = "runs/nih_vae"
     config.data.source = "nih14"
+    config.data.validation_fraction = 0.3  # enough other patients to measure against
     config.optim.learning_rate = 5e-4
     config.train.steps = 800
     config.preview.prompts = ("Chest X-ray. No finding.", "Chest X-ray. Pleural effusion.")

@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     config = demo_vae.get_config()
     config.model.path = "runs/demo"
     config.data.source = "nih14"
+    config.data.validation_fraction = 0.3  # enough other patients to measure against
     config.optim.learning_rate = 1e-3
     config.train.steps = 300
     return config

@@ -58,7 +58,7 @@ def score_labels(
             key: bootstrap_interval(
                 statistic, present, probability, units=units, num_resamples=num_resamples, seed=seed
             ).to_dict()
-            for key, statistic in (("accuracy", _accuracy), ("auroc", _auroc), ("f1", _f1))
+            for key, statistic in (("accuracy", _accuracy), ("auroc", auroc), ("f1", _f1))
         }
         brier = float(brier_score_loss(present, probability))
         scores[name] = {**about, **estimates, "brier": brier}
@@ -69,9 +69,10 @@ def _accuracy(present: np.ndarray, probability: np.ndarray) -> float:
     return float(np.mean((probability > 0.5) == present))
 
 
-def _auroc(present: np.ndarray, probability: np.ndarray) -> float:
+def auroc(present: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve; nan where all are present or none is."""
     one_kind = present.all() or not present.any()
-    return float("nan") if one_kind else float(roc_auc_score(present, probability))
+    return float("nan") if one_kind else float(roc_auc_score(present, score))
 
 
 def _f1(present: np.ndarray, probability: np.ndarray) -> float:

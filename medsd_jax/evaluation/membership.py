@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from jax.sharding import Mesh
 from jaxtyping import Float, Shaped
 from tqdm import tqdm
@@ -31,6 +30,7 @@ from tqdm import tqdm
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.intervals import bootstrap_interval
+from medsd_jax.evaluation.label_scores import auroc
 from medsd_jax.parallel.mesh import batch_sharding, make_mesh, put_batch
 from medsd_jax.parallel.multihost import fetch, put_global, replicated_key
 from medsd_jax.parallel.sharding import tree_shardings
@@ -233,24 +233,6 @@ def attack(
             for name, (side, patients) in sides.items()
         },
     }
-
-
-def auroc(is_trained: Shaped[np.ndarray, " n"], score: Shaped[np.ndarray, " n"]) -> float:
-    """Computes (3) from the sum of the trained pictures' ranks (Mann and Whitney, 1947).
-
-    Args:
-        is_trained: [n] bool.
-        score: [n].
-
-    Returns:
-        In [0, 1]; nan where one side is empty.
-    """
-    count = int(is_trained.sum())
-    others = len(score) - count
-    if not count or not others:
-        return float("nan")
-    ranks = scipy.stats.rankdata(score)[is_trained].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * others))
 
 
 def tpr_at_one_percent(

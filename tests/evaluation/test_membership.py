@@ -13,10 +13,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
 from medsd_jax.errors import UserError
+from medsd_jax.evaluation.label_scores import auroc
 from medsd_jax.evaluation.membership import (
     Examples,
     attack,
-    auroc,
     make_denoising_losses,
     membership,
     times,

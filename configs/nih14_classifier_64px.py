@@ -1,0 +1,19 @@
+r"""The judge of pictures that were learnt from NIH ChestX-ray14 at 64 pixels, split by patient.
+
+Command:   python -m medsd_jax train-classifier --config configs/nih14_classifier_64px.py \
+               --workdir runs/nih_judge --config.data.path=FOLDER
+Hardware:  two CPU cores, about two minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import demo_classifier
+
+
+def get_config() -> ConfigDict:
+    """demo_classifier.py with real X-rays; the patients held out are those of nih14_64px.py."""
+    config = demo_classifier.get_config()
+    config.data.source = "nih14"
+    config.data.validation_fraction = 0.3
+    config.labels = ("pleural_effusion", "cardiomegaly")
+    return config
