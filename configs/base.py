@@ -1,6 +1,7 @@
 """Every key, its default, its unit and its meaning: the only home of defaults.
 
-`get_config` is for train.py, `get_classifier_config` for the judge of generated pictures.
+`get_config` is for train.py, `get_classifier_config` for the judge of generated pictures,
+`get_compare_training_config` for what generated pictures are good for.
 
 A recipe imports this and changes what differs. Override a key on the command line with
 ``--config.section.key=value``. A key that does not exist is an error.
@@ -145,10 +146,14 @@ def get_classifier_config() -> ConfigDict:
     # Share of the training patients that calibrate the probabilities and train nothing.
     config.calibration_fraction = 0.1
 
-    config.network = ConfigDict()  # DenseNet-121 with group norm, one grey channel
+    config.network = ConfigDict()  # DenseNet-121; group norm and one grey channel without weights
     config.network.growth_rate = 32
     config.network.block_config = (6, 12, 24, 16)  # layers of each dense block
     config.network.num_init_features = 64
+    # Start from a weight file (.safetensors, .pth or .pt) of torchvision's densenet121 or
+    # torchxrayvision's densenet121-res224-*; None: from random weights. The class scores start
+    # anew, batch norm keeps its stored statistics. A tenth of the learning rate below is usual.
+    config.network.weights = config_dict.placeholder(str)
 
     config.augmentation = ConfigDict()
     config.augmentation.shift = 0.05  # largest displacement, as a share of the side
@@ -164,4 +169,30 @@ def get_classifier_config() -> ConfigDict:
     config.train.steps = 2000
     config.mesh = everything.mesh
     config.log = everything.log
+    return config
+
+
+def get_compare_training_config() -> ConfigDict:
+    """Everything of `python -m medsd_jax compare-training`: a classifier's recipe and its data.
+
+    Every arm takes train.steps optimizer steps of data.batch_size pictures.
+    """
+    config = get_classifier_config()
+    config.seeds = 3  # trainings of each arm, with seed, seed + 1, ...
+    # Real pictures to train on, of the first patients by their hash; None: all that neither
+    # validate nor calibrate.
+    config.real_images = config_dict.placeholder(int)
+
+    config.synthetic = ConfigDict()
+    # As `evaluate --synthetic`: a folder that sample.py wrote, an image folder with metadata.csv, a
+    # .csv of paths, or FOLDER:train of a prepared data set.
+    config.synthetic.path = config_dict.required_placeholder(str)
+    # CSV with a column prompt and a column (1, 0 or empty) for each label: what the prompts ask
+    # for. None: the labels are those of the set's table or, where it has none, what
+    # data/findings.py reads in the prompts.
+    config.synthetic.labels_by_prompt = config_dict.placeholder(str)
+
+    config.fine_tuning = ConfigDict()  # of the arm that trains on synthetic, then on real pictures
+    config.fine_tuning.share = 0.5  # of train.steps, the last ones, on real pictures
+    config.fine_tuning.learning_rate = 3e-4  # their largest; optim.schedule starts over with them
     return config

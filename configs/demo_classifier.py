@@ -13,7 +13,11 @@ from configs import base
 
 def get_config() -> ConfigDict:
     """The classifier's defaults, made small."""
-    config = base.get_classifier_config()
+    return made_small(base.get_classifier_config())
+
+
+def made_small(config: ConfigDict) -> ConfigDict:
+    """The demo's pictures and network in a classifier's recipe."""
     config.data.num_images = 4000
     config.data.image_size = 64
     config.labels = ("pleural_effusion", "cardiomegaly", "pneumothorax", "nodule")

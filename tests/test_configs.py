@@ -7,9 +7,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from medsd_jax.cli import train, train_classifier
+from medsd_jax.cli import compare_training, train, train_classifier
 from medsd_jax.cli.flags import load_config
 from medsd_jax.cli.train_checks import check_config
+from medsd_jax.data.sources.folder import write_image_folder
+from medsd_jax.data.sources.phantom import phantom_records
 from tests.e2e.tiny_run import recipe, write_model
 from tests.tiny_judge import write_judge
 
@@ -28,12 +30,16 @@ def keys(config: ConfigDict, prefix: str = "") -> set[str]:
 
 BASE = base.get_config()
 CLASSIFIER_BASE = base.get_classifier_config()
+COMPARE_BASE = base.get_compare_training_config()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_recipe_has_the_keys_of_base_and_sensible_values(path):
     config = load_config(path)
-    if "labels" in config:
+    if "synthetic" in config:
+        assert keys(config) == keys(COMPARE_BASE)
+        compare_training.check_config(config)
+    elif "labels" in config:
         assert keys(config) == keys(CLASSIFIER_BASE)
         train_classifier.check_config(config)
     else:
@@ -125,6 +131,22 @@ def test_every_key_of_the_classifier_is_read(tmp_path):
     read = set()
     train_classifier.train_classifier(Recorder(config.lock(), read), tmp_path)
     assert keys(CLASSIFIER_BASE) - read == set()
+
+
+def test_every_key_of_the_comparison_is_read(tmp_path):
+    config = base.get_compare_training_config()
+    config.data.update(num_images=80, image_size=32, batch_size=16, validation_fraction=0.3)
+    config.network.update(growth_rate=4, block_config=(1, 1), num_init_features=4)
+    config.optim.warmup_steps = 1
+    config.train.steps = 2
+    config.update(seeds=1, real_images=20)
+    config.synthetic.path = str(tmp_path / "drawn")
+    write_image_folder(
+        phantom_records(20, seed=1, image_size=32), tmp_path / "drawn", progress=False
+    )
+    read = set()
+    compare_training.compare_training(Recorder(config.lock(), read), tmp_path / "run")
+    assert keys(COMPARE_BASE) - read == set()
 
 
 def _grey(prompts):

@@ -92,12 +92,18 @@ class TrainFlags:
     overrides: dict[str, Any]
 
 
-def parse_train_flags(argv: Sequence[str], prog: str = "python train.py") -> TrainFlags:
+def parse_train_flags(
+    argv: Sequence[str],
+    prog: str = "python train.py",
+    example: str = "--config configs/base.py --workdir runs/first "
+    "--config.optim.learning_rate=1e-5",
+) -> TrainFlags:
     """Read the flags of a training run.
 
     Args:
         argv: the words after the program's name.
         prog: how the program was called, for its help.
+        example: words that follow it, for its help.
 
     Returns:
         The config and the workdir.
@@ -110,8 +116,7 @@ def parse_train_flags(argv: Sequence[str], prog: str = "python train.py") -> Tra
         prog=prog,
         description="Train by a recipe. Any key of the recipe can be changed on the command line;\n"
         "configs/base.py lists all keys with their meaning.",
-        epilog=f"example: {prog} --config configs/base.py --workdir runs/first "
-        "--config.optim.learning_rate=1e-5",
+        epilog=f"example: {prog} {example}",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a file in configs/")
     parser.add_argument(

@@ -23,6 +23,7 @@ COMMANDS = {
     "membership": "tell trained from held-out pictures by their denoising loss",
     "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",
+    "compare-training": "say what synthetic pictures add to a classifier's training",
     "data": "prepare a data set and show what is in it",
 }
 """Command -> one line of help. The file of the same name, with _ for -, is imported only when it is

@@ -13,7 +13,7 @@ import grain
 import jax
 import numpy as np
 
-from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import (
     ResizeMode,
     check_resize_mode,
@@ -39,7 +39,7 @@ class _Pictures:
 
     def __init__(
         self,
-        split: RecordSplit,
+        split: Split,
         image_size: int,
         resize_mode: ResizeMode,
         num_threads: int,
@@ -146,7 +146,7 @@ def _local_rows(
 
 
 def make_loader(
-    split: RecordSplit,
+    split: Split,
     *,
     batch_size: int,
     columns: Columns,
@@ -277,7 +277,7 @@ class EvalBatches:
 
 
 def eval_batches(
-    split: RecordSplit,
+    split: Split,
     *,
     num_examples: int | None,
     batch_size: int,
@@ -320,6 +320,6 @@ def eval_batches(
     return EvalBatches(pictures, columns, count, rows, batch_size)
 
 
-def _check_columns(columns: Columns, split: RecordSplit) -> None:
+def _check_columns(columns: Columns, split: Split) -> None:
     for name, column in columns.items():
         assert len(column) == len(split), (name, len(column), len(split))

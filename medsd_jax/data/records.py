@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 LabelValue = str | int | float
 
@@ -37,6 +38,21 @@ class Record:
         if isinstance(self.image, bytes):
             return self.image
         return self.image.read_bytes() if isinstance(self.image, Path) else self.image()
+
+
+class Split(Protocol):
+    """Records by position, with what is known of all of them at hand; keys are as of `Record`."""
+
+    name: str
+    fingerprint: str
+    keys: tuple[str, ...]
+    texts: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    labels: tuple[dict[str, LabelValue], ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
 
 
 @dataclasses.dataclass(frozen=True)

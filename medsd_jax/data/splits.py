@@ -105,6 +105,21 @@ def first_patients(patient_ids: Sequence[str], fraction: float) -> list[bool]:
     return [patient in chosen for patient in patient_ids]
 
 
+def first_images(patient_ids: Sequence[str], count: int) -> list[bool]:
+    """Which records are the first `count` of the patients in the order of their hashes.
+
+    Whole patients, but for the last one. A larger count holds what a smaller one does.
+
+    Raises:
+        UserError: there are fewer records.
+    """
+    if not 1 <= count <= len(patient_ids):
+        raise UserError(f"{count} pictures cannot be taken from {len(patient_ids)}")
+    order = sorted(range(len(patient_ids)), key=lambda i: (_position(patient_ids[i]), i))
+    chosen = set(order[:count])
+    return [i in chosen for i in range(len(patient_ids))]
+
+
 def check_no_leak(patient_ids: Sequence[str], splits: Sequence[str]) -> None:
     """Raise a UserError when a patient is in more than one split."""
     seen: dict[str, str] = {}

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
+from medsd_jax.evaluation.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
@@ -36,7 +37,7 @@ class Classifier:
     """A trained classifier of findings; several may be present in one picture.
 
     Attributes:
-        network: shape of the DenseNet; one grey channel, a class for each label.
+        network: shape of the DenseNet and range of its input; a class for each label.
         labels: names of the findings, in the order of the classes.
         image_size: pixels, square.
         resize_mode: how pictures of other sizes became square, see data/transforms.py.
@@ -67,13 +68,27 @@ class Classifier:
 def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: ArrayLike) -> jax.Array:
     """Pictures [B, H, W] grey or [B, H, W, 3], uint8 -> class scores [B, labels] float32."""
     graphdef, _ = structure(network)
-    return bind(graphdef, params)(to_grey(images_u8))
+    return bind(graphdef, params)(network_input(network, to_grey(images_u8)))
 
 
 def to_grey(images_u8: ArrayLike) -> jax.Array:
     """[B, H, W] or [B, H, W, 3] uint8 -> [B, H, W, 1] float32 in [-1, 1]; colours are averaged."""
     images = jnp.asarray(images_u8, jnp.float32) / 127.5 - 1.0
     return images[..., None] if images.ndim == 3 else images.mean(axis=-1, keepdims=True)
+
+
+def network_input(network: DenseNetConfig, grey: jax.Array) -> jax.Array:
+    """Grey pictures [B, H, W, 1] float32 in [-1, 1] -> [B, H, W, C] in the network's own range."""
+    match network.input_range:
+        case "xrv":
+            return 1024.0 * grey
+        case "imagenet":
+            mean, std = (
+                jnp.asarray(x, jnp.float32)[None, None, None] for x in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+            return ((grey + 1.0) / 2.0 - mean) / std
+        case _:
+            return grey
 
 
 def predict_logits(

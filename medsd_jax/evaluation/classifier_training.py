@@ -1,10 +1,12 @@
 """Training the judge: a DenseNet on labelled pictures, several findings a picture.
 
-The step is pure, as the diffusion's is: ``step(state, batch, rng) -> (state, metrics)``. Unknown
-labels (NaN) carry no loss. Group norm, not batch norm: see features/densenet.py.
+The step is pure, as the diffusion's is: ``step(state, frozen, batch, rng) -> (state, metrics)``.
+Unknown labels (NaN) carry no loss. Nothing is frozen in a network with group norm, and the stored
+statistics are in one with batch norm: see features/densenet.py.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -15,8 +17,9 @@ from jax.sharding import Mesh
 from scipy.optimize import minimize
 
 from medsd_jax.arrays import Params
-from medsd_jax.evaluation.classifier import structure
+from medsd_jax.evaluation.classifier import network_input, structure
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
+from medsd_jax.evaluation.features.layers import is_statistic
 from medsd_jax.models.params import bind
 from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import put_global, replicated_key
@@ -76,24 +79,34 @@ def classification_loss(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def make_step(
     network: DenseNetConfig, tx: optax.GradientTransformation, augment: Augmentation
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the pure ``step(state, batch, rng) -> (state, metrics)``.
+    """Returns the pure ``step(state, frozen, batch, rng) -> (state, metrics)``.
 
-    A batch is {"images": [B, H, W, 3] float32 in [-1, 1], "targets": [B, labels] float32}.
+    `frozen` are the weights that stay, by name. A batch is {"images": [B, H, W, 3] float32 in
+    [-1, 1], "targets": [B, labels] float32}.
     """
     graphdef, _ = structure(network)
 
-    def step(state: TrainState, batch: Mapping[str, jax.Array], rng: jax.Array):
+    def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array], rng: jax.Array):
         rng = jax.random.fold_in(rng, state.step)
         images = augment(batch["images"].mean(axis=-1, keepdims=True), rng)
+        images = network_input(network, images)
 
-        def loss(params: Params) -> jax.Array:
-            return classification_loss(bind(graphdef, params)(images), batch["targets"])
+        def loss(trainable: Params) -> jax.Array:
+            scores = bind(graphdef, trainable | frozen)(images)
+            return classification_loss(scores, batch["targets"])
 
         value, grads = jax.value_and_grad(loss)(state.trainable)
         state, norms = apply_gradients(state, grads, tx, ema_decay=0.0)
         return state, {"loss": value, **norms}
 
     return step
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_step(
+    network: DenseNetConfig, tx: optax.GradientTransformation, augment: Augmentation
+):
+    return jax.jit(make_step(network, tx, augment), donate_argnums=0)
 
 
 def fit(
@@ -111,10 +124,10 @@ def fit(
     """Trains for `steps` optimizer steps, data parallel over the mesh.
 
     Args:
-        params: initial weights on the host.
+        params: initial weights on the host: random ones, or those of an earlier call.
         network: their shape.
         batches: this process's rows of each global batch, for ever; see `make_step`.
-        tx: optimizer.
+        tx: optimizer; calls with the same one, network and augmentation share a compiled step.
         steps: how many.
         augment: random changes of the pictures.
         seed: of the augmentation.
@@ -125,15 +138,17 @@ def fit(
         The trained weights on the host.
     """
     whole = replicated(mesh)
-    state = jax.jit(lambda p: init_state(p, tx, ema=False), out_shardings=whole)(
-        put_global(dict(params), dict.fromkeys(params, whole))
-    )
-    step = jax.jit(make_step(network, tx, augment), donate_argnums=0)
+    placed = put_global(dict(params), dict.fromkeys(params, whole))
+    frozen = {name: x for name, x in placed.items() if is_statistic(name)}
+    trainable = {name: x for name, x in placed.items() if name not in frozen}
+    state = jax.jit(lambda p: init_state(p, tx, ema=False), out_shardings=whole)(trainable)
+    step = _compiled_step(network, tx, augment)
     rng = replicated_key(seed, mesh)
     for number in range(1, steps + 1):
-        state, metrics = step(state, put_batch(next(batches), mesh), rng)
+        state, metrics = step(state, frozen, put_batch(next(batches), mesh), rng)
         on_step(number, metrics)
-    return {name: np.asarray(x) for name, x in state.trainable.items()}
+    trained = state.trainable | frozen
+    return {name: np.asarray(trained[name]) for name in params}
 
 
 def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,25 @@
-"""What each picture of a set is said to show: its table's labels, else the words of its prompt."""
+"""What each picture of a set is said to show: its table's labels, else the words of its prompt.
+
+Where neither is to be believed, a table of prompts decides. It may be the --prompts_csv that
+sample.py drew from; negative_prompt and seed are no labels:
+
+    prompt,pleural_effusion,cardiomegaly
+    Chest X-ray. Small effusion.,1,0
+"""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from medsd_jax.data.findings import findings_in
+from medsd_jax.data.sources.tables import read_csv
+from medsd_jax.errors import UserError
 from medsd_jax.evaluation.picture_sets import PictureSet
-from medsd_jax.evaluation.picture_tables import TRAIT_COLUMNS
+from medsd_jax.evaluation.picture_tables import TRAIT_COLUMNS, label_name
+
+_NO_LABELS = ("prompt", "negative_prompt", "seed")
+_CELLS = {"1": 1, "0": 0}
+_PROMPTS_TOLD = 20
 
 
 def known_labels(pictures: PictureSet) -> list[Mapping[str, Any]]:
@@ -24,3 +38,58 @@ def known_labels(pictures: PictureSet) -> list[Mapping[str, Any]]:
         {**(findings_in(text) if text else {}), **row}
         for text, row in zip(pictures.texts, pictures.labels, strict=True)
     ]
+
+
+def labels_by_prompt(pictures: PictureSet, table: Path) -> list[Mapping[str, Any]]:
+    """Labels of every picture by a table of prompts; see the module.
+
+    Args:
+        pictures: with the prompts as their texts.
+        table: CSV with a column prompt and a column for each finding: 1, 0, or empty where the
+            prompt leaves it open. Prompts are compared without regard to white space.
+
+    Returns:
+        [n] finding -> 1 or 0.
+
+    Raises:
+        UserError: the table cannot be used, or the set has prompts that it does not name.
+    """
+    known = _read_prompts(table)
+    prompts = [_one_line(text) for text in pictures.texts]
+    unlabelled = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+    if unlabelled:
+        told = ", ".join(map(repr, unlabelled[:_PROMPTS_TOLD]))
+        more = ", ..." if len(unlabelled) > _PROMPTS_TOLD else ""
+        raise UserError(
+            f"{table} lacks {len(unlabelled)} prompt(s) of {pictures.name}: {told}{more}"
+        )
+    return [known[prompt] for prompt in prompts]
+
+
+def _read_prompts(table: Path) -> dict[str, dict[str, int]]:
+    if not table.is_file():
+        raise UserError(f"{table}: there is no such table of prompts and labels")
+    names, rows = read_csv(table)
+    findings = [name for name in names if name not in _NO_LABELS]
+    if "prompt" not in names or not findings:
+        raise UserError(
+            f"{table} needs a column prompt and one for each label (it has: "
+            f"{', '.join(names) or 'nothing'})"
+        )
+    known: dict[str, dict[str, int]] = {}
+    for number, row in enumerate(rows, start=2):  # the header is line 1
+        prompt, labels = _one_line(row["prompt"]), {}
+        for name in findings:
+            if row[name] and row[name] not in _CELLS:
+                raise UserError(
+                    f"{table} line {number}: {name} is {row[name]!r}; write 1, 0 or nothing"
+                )
+            if row[name]:
+                labels[label_name(name)] = _CELLS[row[name]]
+        if known.setdefault(prompt, labels) != labels:
+            raise UserError(f"{table} line {number}: {prompt!r} has other labels further up")
+    return known
+
+
+def _one_line(prompt: str) -> str:
+    return " ".join(prompt.split())

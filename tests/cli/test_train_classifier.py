@@ -7,7 +7,9 @@ import pytest
 
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation.classifier import load_classifier, predict
+from medsd_jax.evaluation.classifier_start import from_published
 from tests.e2e.tiny_run import ROOT
+from tests.evaluation.test_classifier_start import write_weights
 
 TINY = {
     "data.num_images": 160,
@@ -60,6 +62,40 @@ def test_the_same_run_gives_the_same_classifier(trained, tmp_path):
         np.testing.assert_array_equal(again[name], x)
 
 
+def test_published_weights_are_the_start(tmp_path):
+    """A torch file of torchvision's kind: three channels, batch norm, a thousand other classes."""
+    write_weights(tmp_path / "published.safetensors", channels=3)
+    weights = {
+        "network__block_config": "(2,3)",
+        "network__num_init_features": 16,
+        "network__weights": tmp_path / "published.safetensors",
+        "optim__learning_rate": 1e-4,
+    }
+    assert run(tmp_path / "judge", **weights) == 0
+    report = json.loads((tmp_path / "judge" / "classifier_report.json").read_text())
+    assert report["started_from"] == str(tmp_path / "published.safetensors")
+    classifier = load_classifier(tmp_path / "judge")
+    network = classifier.network
+    assert (network.norm, network.in_channels, network.input_range) == ("batch", 3, "imagenet")
+    published = from_published(tmp_path / "published.safetensors", network).published
+    for name, x in published.items():
+        moved = np.abs(classifier.params[name] - x).max()
+        # Adam's steps are at most the learning rate each, and weight decay far less.
+        assert moved <= 3.1e-4 and (moved == 0) == name.endswith((".mean", ".var")), name
+    probabilities = predict(classifier, np.zeros((3, 32, 32), np.uint8))
+    assert np.isfinite(probabilities).all()
+
+
+@pytest.mark.parametrize("recipe", ["demo", "demo_compare_training"])
+def test_other_recipes_are_refused(tmp_path, capsys, recipe):
+    words = ["--config", str(ROOT / "configs" / f"{recipe}.py"), "--workdir", str(tmp_path)]
+    words += [
+        "--config.model.path=x" if recipe == "demo" else "--config.synthetic.path=x"
+    ]  # what they require
+    assert main(["train-classifier", *words]) == 2
+    assert f"{recipe}.py is no classifier's recipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
@@ -70,6 +106,7 @@ def test_the_same_run_gives_the_same_classifier(trained, tmp_path):
         ("calibration_fraction", "1.5", "calibration_fraction = 1.5"),
         ("data__batch_size", "5", "5"),
         ("network__depth", "3", "depth"),
+        ("network__weights", "absent.pth", "absent.pth"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, key, value, said):

@@ -3,7 +3,13 @@
 import pytest
 
 from medsd_jax.data.records import Record
-from medsd_jax.data.splits import assign_splits, check_no_leak, first_patients, parse_split
+from medsd_jax.data.splits import (
+    assign_splits,
+    check_no_leak,
+    first_images,
+    first_patients,
+    parse_split,
+)
 from medsd_jax.errors import UserError
 
 
@@ -89,3 +95,17 @@ def test_first_patients_leave_neither_side_empty(fraction):
     assert 1 <= sum(first_patients(["a", "b", "c"], fraction)) <= 2
     with pytest.raises(UserError, match=r"1 patient\(s\) cannot be parted"):
         first_patients(["a", "a"], 0.5)
+
+
+def test_first_images_are_those_of_the_first_patients():
+    patients = [f"p{i % 100}" for i in range(300)]
+    for count in (1, 29, 30, 300):
+        assert sum(first_images(patients, count)) == count
+    few, more = (first_images(patients, count) for count in (29, 100))
+    assert all(more[i] for i in range(300) if few[i])
+    # Ten patients whole, but for one picture of the last: those that first_patients takes.
+    wanted = {p for p, taken in zip(patients, first_patients(patients, 0.1), strict=True) if taken}
+    assert {p for p, taken in zip(patients, few, strict=True) if taken} == wanted
+    for count in (0, 301):
+        with pytest.raises(UserError, match=f"{count} pictures cannot be taken from 300"):
+            first_images(patients, count)

@@ -76,7 +76,7 @@ def test_step_draws_fresh_augmentation_each_time():
     }
     losses = []
     for _ in range(2):
-        state, metrics = step(state, batch, jax.random.key(0))
+        state, metrics = step(state, {}, batch, jax.random.key(0))
         losses.append(float(metrics["loss"]))
     assert losses[0] != losses[1]  # the weights did not move
 

@@ -4,10 +4,12 @@ Every layer reads all maps before it in its block and adds `growth_rate` channel
 
     x_l = conv3x3(relu(norm(conv1x1(relu(norm([x_0, ..., x_(l-1)]))))))
 
-Batch norm is here for published weights only, with their stored statistics. Networks that are
-trained here take group norm (arXiv 1803.08494): it needs no running statistics, so that a train
-step stays a pure function of weights and batch, an image's score never depends on the images beside
-it, and training and evaluation are the same function at any batch size and over any device count.
+Batch norm is here for published weights only, with their stored statistics. Networks that start
+from random weights take group norm (arXiv 1803.08494): it needs no running statistics, so that a
+train step stays a pure function of weights and batch, an image's score never depends on the images
+beside it, and training and evaluation are the same function at any batch size and over any device
+count. Published weights keep all of this when they are trained further, because their statistics
+stay as they are stored: batch norm is then a scale and an offset per channel, and both are trained.
 """
 
 import functools
@@ -35,6 +37,10 @@ from medsd_jax.models.params import abstract
 
 NORM_EPSILON = 1e-5
 
+INPUT_RANGES = ("unit", "imagenet", "xrv")
+"""What black and white are to a network: -1 and 1; torchvision's, a mean and a standard deviation
+for each of three channels; torchxrayvision's, -1024 and 1024."""
+
 _Map = Float[Array, "B H W C"]
 _Norm = Callable[[int], nnx.Module]
 _Conv = Callable[..., nnx.Conv]
@@ -52,6 +58,7 @@ class DenseNetConfig:
         num_classes: class scores.
         in_channels: of the images.
         norm: "group", for training from scratch, or "batch", frozen, for published weights.
+        input_range: of the images, one of `INPUT_RANGES`.
     """
 
     growth_rate: int = 32
@@ -61,10 +68,14 @@ class DenseNetConfig:
     num_classes: int = 1000
     in_channels: int = 3
     norm: str = "group"
+    input_range: str = "unit"
 
     def __post_init__(self):
         if self.norm not in ("batch", "group"):
             raise UserError(f"DenseNet's norm is 'batch' or 'group', not {self.norm!r}")
+        if self.input_range not in INPUT_RANGES:
+            listed = ", ".join(INPUT_RANGES)
+            raise UserError(f"DenseNet's input_range is one of {listed}, not {self.input_range!r}")
         counts = (
             *self.block_config,
             self.growth_rate,
@@ -91,10 +102,10 @@ class DenseNetConfig:
         return 4 * side - 3
 
 
-DENSENET121 = DenseNetConfig(norm="batch")
+DENSENET121 = DenseNetConfig(norm="batch", input_range="imagenet")
 """torchvision.models.densenet121."""
 
-XRV_DENSENET121 = DenseNetConfig(in_channels=1, num_classes=18, norm="batch")
+XRV_DENSENET121 = DenseNetConfig(in_channels=1, num_classes=18, norm="batch", input_range="xrv")
 """torchxrayvision.models.DenseNet, weights densenet121-res224-*: grey images in [-1024, 1024]."""
 
 

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.classifier import load_classifier, structure, to_grey
-from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet
+from medsd_jax.evaluation.classifier import load_classifier, network_input, structure, to_grey
+from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.inception import InceptionV3
 from medsd_jax.evaluation.features.latent import open_latent_space
 from medsd_jax.evaluation.features.preprocessing import preprocessing
@@ -103,11 +103,13 @@ def open_network(spec: str) -> FeatureNetwork:
     if kind == "classifier":
         classifier = load_classifier(path)
         side, mode = classifier.image_size, classifier.resize_mode
-        graphdef, _ = structure(classifier.network)
+        shape = classifier.network
+        graphdef, _ = structure(shape)
+        to_own = "" if shape.input_range == "unit" else f"; to the range of {shape.input_range}"
         return FeatureNetwork(
-            kind, functools.partial(_square_pictures, side=side, mode=mode),
+            kind, functools.partial(_square_pictures, side=side, mode=mode, network=shape),
             f"grey repeated to RGB; bilinear to {side}x{side}, {mode}; mean of the channels; "
-            "x / 127.5 - 1", graphdef, classifier.params,
+            f"x / 127.5 - 1{to_own}", graphdef, classifier.params,
         )  # fmt: skip
     make, chain = {
         "inception": (functools.partial(InceptionV3, "fid"), preprocessing("clean-fid")),
@@ -192,7 +194,10 @@ def _that_fit(side: int) -> int:
     return max(1, min(_PICTURES_AT_ONCE, _PIXELS_AT_ONCE // side**2))
 
 
-def _square_pictures(pictures: list[np.ndarray], *, side: int, mode: str) -> np.ndarray:
-    """The classifier's input [B, side, side, 1], prepared as in its training."""
+def _square_pictures(
+    pictures: list[np.ndarray], *, side: int, mode: str, network: DenseNetConfig
+) -> np.ndarray:
+    """The classifier's input [B, side, side, C], prepared as in its training."""
     rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
-    return np.asarray(to_grey(np.stack([resize(p, side, mode) for p in rgb])))
+    grey = to_grey(np.stack([resize(p, side, mode) for p in rgb]))
+    return np.asarray(network_input(network, grey))

@@ -26,7 +26,8 @@ class FrozenBatchNorm(nnx.Module):
     y = scale (x - mean) / sqrt(var + epsilon) + bias, every term a value per channel.
 
     The statistics are parameters like the others, so that they travel with the weights, but no
-    gradient reaches them. An optimizer that decays weights must still leave them out.
+    gradient reaches them. An optimizer that decays weights must still leave them out: see
+    `is_statistic`.
     """
 
     def __init__(self, channels: int, *, epsilon: float, dtype=jnp.float32):
@@ -44,6 +45,11 @@ class FrozenBatchNorm(nnx.Module):
         offset = self.bias[...] - mean * factor
         factor, offset = (v.astype(self.dtype)[None, None, None] for v in (factor, offset))
         return x.astype(self.dtype) * factor + offset
+
+
+def is_statistic(name: str) -> bool:
+    """Whether the parameter of this name is a stored statistic of a `FrozenBatchNorm`."""
+    return name.endswith((".mean", ".var"))
 
 
 def conv(

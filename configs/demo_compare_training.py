@@ -1,0 +1,21 @@
+r"""What synthetic pictures add to 200 real ones, at the demo's size; phantoms stand in for both.
+
+Command:   python -m medsd_jax data --source phantom --num_images 1000 --seed 7 \
+               --output runs/compare/drawn --export_folder runs/compare/synthetic
+           python -m medsd_jax compare-training --config configs/demo_compare_training.py \
+               --workdir runs/compare --config.synthetic.path=runs/compare/synthetic
+Hardware:  two CPU cores, ...
+Expected:  ...
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, demo_classifier
+
+
+def get_config() -> ConfigDict:
+    """The demo's classifier on few real pictures, with synthetic ones beside them."""
+    config = demo_classifier.made_small(base.get_compare_training_config())
+    config.real_images = 200
+    config.fine_tuning.learning_rate = 1e-3
+    return config
