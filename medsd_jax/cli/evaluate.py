@@ -14,6 +14,9 @@ import numpy as np
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.errors import UserError
 
+AUDIT_ONLY = "latent"
+"""A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
+covariance, and no paper measures FID in it."""
 _DEFINITIONS = 2  # raised when a number of the report comes to be computed in another way
 
 _EXAMPLES = """examples:
@@ -35,7 +38,7 @@ feature spaces, any number of them:
   xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures
   clip=FOLDER         CLIP's image tower, such as openai/clip-vit-base-patch32
   rad-dino=FOLDER     microsoft/rad-dino, as CheXGenBench measures
-  latent=MODEL        the latents of a Stable Diffusion model's autoencoder"""
+  latent=MODEL        the latents of a Stable Diffusion model's autoencoder, for --train alone"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -104,6 +107,10 @@ def run(args: argparse.Namespace) -> int:
     for spec, network in networks.items():
         features = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
         pair = features["real"], features["synthetic"]
+        if args.train:
+            audits[spec] = audit_features(features["train"], *pair)
+        if network.kind == AUDIT_ONLY:
+            continue
         settings = {"real_patients": real.patient_ids, "seed": args.seed}
         spaces[spec] = {
             "network": network.kind,
@@ -113,8 +120,6 @@ def run(args: argparse.Namespace) -> int:
         }
         by_part[spec] = sliced_fidelity(*pair, labels["real"], labels["synthetic"], **settings)
         realness = realism(*pair) if realness is None else realness
-        if args.train:
-            audits[spec] = audit_features(features["train"], *pair)
     protocol = [[space["weights_and_input"], space["k"]] for space in spaces.values()]
     report: dict[str, Any] = {
         "sets": {
@@ -164,6 +169,11 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if (args.model is None) != (args.prompts_csv is None):
         raise UserError("--model and --prompts_csv go together: what to sample with, and of what")
+    spaces = [spec.partition("=")[0] for spec in args.features]
+    if AUDIT_ONLY in spaces and args.train is None:
+        raise UserError(f"--features {AUDIT_ONLY}=MODEL is for the audit: give --train too")
+    if set(spaces) == {AUDIT_ONLY}:
+        raise UserError(f"--features {AUDIT_ONLY}=MODEL measures no distance: name another one too")
     if args.model is None:
         for name in ("num_images", "num_steps", "guidance_scale"):
             if getattr(args, name) is not None:

@@ -207,6 +207,7 @@ def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
         (["--model", "m"], "give --synthetic S, or --model M"),
         (["--prompts_csv", "p.csv"], "go together"),
         (["--num_steps", "3"], "--num_steps is for sampling"),
+        (["--features", "latent=m"], "give --train too"),
         (["--real", "absent:train"], "one prepared data set"),
     ],
 )
