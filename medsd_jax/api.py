@@ -150,5 +150,7 @@ def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> i
             raise UserError(f"batch_size = {asked} must be a multiple of {shards} device shard(s)")
         return asked
     h, w, _ = shape.latents
-    most = max(_CELLS_PER_SHARD // max(h * w, 1), 1)
-    return shards * min(most, math.ceil(n / shards))
+    most = shards * max(_CELLS_PER_SHARD // max(h * w, 1), 1)
+    # Batches of one size, as equal as they can be: the last one is filled up with wasted pictures.
+    batches = math.ceil(n / most)
+    return shards * math.ceil(n / (batches * shards))

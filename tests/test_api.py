@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import medsd_jax
+from medsd_jax import api
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from tests.tiny_pipeline import SIDE, tiny_pipeline
@@ -116,3 +118,13 @@ def test_mistakes_are_user_errors(folder, tmp_path):
     assert json.loads(index.read_text())["_class_name"] == "StableDiffusionPipeline"
     with pytest.raises(AttributeError, match="smaple"):
         medsd_jax.smaple  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("n", "size"),
+    [(1, 8), (8, 8), (9, 16), (64, 64), (65, 40), (76, 40), (129, 48)],
+)
+def test_batches_are_equal_and_waste_little(n, size):
+    """8 devices with room for 8 pictures each: 65 pictures are two batches of 40, not of 64."""
+    shape = SimpleNamespace(latents=(32, api._CELLS_PER_SHARD // (8 * 32), 4))
+    assert api._batch_size(None, n, shape, make_mesh({"data": 8})) == size
