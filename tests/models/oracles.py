@@ -5,6 +5,7 @@ Import it only after `pytest.importorskip("torch")`.
 
 import functools
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -18,7 +19,8 @@ from transformers import CLIPTextModel
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models import clip, config, params, unet, vae
 
-PUBLISHED = Path(__file__).parents[3] / "shared" / "assets" / "sd_configs"
+_ASSETS = Path(__file__).parents[3] / "shared" / "assets"
+PUBLISHED = Path(os.environ.get("MEDSD_ASSETS", _ASSETS)) / "sd_configs"
 
 
 def published(name: str) -> dict:
