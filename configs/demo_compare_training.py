@@ -17,5 +17,6 @@ def get_config() -> ConfigDict:
     """The demo's classifier on few real pictures, with synthetic ones beside them."""
     config = demo_classifier.made_small(base.get_compare_training_config())
     config.real_images = 200
+    config.train.steps = 300
     config.fine_tuning.learning_rate = 1e-3
     return config

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from medsd_jax.cli.classifier_recipe import ClassifierRecipe, Labelled, Lesson
     from medsd_jax.data.record_lists import RecordList
     from medsd_jax.data.records import Split
+    from medsd_jax.data.tfds_builder import RecordSplit
     from medsd_jax.evaluation.classifier import Classifier
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from medsd_jax.cli import compare_training_report
     from medsd_jax.cli.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
     from medsd_jax.data.record_lists import JoinedSplits
-    from medsd_jax.data.splits import check_no_leak, first_images
+    from medsd_jax.data.splits import check_no_leak
     from medsd_jax.evaluation.training_gain import REAL, SYNTHETIC, compare_arms, plan_arms
     from medsd_jax.parallel.multihost import is_main_process
 
@@ -80,22 +81,15 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     plan = plan_arms(config.train.steps, config.fine_tuning.share)
     recipe = ClassifierRecipe(config)
     real = open_real_pictures(config, workdir)
-    trained_on = real.train
-    if config.real_images is not None:
-        if config.real_images > len(trained_on):
-            raise UserError(
-                f"real_images = {config.real_images}, but only {len(trained_on)} real pictures "
-                "neither validate nor calibrate: lower it, or set it to None for all of them"
-            )
-        chosen = first_images(trained_on.patient_ids, config.real_images)
-        trained_on = trained_on.select(np.flatnonzero(chosen).tolist(), "real")
-    splits = {REAL: trained_on, SYNTHETIC: open_synthetic(config)}
+    splits = {REAL: _few(real.train, config.real_images), SYNTHETIC: open_synthetic(config)}
     tested = {"calibration": real.calibration, "held_out": real.held_out}
-    named = {REAL: trained_on, **tested}
+    named = {REAL: splits[REAL], **tested}
     check_no_leak(
         [p for s in named.values() for p in s.patient_ids],
         [n for n, s in named.items() for _ in s.patient_ids],
     )
+    if len(set(real.held_out.patient_ids)) < 2:
+        raise UserError("one held-out patient gives no interval: raise data.validation_fraction")
     pictures = {name: _about(recipe, split, name) for name, split in (splits | tested).items()}
     for name, split in splits.items():
         if len(split) < config.data.batch_size:
@@ -205,6 +199,21 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
     told = json.dumps([record.labels for record in records])
     digest = hashlib.blake2b(f"{pictures.fingerprint} {told}".encode(), digest_size=8)
     return RecordList(records, "synthetic", digest.hexdigest())
+
+
+def _few(split: "RecordSplit", count: int | None) -> "RecordSplit":
+    """The first so many pictures by the patients' hashes; None: all of them."""
+    from medsd_jax.data.splits import first_images
+
+    if count is None:
+        return split
+    if count > len(split):
+        raise UserError(
+            f"real_images = {count}, but only {len(split)} real pictures neither validate nor "
+            "calibrate: lower it, or set it to None for all of them"
+        )
+    chosen = first_images(split.patient_ids, count)
+    return split.select([i for i, taken in enumerate(chosen) if taken], "real")
 
 
 def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> dict[str, Any]:
