@@ -41,7 +41,11 @@ def _verdict():
     probability = np.where(asked, 0.9, 0.1).astype(np.float32)
     probability[[3, 7]] = 0.6, 0.99
     judgement = PromptJudgement(
-        "pleural_effusion", tuple(PROMPTS[int(a)] for a in asked), asked, probability
+        "pleural_effusion",
+        tuple(PROMPTS[int(a)] for a in asked),
+        asked,
+        probability,
+        np.arange(20),
     )
     pictures = np.zeros((20, SIDE, SIDE, 3), np.uint8)
     pictures[7] = 77
