@@ -4,8 +4,7 @@ Command:   python -m medsd_jax data --source phantom --num_images 1000 --seed 7 
                --output runs/compare/drawn --export_folder runs/compare/synthetic
            python -m medsd_jax compare-training --config configs/demo_compare_training.py \
                --workdir runs/compare --config.synthetic.path=runs/compare/synthetic
-Hardware:  two CPU cores, ...
-Expected:  ...
+Hardware:  two CPU cores; neither time nor outcome is measured yet.
 """
 
 from ml_collections import ConfigDict
