@@ -1,6 +1,5 @@
 """The pictures of the demo's report: read, drawn, put into PNG files and data URIs."""
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,10 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
+from medsd_jax.cli.svg_plots import MAIN, SECOND, new_plot, to_svg
 from medsd_jax.data.sources.phantom import FINDINGS
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import load_image
@@ -102,13 +101,11 @@ def plot_losses(curves: Mapping[str, Curve]) -> bytes:
     Args:
         curves: "train" and "validation", each [(step, loss), ...].
     """
-    # A Figure of its own: pyplot would keep it, and choose a backend for the whole process.
-    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*curves["train"], strict=True), color="#8aa9bb", lw=1.2, label="training")
+    figure, axes = new_plot()
+    axes.plot(*zip(*curves["train"], strict=True), color=SECOND, lw=1.2, label="training")
     axes.plot(
         *zip(*curves["validation"], strict=True),
-        color="#d9822b", lw=1.8, marker="o", ms=4, label="validation",
+        color=MAIN, lw=1.8, marker="o", ms=4, label="validation",
     )  # fmt: skip
     axes.set_yscale("log")
     low, high = axes.get_ylim()
@@ -117,17 +114,7 @@ def plot_losses(curves: Mapping[str, Curve]) -> bytes:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    grey = "#7d8590"  # readable on white and on near black
-    axes.set_xlabel("step", color=grey)
-    axes.set_ylabel("loss", color=grey)
-    axes.tick_params(which="both", colors=grey, length=0, labelsize=9)
-    axes.grid(color=grey, alpha=0.25, lw=0.6)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.legend(frameon=False, labelcolor=grey, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
+    return to_svg(figure, x="step", y="loss")
 
 
 def reconstruct(model: StableDiffusion, images_u8: np.ndarray) -> tuple[np.ndarray, float]:

@@ -182,7 +182,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 def _pictures(sets: Mapping[str, Any]) -> list[Iterable[np.ndarray]]:
     """The three sets of the audit, picture by picture."""
-    return [(p for b in sets[k].batches(1) for p in b) for k in ("train", "real", "synthetic")]
+    return [map(sets[k].read, range(len(sets[k]))) for k in ("train", "real", "synthetic")]
 
 
 def _privacy(audits: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:

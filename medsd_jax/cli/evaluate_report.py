@@ -16,9 +16,8 @@ import numpy as np
 
 from medsd_jax.cli.evaluate_plots import plot_distances, plot_extrapolation, plot_parts
 from medsd_jax.cli.report_page import page_template
-from medsd_jax.data.transforms import resize
 from medsd_jax.evaluation.condition import PromptJudgement
-from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.evaluation.privacy import Audit
 from medsd_jax.evaluation.realism import Realism
 
@@ -159,5 +158,4 @@ def _name(pictures: PictureSet, index: int) -> str:
 
 def _shown(pictures: PictureSet, index: int) -> np.ndarray:
     """A picture [128, 128, 3] uint8 for the page."""
-    picture = pictures.read(int(index))
-    return resize(np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture, _SIDE)
+    return squared([pictures.read(int(index))], _SIDE)[0]

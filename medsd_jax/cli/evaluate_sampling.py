@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from medsd_jax import api
 from medsd_jax.cli import sample
 from medsd_jax.errors import UserError
 
@@ -21,7 +22,7 @@ def sampled(args: argparse.Namespace) -> Path:
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     if (folder / "samples.jsonl").is_file():
-        request = _request(words, args)
+        request = _request(words, args, api.load(args.model).fingerprint())
         if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != request:
             raise UserError(
                 f"{folder} holds pictures of another model, other prompts or settings: "
@@ -29,17 +30,17 @@ def sampled(args: argparse.Namespace) -> Path:
             )
         return folder
     sample.run(words)
-    text = json.dumps(_request(words, args), indent=2)
+    # What sample.py noted of the model: loading it again would take as long as before.
+    first = (folder / "samples.jsonl").read_text(encoding="utf-8").partition("\n")[0]
+    text = json.dumps(_request(words, args, json.loads(first)["model_hash"]), indent=2)
     stamp.write_text(text + "\n", encoding="utf-8")
     return folder
 
 
-def _request(words: list[str], args: argparse.Namespace) -> dict:
-    """What the pictures depend on; the model by its weights as they are now."""
-    from medsd_jax import api
-
+def _request(words: list[str], args: argparse.Namespace, model_hash: str) -> dict:
+    """What the pictures depend on; the model by its weights."""
     return {
         "words": words[2:],
         "prompts": args.prompts_csv.read_text(encoding="utf-8-sig"),
-        "model": api.load(args.model).fingerprint(),
+        "model": model_hash,
     }

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from medsd_jax import api
 from medsd_jax.arrays import Params
+from medsd_jax.cli.train_preview import make_sample
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import load_image
@@ -106,7 +107,11 @@ def make_evaluation(
         return None
     names = tuple(asked.metrics)
     model = replace(model, params={})
-    sample = _make_sample(config, model, mesh)
+    from_seeds = make_sample(config, model, mesh, asked)
+
+    def sample(params: Params, prompts: Sequence[str]) -> np.ndarray:
+        return from_seeds(params, prompts, [asked.seed + i for i in range(len(prompts))])
+
     parts: list[Callable[[Params], Metrics]] = []
     if of_features := [name for name in names if name in DISTANCES]:
         network = open_network(asked.features)
@@ -127,27 +132,6 @@ def make_evaluation(
         return found
 
     return evaluation
-
-
-def _make_sample(config: ConfigDict, model: StableDiffusion, mesh: Mesh) -> Sample:
-    asked, size = config.evaluation, config.data.image_size
-
-    def sample(params: Params, prompts: Sequence[str]) -> np.ndarray:
-        return api.sample(
-            replace(model, params=params),
-            prompts,
-            seeds=[asked.seed + i for i in range(len(prompts))],
-            num_steps=asked.num_steps,
-            guidance_scale=asked.guidance_scale,
-            height=size,
-            width=size,
-            mesh=mesh,
-            dtype=config.model.dtype,
-            attention=config.model.attention,
-            progress=False,
-        )
-
-    return sample
 
 
 def _make_distances(

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier, predict
 from medsd_jax.evaluation.intervals import wilson_interval
 from medsd_jax.evaluation.label_scores import score_labels
-from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.evaluation.slices import LEAST_PICTURES, parts
 
 PROMPTS_TOLD = 50
@@ -205,7 +204,5 @@ def _probabilities(classifier: Classifier, pictures: PictureSet, mesh: Mesh) -> 
     """[n, labels] float32, pictures made square as in the classifier's training."""
     side, mode, found = classifier.image_size, classifier.resize_mode, []
     for batch in pictures.batches(_PICTURES_AT_ONCE):
-        rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in batch]
-        squared = np.stack([resize(p, side, mode) for p in rgb])
-        found.append(predict(classifier, squared, mesh))
+        found.append(predict(classifier, squared(batch, side, mode), mesh))
     return np.concatenate(found)

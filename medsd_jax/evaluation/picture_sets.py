@@ -23,6 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medsd_jax.data.records import SPLITS
 from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.picture_tables import Labels, Row, find_table, read_table
 
@@ -111,6 +112,15 @@ def decode(content: bytes) -> np.ndarray:
             return np.asarray(image if image.mode == "L" else image.convert("RGB"))
     except (UnidentifiedImageError, SyntaxError) as error:
         raise OSError("it is no picture, or a damaged one") from error
+
+
+def squared(pictures: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
+    """Pictures [H, W] or [H, W, 3] uint8 of any sizes -> [B, side, side, 3] uint8.
+
+    Grey is repeated; `mode` says how they become square, see data/transforms.py.
+    """
+    rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
+    return np.stack([resize(p, side, mode) for p in rgb])
 
 
 def _of_records(name: str, folder: Path, split: str) -> PictureSet:

@@ -298,16 +298,30 @@ class CLIPTextConfig(JsonConfig):
         }
 
     def _check(self, where: str) -> None:
-        if self.hidden_act not in ("quick_gelu", "gelu"):
-            raise UserError(
-                f"{where}: hidden_act = {self.hidden_act!r} is not supported "
-                "(only 'quick_gelu' or 'gelu')"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"{where}: num_attention_heads = {self.num_attention_heads} does not divide "
-                f"hidden_size = {self.hidden_size}"
-            )
+        check_transformer(self, where, CLIP_ACTIVATIONS)
+
+
+CLIP_ACTIVATIONS = ("quick_gelu", "gelu")
+
+
+def check_transformer(config: Any, where: str, activations: tuple[str, ...]) -> None:
+    """Raises UserError where a transformer's activation or number of heads cannot be computed with.
+
+    Args:
+        config: has hidden_act, hidden_size and num_attention_heads, as transformers calls them.
+        where: the file, for the message.
+        activations: that are implemented.
+    """
+    if config.hidden_act not in activations:
+        known = " or ".join(map(repr, activations))
+        raise UserError(
+            f"{where}: hidden_act = {config.hidden_act!r} is not supported (only {known})"
+        )
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{where}: num_attention_heads = {config.num_attention_heads} does not divide "
+            f"hidden_size = {config.hidden_size}"
+        )
 
 
 def _check_blocks(

@@ -22,7 +22,12 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.layers import conv, require_image
 from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.clip import CLIPEncoder
-from medsd_jax.models.config import TRANSFORMERS_NOTES, JsonConfig
+from medsd_jax.models.config import (
+    CLIP_ACTIVATIONS,
+    TRANSFORMERS_NOTES,
+    JsonConfig,
+    check_transformer,
+)
 from medsd_jax.models.layers import LayerNorm
 
 # What transformers 4 wrote into every config of those years: how a language model writes text.
@@ -76,16 +81,7 @@ class CLIPVisionConfig(JsonConfig):
         return self.image_size // self.patch_size
 
     def _check(self, where: str) -> None:
-        if self.hidden_act not in ("quick_gelu", "gelu"):
-            raise UserError(
-                f"{where}: hidden_act = {self.hidden_act!r} is not supported "
-                "(only 'quick_gelu' or 'gelu')"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"{where}: num_attention_heads = {self.num_attention_heads} does not divide "
-                f"hidden_size = {self.hidden_size}"
-            )
+        check_transformer(self, where, CLIP_ACTIVATIONS)
         if self.grid < 1:
             raise UserError(
                 f"{where}: patch_size = {self.patch_size} is above image_size = {self.image_size}"

@@ -26,7 +26,7 @@ from medsd_jax.evaluation.features.layers import require_image
 from medsd_jax.evaluation.features.positions import interpolate_positions
 from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.clip import CLIPMLP
-from medsd_jax.models.config import TRANSFORMERS_NOTES, JsonConfig
+from medsd_jax.models.config import TRANSFORMERS_NOTES, JsonConfig, check_transformer
 from medsd_jax.models.layers import LayerNorm
 
 _Tokens = Float[Array, "B L D"]
@@ -76,15 +76,7 @@ class Dinov2Config(JsonConfig):
         return self.image_size // self.patch_size
 
     def _check(self, where: str) -> None:
-        if self.hidden_act != "gelu":
-            raise UserError(
-                f"{where}: hidden_act = {self.hidden_act!r} is not supported (only 'gelu')"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"{where}: num_attention_heads = {self.num_attention_heads} does not divide "
-                f"hidden_size = {self.hidden_size}"
-            )
+        check_transformer(self, where, ("gelu",))
         if self.grid < 1:
             raise UserError(
                 f"{where}: patch_size = {self.patch_size} is above image_size = {self.image_size}"

@@ -24,7 +24,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import load_classifier, network_input, structure, to_grey
 from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
@@ -33,7 +32,7 @@ from medsd_jax.evaluation.features.latent import open_latent_space
 from medsd_jax.evaluation.features.preprocessing import preprocessing
 from medsd_jax.evaluation.features.transformers_folder import open_tower
 from medsd_jax.evaluation.features.weights import load_weights
-from medsd_jax.evaluation.picture_sets import PictureSet
+from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
@@ -198,6 +197,4 @@ def _square_pictures(
     pictures: list[np.ndarray], *, side: int, mode: str, network: DenseNetConfig
 ) -> np.ndarray:
     """The classifier's input [B, side, side, C], prepared as in its training."""
-    rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
-    grey = to_grey(np.stack([resize(p, side, mode) for p in rgb]))
-    return np.asarray(network_input(network, grey))
+    return np.asarray(network_input(network, to_grey(squared(pictures, side, mode))))

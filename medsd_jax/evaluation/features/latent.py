@@ -16,9 +16,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from medsd_jax.data.transforms import RESIZE_MODES, resize, to_float
+from medsd_jax.data.transforms import RESIZE_MODES, to_float
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.layers import require_image
+from medsd_jax.evaluation.picture_sets import squared
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.pipeline_dir import load_vae
 from medsd_jax.models.config import VAEConfig
@@ -77,8 +78,7 @@ class LatentSpace:
 
     def batch(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Pictures [H, W] or [H, W, 3] uint8 -> [B, S, S, 3] float32, prepared as in training."""
-        rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
-        return to_float(np.stack([resize(p, self.image_size, self.resize_mode) for p in rgb]))
+        return to_float(squared(pictures, self.image_size, self.resize_mode))
 
 
 def open_latent_space(model: str) -> LatentSpace:
