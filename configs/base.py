@@ -39,6 +39,10 @@ def get_config() -> ConfigDict:
     config.data.path = config_dict.placeholder(str)  # of the images; phantom needs none
     config.data.num_images = 4000  # phantom only
     config.data.phantom_seed = 0  # phantom only
+    # phantom only: what may be seen in the pictures, beside nothing at all.
+    config.data.phantom_findings = (
+        "pleural effusion", "cardiomegaly", "pneumothorax", "nodule",
+    )  # fmt: skip
     # Where prepared records and cached latents go; None: <workdir>/data.
     config.data.cache_dir = config_dict.placeholder(str)
     config.data.image_size = 512  # pixels, square
@@ -49,6 +53,25 @@ def get_config() -> ConfigDict:
     # a frozen VAE.
     config.data.cache_latents = False
     config.data.num_workers = 2  # threads that decode images
+
+    # The paper's few pictures: so many with a finding and as many without any, one a patient, each
+    # with one of two prompts. 0: train on everything, with the data set's own captions.
+    config.few_shot = ConfigDict()
+    config.few_shot.images_per_prompt = 0
+    config.few_shot.label = "pleural_effusion"  # 1 or 0 in the data set
+    config.few_shot.prompt_with = "A photo of a lung xray with a visible pleural effusion"
+    config.few_shot.prompt_without = "A photo of a lung xray"
+
+    # Prior preservation (DreamBooth, 2208.12242): the loss of pictures that the model itself drew
+    # before training, added to that of the data.
+    config.prior = ConfigDict()
+    config.prior.weight = 0.0  # lambda; 0 switches it off
+    config.prior.prompts = ("A photo of a lung xray",)  # of the pictures, in turn
+    config.prior.num_images = 200  # sampled once, kept in data.cache_dir
+    config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
+    config.prior.seed = 0  # picture i has seed + i
+    config.prior.num_steps = 50
+    config.prior.guidance_scale = 4.0
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 1e-5

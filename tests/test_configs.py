@@ -116,6 +116,9 @@ def test_every_key_is_read(tmp_path, monkeypatch):
             evaluation__metrics=("kid", "prompt_accuracy", "validation_loss"),
             evaluation__features=f"classifier={tmp_path / 'judge'}",
             evaluation__classifier=str(tmp_path / "judge"),
+            few_shot__images_per_prompt=4,
+            prior__weight=float(task == "diffusion"),
+            prior__num_images=8,
         )
         train.train_by_config(Recorder(config, read), tmp_path / task)
     assert len(params) == 2

@@ -141,7 +141,7 @@ def measure_membership(
     """
     import numpy as np
 
-    from medsd_jax.cli.train import make_diffusion_model, open_data
+    from medsd_jax.cli.train import make_diffusion_model, open_training_data
     from medsd_jax.data.loader import eval_batches
     from medsd_jax.data.tfds_builder import RecordSplit
     from medsd_jax.evaluation.membership import Examples, check_patients, membership
@@ -149,7 +149,7 @@ def measure_membership(
     from medsd_jax.parallel.mesh import batch_shards, make_mesh
 
     mesh = make_mesh({"data": -1})
-    dataset = open_data(config, workdir)
+    dataset = open_training_data(config, workdir)
     check_patients(dataset.train.patient_ids, dataset.validation.patient_ids)
 
     def examples(split: RecordSplit) -> Examples:

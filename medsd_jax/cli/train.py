@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -22,10 +23,13 @@ from medsd_jax.cli.train_checks import check_config, check_model
 from medsd_jax.cli.train_evaluation import make_evaluation
 from medsd_jax.cli.train_latents import make_encoder, vae_fingerprint, with_measured_scale
 from medsd_jax.cli.train_preview import make_preview
+from medsd_jax.cli.train_prior import prior_pictures
 from medsd_jax.data.dataset import Dataset, open_dataset
+from medsd_jax.data.few_shot import few_shot
 from medsd_jax.data.latents import encode_split
-from medsd_jax.data.loader import eval_batches, make_loader
-from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.loader import BatchIterator, eval_batches, make_loader
+from medsd_jax.data.record_lists import JoinedSplits
+from medsd_jax.data.records import Split
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
@@ -81,7 +85,8 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     """
     check_config(config)
     mesh = make_mesh(config.mesh.to_dict())
-    check_batch(config.data.batch_size, mesh, config.train.accumulation_steps)
+    names = ["data.batch_size"] + (["prior.batch_size"] if config.prior.weight else [])
+    check_batch(_batch_size(config), mesh, config.train.accumulation_steps, " + ".join(names))
     learning_rate = make_schedule(
         config.optim.schedule,
         config.optim.learning_rate,
@@ -101,14 +106,14 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     model = api.load(config.model.path, variant=config.model.variant)
     check_model(config, model)
     workdir.mkdir(parents=True, exist_ok=True)
-    dataset = open_data(config, workdir)
+    dataset = open_training_data(config, workdir)
     is_vae = config.task == "vae"
     adaptation = full((r"^vae\.",)) if is_vae else _adaptation(config)
     make_steps = _vae_steps if is_vae else _diffusion_steps
     train_step, eval_step = make_steps(config, model, adaptation, optimizer)
     validation = _make_validation(config, model, dataset)
     evaluation = make_evaluation(config, model, dataset, mesh, workdir)
-    with contextlib.closing(_make_batches(config, model, dataset, mesh)) as batches:
+    with contextlib.closing(_make_batches(config, model, dataset, workdir, mesh)) as batches:
         params = train(
             workdir,
             LoopSettings(
@@ -156,6 +161,7 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
             "num_images": config.data.num_images,
             "seed": config.data.phantom_seed,
             "image_size": config.data.image_size,
+            "findings": tuple(config.data.phantom_findings),
         }
     return open_dataset(
         config.data.source,
@@ -164,6 +170,27 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
         cache_dir=config.data.cache_dir or workdir / "data",
         validation_fraction=config.data.validation_fraction,
     )
+
+
+def open_training_data(config: ConfigDict, workdir: Path) -> Dataset:
+    """What a run trains and validates on: the data set of the config, or a few pictures of it."""
+    dataset = open_data(config, workdir)
+    count = config.few_shot.images_per_prompt
+    if not count:
+        return dataset
+    choose = functools.partial(
+        few_shot,
+        label=config.few_shot.label,
+        prompt_with=config.few_shot.prompt_with,
+        prompt_without=config.few_shot.prompt_without,
+    )
+    chosen = replace(
+        dataset,
+        train=choose(dataset.train, images_per_prompt=count),
+        validation=choose(dataset.validation, images_per_prompt=None),
+    )
+    log.info("trained on %d pictures: %s", len(chosen.train), ", ".join(chosen.train.keys))
+    return chosen
 
 
 def _adaptation(config: ConfigDict) -> Adaptation:
@@ -192,6 +219,7 @@ def _diffusion_steps(
         min_snr_gamma=config.train.min_snr_gamma,
         accumulation_steps=config.train.accumulation_steps,
         ema_decay=config.train.ema_decay,
+        prior_weight=config.prior.weight,
     )
     return train_step, make_eval_step(diffusion_model, adaptation, empty_prompt_ids=empty)
 
@@ -240,7 +268,7 @@ def _vae_steps(
     return train_step, make_vae_eval_step(vae, adaptation)
 
 
-def _input_settings(config: ConfigDict, model: StableDiffusion, split: RecordSplit) -> dict:
+def _input_settings(config: ConfigDict, model: StableDiffusion, split: Split) -> dict:
     return {
         "columns": {"prompt_ids": encode_prompts(model.tokenizer, split.texts)},
         "image_size": config.data.image_size,
@@ -249,30 +277,54 @@ def _input_settings(config: ConfigDict, model: StableDiffusion, split: RecordSpl
     }
 
 
+def _batch_size(config: ConfigDict) -> int:
+    """Images per optimizer step, over all devices and accumulation steps."""
+    return config.data.batch_size + (config.prior.batch_size if config.prior.weight else 0)
+
+
 def _forward_batch(config: ConfigDict) -> int:
     """Images at once outside of training: as many as one micro-batch, which is known to fit."""
-    return config.data.batch_size // config.train.accumulation_steps
+    return _batch_size(config) // config.train.accumulation_steps
 
 
-def _make_batches(config: ConfigDict, model: StableDiffusion, dataset: Dataset, mesh: Mesh):
+def _make_batches(
+    config: ConfigDict, model: StableDiffusion, dataset: Dataset, workdir: Path, mesh: Mesh
+) -> BatchIterator:
+    parts, prior_settings = [(dataset.train, dataset.info.folder)], {}
+    split = dataset.train
+    if config.prior.weight:
+        prior, folder = prior_pictures(config, model, workdir, mesh)
+        parts.append((prior, folder))
+        split = JoinedSplits([dataset.train, prior], dataset.train.name)
+        prior_settings = {"beside": len(prior), "beside_batch_size": config.prior.batch_size}
     moments = None
     if config.data.cache_latents:
-        moments = encode_split(
-            dataset.train,
-            make_encoder(model, mesh),
-            batch_size=_forward_batch(config),
-            image_size=config.data.image_size,
-            resize_mode=config.data.resize_mode,
-            key=vae_fingerprint(model),
-            folder=dataset.info.folder,
-            true_everywhere=true_everywhere,
+        moments = np.concatenate(
+            [
+                encode_split(
+                    part,
+                    make_encoder(model, mesh),
+                    batch_size=_forward_batch(config),
+                    image_size=config.data.image_size,
+                    resize_mode=config.data.resize_mode,
+                    key=vae_fingerprint(model),
+                    folder=folder,
+                    true_everywhere=true_everywhere,
+                )
+                for part, folder in parts
+            ]
         )
+    settings = _input_settings(config, model, split)
+    if config.prior.weight:
+        is_prior = np.arange(len(split)) >= len(dataset.train)
+        settings["columns"]["is_prior"] = is_prior.astype(np.float32)
     return make_loader(
-        dataset.train,
+        split,
         batch_size=config.data.batch_size,
         seed=config.seed,
         latent_moments=moments,
-        **_input_settings(config, model, dataset.train),
+        **prior_settings,
+        **settings,
     )
 
 

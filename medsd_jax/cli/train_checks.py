@@ -21,13 +21,15 @@ _RANGES = {
         lambda x: x >= 1,
         "train.steps train.accumulation_steps data.batch_size data.image_size log.every_steps"
         " checkpoint.every_steps checkpoint.keep validation.num_images preview.num_steps"
-        " preview.images_per_prompt evaluation.num_images evaluation.num_steps",
+        " preview.images_per_prompt evaluation.num_images evaluation.num_steps"
+        " prior.num_images prior.batch_size prior.num_steps",
     ),
     "at least 0": (
         lambda x: 0 <= x < math.inf,
         "validation.every_steps preview.every_steps preview.seed evaluation.every_steps"
         " evaluation.seed optim.learning_rate"
-        " optim.weight_decay optim.clip_norm vae.kl_weight",
+        " optim.weight_decay optim.clip_norm vae.kl_weight few_shot.images_per_prompt"
+        " prior.weight prior.seed",
     ),
     "at least 0 and below 2**32": (lambda x: 0 <= x < 2**32, "seed validation.seed"),
     "at least 0 and below 1": (
@@ -59,7 +61,28 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"train.min_snr_gamma = {gamma} must be above 0, or None")
     if config.data.cache_latents and config.task == "vae":
         raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
+    if config.prior.weight:
+        _check_prior(config)
     check_evaluation(config)
+
+
+def _check_prior(config: ConfigDict) -> None:
+    if config.task == "vae":
+        raise UserError(f"prior.weight = {config.prior.weight} needs task = 'diffusion'")
+    if not config.prior.prompts:
+        raise UserError("prior.prompts is empty: name what the model shall draw before training")
+    if config.prior.num_images < config.prior.batch_size:
+        raise UserError(
+            f"prior.num_images = {config.prior.num_images} are fewer than prior.batch_size = "
+            f"{config.prior.batch_size}"
+        )
+    for name in ("data", "prior"):
+        if config[name].batch_size % config.train.accumulation_steps:
+            raise UserError(
+                f"{name}.batch_size = {config[name].batch_size} must be a multiple of "
+                f"train.accumulation_steps = {config.train.accumulation_steps}: with prior.weight "
+                "above 0 every micro-batch holds both kinds of pictures"
+            )
 
 
 def check_model(config: ConfigDict, model: StableDiffusion) -> None:
@@ -82,6 +105,8 @@ def check_model(config: ConfigDict, model: StableDiffusion) -> None:
         _check_sampling(config, model, "preview", config.preview.images_per_prompt)
     if config.evaluation.every_steps:
         _check_sampling(config, model, "evaluation", config.evaluation.num_images)
+    if config.prior.weight:
+        _check_sampling(config, model, "prior", config.prior.num_images)
 
 
 def _check_sampling(config: ConfigDict, model: StableDiffusion, section: str, count: int) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from medsd_jax.data.loader import eval_batches
-from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import ResizeMode
 
 
 def encode_split(
-    split: RecordSplit,
+    split: Split,
     encode_images: Callable[[np.ndarray], np.ndarray],
     *,
     batch_size: int,

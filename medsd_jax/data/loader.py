@@ -162,6 +162,8 @@ def make_loader(
     flip: bool = False,
     cache_bytes: int = CACHE_BYTES,
     latent_moments: np.ndarray | None = None,
+    beside: int = 0,
+    beside_batch_size: int = 0,
 ) -> BatchIterator:
     """Build the training input of this process.
 
@@ -182,19 +184,24 @@ def make_loader(
         cache_bytes: decoded pictures stay in memory when the split needs no more than this.
         latent_moments: [n, h, w, 2C] float32 by `latents.encode_split`; batches then carry these
             in the place of pictures, and no picture is decoded.
+        beside: the last so many records are a set of their own (prior preservation), with an order
+            of its own.
+        beside_batch_size: its rows in each global batch; they follow the `batch_size` others.
 
     Returns:
         An iterator over {"images": float32 [b, H, W, 3] in [-1, 1]} and the rows [b, ...] of the
-        columns, with b = batch_size / process_count; "latent_moments" float32 [b, h, w, 2C] instead
-        of "images" where they are given.
+        columns, with b = (batch_size + beside_batch_size) / process_count; "latent_moments" float32
+        [b, h, w, 2C] instead of "images" where they are given.
     """
-    start, stop = _local_rows(batch_size, process_index, process_count)
-    if len(split) < batch_size:
-        raise UserError(
-            f"the {split.name} split has {len(split)} images, fewer than one batch of {batch_size}:"
-            " lower batch_size or add images"
-        )
-    if not drop_remainder and stop - start < batch_size:
+    start, stop = _local_rows(batch_size + beside_batch_size, process_index, process_count)
+    count = len(split) - beside
+    for size, wanted in ((count, batch_size), (beside, beside_batch_size)):
+        if size < wanted:
+            raise UserError(
+                f"the {split.name} split has {size} images, fewer than one batch of {wanted}:"
+                " lower batch_size or add images"
+            )
+    if not drop_remainder and stop - start < batch_size + beside_batch_size:
         raise UserError("drop_remainder=False needs a single process: the last batch is smaller")
     if num_epochs is not None and num_epochs < 1:
         raise UserError(f"num_epochs is {num_epochs}: it must be at least 1")
@@ -208,7 +215,18 @@ def make_loader(
     _check_columns(columns, split)
     pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
 
+    def in_order(size: int, epochs: int | None) -> grain.MapDataset:
+        order = grain.MapDataset.range(size)
+        order = order.shuffle(seed=seed) if shuffle else order
+        return order.repeat(epochs)
+
+    others = None
+    if beside_batch_size:
+        others = in_order(beside, None).batch(beside_batch_size, drop_remainder=True)
+
     def load(number: int, indices: np.ndarray) -> Batch:
+        if others is not None:
+            indices = np.concatenate([indices, count + others[number]])
         mine = indices[start:stop]
         rows = {name: column[mine] for name, column in columns.items()}
         if latent_moments is not None:
@@ -220,9 +238,7 @@ def make_loader(
             images = flip_some(images, mirrored[start:stop])
         return {"images": images, **rows}
 
-    order = grain.MapDataset.range(len(split))
-    order = order.shuffle(seed=seed) if shuffle else order
-    order = order.repeat(num_epochs).batch(batch_size, drop_remainder=drop_remainder)
+    order = in_order(count, num_epochs).batch(batch_size, drop_remainder=drop_remainder)
     # One thread runs ahead by two batches; decoding inside a batch is parallel already.
     ahead = grain.ReadOptions(
         num_threads=1 if num_threads else 0, prefetch_buffer_size=2 if num_threads else 0
@@ -231,7 +247,7 @@ def make_loader(
     setup = {
         "fingerprint": split.fingerprint,
         "split": split.name,
-        "num_images": len(split),
+        "num_images": count,
         "batch_size": batch_size,
         "seed": seed,
         "shuffle": shuffle,

@@ -1,7 +1,7 @@
 """Who is trained on and who validates: by patient, never by picture."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from medsd_jax.data.records import TRAIN, VALIDATION, Record
 from medsd_jax.errors import UserError
@@ -97,12 +97,17 @@ def first_patients(patient_ids: Sequence[str], fraction: float) -> list[bool]:
     Raises:
         UserError: there are fewer than two patients.
     """
-    patients = sorted(set(patient_ids), key=_position)
+    patients = patient_order(set(patient_ids))
     if len(patients) < 2:
         raise UserError(f"{len(patients)} patient(s) cannot be parted: two or more are needed")
     count = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
     chosen = set(patients[:count])
     return [patient in chosen for patient in patient_ids]
+
+
+def patient_order(patient_ids: Iterable[str]) -> list[str]:
+    """Patients in the order of their hashes, which is that of every choice made here."""
+    return sorted(patient_ids, key=_position)
 
 
 def first_images(patient_ids: Sequence[str], count: int) -> list[bool]:

@@ -203,14 +203,19 @@ class RecordSplit:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def select(self, places: Sequence[int], name: str) -> "RecordSplit":
-        """The records at these places, as a split of this name."""
+    def select(
+        self, places: Sequence[int], name: str, texts: Sequence[str] | None = None
+    ) -> "RecordSplit":
+        """The records at these places, as a split of this name; with these captions if given."""
         part = copy.copy(self)
         part.name, part.fingerprint = name, f"{self.fingerprint}-{name}"
         part._places = [self._places[i] for i in places]
         for column in ("keys", "texts", "patient_ids", "labels", "sizes"):
             values = getattr(self, column)
             setattr(part, column, tuple(values[i] for i in places))
+        if texts is not None:
+            assert len(texts) == len(places), (len(texts), len(places))
+            part.texts = tuple(texts)
         return part
 
     def __getitem__(self, index: int) -> Record:

@@ -63,14 +63,16 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch(batch_size: int, mesh: Mesh, accumulation_steps: int = 1) -> None:
+def check_batch(
+    batch_size: int, mesh: Mesh, accumulation_steps: int = 1, name: str = "data.batch_size"
+) -> None:
     """Raises UserError unless every device gets as many images in every micro-batch."""
     shards = batch_shards(mesh)
     pieces = shards * accumulation_steps
     if batch_size < 1 or batch_size % pieces:
         nearest = max(round(batch_size / pieces), 1) * pieces
         raise UserError(
-            f"data.batch_size = {batch_size} is not divisible by {shards} device shard(s) x "
+            f"{name} = {batch_size} is not divisible by {shards} device shard(s) x "
             f"{accumulation_steps} accumulation step(s); use a multiple of {pieces}, such as "
             f"{nearest}"
         )

@@ -4,6 +4,9 @@
     x_t = sqrt(abar_t) z + sqrt(1 - abar_t) n               t uniform in [0, T), n ~ N(0, I)
     L   = E || model(x_t, t, text) - target(z, n, t) ||^2   weighted by min-SNR if asked
 
+Prior preservation (DreamBooth, 2208.12242, eq. 2) adds lambda times the same mean over pictures
+that the model drew before training: L = L_data + lambda L_prior.
+
 All random numbers of a step are drawn for the whole batch before anything else, so neither the
 number of devices nor gradient accumulation changes what is trained on.
 """
@@ -140,10 +143,13 @@ def make_train_step(
     min_snr_gamma: float | None,
     accumulation_steps: int,
     ema_decay: float,
+    prior_weight: float = 0.0,
 ) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the pure ``train_step(state, frozen, batch, rng) -> (state, metrics)``.
 
-    `rng` is the run's key, the same at every step: the step folds its own number in.
+    `rng` is the run's key, the same at every step: the step folds its own number in. Where
+    `prior_weight` (lambda) is above 0, `batch["is_prior"]` [B] float32 is 1 on the prior's rows;
+    every micro-batch holds as many of them, and the metrics tell the two losses apart.
     """
 
     def train_step(state: TrainState, frozen: Params, batch: Batch, rng: jax.Array):
@@ -158,7 +164,13 @@ def make_train_step(
                 empty_prompt_ids=empty_prompt_ids,
                 min_snr_gamma=min_snr_gamma,
             )
-            return jnp.mean(losses), {}
+            if not prior_weight:
+                return jnp.mean(losses), {}
+            prior_rows = micro_batch[0]["is_prior"]
+            of_data = jnp.average(losses, weights=1.0 - prior_rows)
+            of_prior = jnp.average(losses, weights=prior_rows)
+            apart = {"data_loss": of_data, "prior_loss": of_prior}
+            return of_data + prior_weight * of_prior, apart
 
         scalars, grads = accumulated_grad(
             loss_fn, state.trainable, (dict(batch), draws), accumulation_steps

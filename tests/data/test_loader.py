@@ -292,3 +292,37 @@ def test_selected_records_are_a_split_of_their_own(dataset):
     again = part.select([2], "one")
     assert again[0].key == dataset.train.keys[9]
     assert part.fingerprint != dataset.train.fingerprint
+
+
+def test_rows_of_a_second_set_follow_those_of_the_first(loaders, dataset):
+    """Each set has an order of its own, and is seen as a whole in each of its epochs."""
+    split, beside = dataset.train, 12
+    first = len(split) - beside
+    number = {"number": np.arange(len(split))}
+    loader = loaders(batch_size=5, beside=beside, beside_batch_size=3, columns=number)
+    numbers = np.stack([batch["number"] for batch in _take(loader, 20)])
+    assert numbers.shape == (20, 8)
+    assert (numbers[:, :5] < first).all() and (numbers[:, 5:] >= first).all()
+    for epoch in numbers[:, 5:].reshape(5, beside):
+        assert sorted(epoch) == list(range(first, len(split)))
+    assert sorted(numbers[:, :5].ravel()[:first]) == list(range(first))
+
+
+def test_a_second_set_resumes_and_is_cut_among_processes(loaders):
+    arguments = {"batch_size": 6, "beside": 12, "beside_batch_size": 2}
+    whole = loaders(**arguments)
+    _take(whole, 3)
+    state = whole.get_state()
+    following = _take(whole, 4)
+    halves = []
+    for process in (0, 1):
+        part = loaders(**arguments, process_index=process, process_count=2)
+        part.set_state(state)
+        halves.append(_take(part, 4))
+    for batch, *parts in zip(following, *halves, strict=True):
+        assert _equal(batch, {k: np.concatenate([part[k] for part in parts]) for k in batch})
+
+
+def test_a_second_set_smaller_than_its_rows(loaders):
+    with pytest.raises(UserError, match="2 images, fewer than one batch of 3"):
+        loaders(batch_size=5, beside=2, beside_batch_size=3)

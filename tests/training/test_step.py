@@ -159,3 +159,34 @@ def test_validation_loss_leaves_padding_out():
     np.testing.assert_allclose(total, wanted, rtol=1e-6)
     changed = {**padded, "images": padded["images"] * np.float32([1, 1, 9, 9])[:, None, None, None]}
     assert float(eval_step({}, params, changed, jax.random.key(1), first)[0]) == float(total)
+
+
+def test_prior_adds_lambda_times_its_own_mean():
+    """Whatever the number of its rows; and the same with accumulation."""
+    batch = make_batch(6, latents=True)
+    rows = np.array([0, 0, 1, 1, 1, 1], np.float32)
+    found = {}
+    for weight in (0.0, 0.5, 2.0):
+        for steps in (1, 2):
+            settings = {"prior_weight": weight, "accumulation_steps": steps}
+            step, state, frozen = make_run(patterns=(UNET,), **settings)
+            after, metrics = jit(step)(
+                state, frozen, {**batch, "is_prior": rows}, jax.random.key(5)
+            )
+            found[weight, steps] = after.opt_state, {k: float(x) for k, x in metrics.items()}
+    apart = found[0.5, 1][1]
+    whole = (2 * apart["data_loss"] + 4 * apart["prior_loss"]) / 6
+    assert found[0.0, 1][1]["loss"] == pytest.approx(whole, rel=1e-6)
+    for (weight, _), (_, metrics) in found.items():
+        if weight:
+            wanted = apart["data_loss"] + weight * apart["prior_loss"]
+            assert metrics["loss"] == pytest.approx(wanted, rel=1e-6)
+    # The gradient is linear in lambda: 3 g(0.5) = 2 g_data + g(2) ... with g = g_data + lambda g_p.
+    for name, grad in found[2.0, 1][0].items():
+        half, two = found[0.5, 2][0][name], found[2.0, 2][0][name]
+        np.testing.assert_allclose(grad, two, rtol=0, atol=2e-5 * np.abs(grad).max() + 1e-9)
+        data = (4 * half - two) / 3
+        mean = (2 * data + 4 * (two - data) / 2) / 6
+        of_whole = found[0.0, 2][0][name]
+        scale = np.abs(of_whole).max() + np.abs(two).max()
+        np.testing.assert_allclose(mean, of_whole, rtol=0, atol=2e-5 * scale, err_msg=name)

@@ -1,0 +1,92 @@
+"""The pictures that a model draws before it is trained, for prior preservation."""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from medsd_jax.cli.train_preview import make_sample
+from medsd_jax.data.record_lists import RecordList
+from medsd_jax.data.records import Record
+from medsd_jax.errors import UserError
+from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.parallel.mesh import batch_shards
+from medsd_jax.parallel.multihost import true_everywhere
+from medsd_jax.sampling.images import save_png
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE = 64
+"""Pictures between two writes, on each device: what an interrupted run loses at most."""
+
+
+def prior_pictures(
+    config: ConfigDict, model: StableDiffusion, workdir: Path, mesh: Mesh
+) -> tuple[RecordList, Path]:
+    """Samples what is not there yet of the prior's pictures, and opens them.
+
+    They lie in CACHE/prior-FINGERPRINT, where the fingerprint covers the weights and all settings:
+    an interrupted run goes on with them, and every run from the same model shares them.
+
+    Args:
+        config: of the run; `config.prior` says what to sample.
+        model: before training.
+        workdir: its data/ is the cache where config.data.cache_dir names none.
+        mesh: the devices.
+
+    Returns:
+        The pictures with their prompts, and their folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    asked, size = config.prior, config.data.image_size
+    about = {
+        "model_hash": model.fingerprint(),
+        "scheduler": dict(model.scheduler),
+        "prompts": list(asked.prompts),
+        "seed": asked.seed,
+        "num_steps": asked.num_steps,
+        "guidance_scale": asked.guidance_scale,
+        "image_size": size,
+        "dtype": config.model.dtype,
+    }
+    fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(config.data.cache_dir or workdir / "data") / f"prior-{fingerprint}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the prior's pictures to {folder}: {error}") from error
+    prompts = [asked.prompts[i % len(asked.prompts)] for i in range(asked.num_images)]
+    paths = [folder / f"{i:05d}.png" for i in range(asked.num_images)]
+    sample = make_sample(config, model, mesh, asked)
+    # As equal as they can be: another number of pictures is another program to compile.
+    parts = math.ceil(asked.num_images / (_AT_ONCE * batch_shards(mesh)))
+    for rows in np.array_split(np.arange(asked.num_images), parts):
+        if true_everywhere(all(paths[i].is_file() for i in rows)):
+            continue
+        log.info("sampling pictures %d to %d of the prior", rows[0], rows[-1])
+        seeds = [asked.seed + int(i) for i in rows]
+        images = sample(model.params, [prompts[i] for i in rows], seeds)
+        for i, seed, image in zip(rows, seeds, images, strict=True):
+            _save_whole(image, paths[i], {**about, "prompt": prompts[i], "seed": seed})
+    records = [
+        Record(key=path.name, image=path, text=prompt, patient_id=path.name)
+        for path, prompt in zip(paths, prompts, strict=True)
+    ]
+    return RecordList(records, f"prior-{asked.num_images}", fingerprint), folder
+
+
+def _save_whole(image: np.ndarray, path: Path, about: dict) -> None:
+    """Renamed at the end: a killed run leaves no half picture, whoever else writes the same."""
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".png", dir=path.parent)
+    os.close(handle)
+    save_png(image, name, about)
+    os.replace(name, path)

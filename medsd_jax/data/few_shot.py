@@ -1,0 +1,72 @@
+"""A few pictures of two kinds, one prompt a kind: the data of arXiv 2210.04133, section 3.
+
+The paper adapts to five radiographs with a visible pleural effusion and five without, and tells
+them apart by two prompts alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from medsd_jax.data.records import LabelValue
+from medsd_jax.data.splits import patient_order
+from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.errors import UserError
+
+_NO_FINDINGS = ("no_finding", "age")
+"""Labels that may be 1 though nothing is found."""
+
+
+def few_shot(
+    split: RecordSplit,
+    *,
+    label: str,
+    prompt_with: str,
+    prompt_without: str,
+    images_per_prompt: int | None,
+) -> RecordSplit:
+    """The pictures of a split that show one finding alone or nothing at all, under two prompts.
+
+    Args:
+        split: with `label` 1 or 0 in its labels.
+        label: of the finding.
+        prompt_with: the caption of all pictures that show it.
+        prompt_without: the caption of all others.
+        images_per_prompt: of each kind so many, of as many patients, the first ones in the order
+            of the patients' hashes; None for all.
+
+    Returns:
+        Those with the finding, then those without.
+
+    Raises:
+        UserError: there are not as many patients of one kind.
+    """
+    places = []
+    for value in (1, 0):
+        rows = [i for i, labels in enumerate(split.labels) if _kind(labels, label) == value]
+        if images_per_prompt is not None:
+            rows = _one_a_patient(rows, split.patient_ids)[:images_per_prompt]
+        if len(rows) < (images_per_prompt or 1):
+            found = f"{len(rows)} patients" if images_per_prompt else "no picture"
+            raise UserError(
+                f"few_shot.images_per_prompt = {images_per_prompt}: the {split.name} split has "
+                f"{found} with {label} = {value}"
+            )
+        places.append(rows)
+    texts = [prompt_with] * len(places[0]) + [prompt_without] * len(places[1])
+    chosen = [*places[0], *places[1]]
+    digest = hashlib.sha256(json.dumps([chosen, texts]).encode()).hexdigest()[:8]
+    return split.select(chosen, f"{split.name}-few-shot-{digest}", texts)
+
+
+def _kind(labels: dict[str, LabelValue], label: str) -> LabelValue | None:
+    """1 with the finding, 0 without; None where it is not known, or something else is found."""
+    others = {name: x for name, x in labels.items() if name not in (label, *_NO_FINDINGS)}
+    return None if 1 in others.values() else labels.get(label)
+
+
+def _one_a_patient(rows: Sequence[int], patient_ids: Sequence[str]) -> list[int]:
+    first = {}
+    for row in rows:
+        first.setdefault(patient_ids[row], row)
+    return [first[patient] for patient in patient_order(first)]
