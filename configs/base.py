@@ -29,10 +29,22 @@ def get_config() -> ConfigDict:
     # Recompute the U-Net's blocks in the backward pass: less memory, about 1/3 more time.
     config.model.remat = False
 
+    # Task "diffusion": what is trained of the model.
     config.adaptation = ConfigDict()
+    # "full" (the weights themselves), "lora" (a low-rank difference to the kernels among them), or
+    # "textual_inversion" (the embeddings of a new word).
     config.adaptation.name = "full"
     # Regular expressions on weight names. Add r"^text_encoder\." to train the text encoder too.
+    # Empty for textual inversion.
     config.adaptation.train = (r"^unet\.",)
+    # LoRA alone: rank r, such as 16; the difference is multiplied by alpha / r, usually 1.
+    config.adaptation.lora_rank = config_dict.placeholder(int)
+    config.adaptation.lora_alpha = config_dict.placeholder(float)
+    # Textual inversion alone: the new word, such as "<lung-xray>", in the captions trained on; a
+    # known word that it starts as; tokens of the new word.
+    config.adaptation.word = config_dict.placeholder(str)
+    config.adaptation.word_like = config_dict.placeholder(str)
+    config.adaptation.word_vectors = config_dict.placeholder(int)
 
     config.data = ConfigDict()
     config.data.source = "phantom"  # "phantom" (synthetic), "folder" or "nih14"
@@ -94,6 +106,8 @@ def get_config() -> ConfigDict:
     config.train.min_snr_gamma = config_dict.placeholder(float)
 
     config.vae = ConfigDict()  # task "vae" only
+    # Regular expressions on weight names; r"^vae\.(decoder|post_quant_conv)\." keeps the latents.
+    config.vae.train = (r"^vae\.",)
     config.vae.kl_weight = 1e-6
     # At the end, set scaling_factor to 1 / std of the latents of the validation images.
     config.vae.measure_scaling_factor = False

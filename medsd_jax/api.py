@@ -4,13 +4,17 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from medsd_jax.adaptation.lora import merge
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.errors import UserError
+from medsd_jax.interop.learned_embeddings import read_embeddings, with_embeddings
+from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -44,6 +48,38 @@ def schedule_of(model: StableDiffusion) -> ScheduleConfig:
     """
     config = ScheduleConfig.from_dict(model.scheduler)
     return replace(config, clip_sample=False)
+
+
+def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> StableDiffusion:
+    """The model with a LoRA merged into its weights.
+
+    Args:
+        model: from `load`, weights on the host.
+        path: a safetensors file in PEFT's or kohya's layout, or a folder with
+            pytorch_lora_weights.safetensors.
+        scale: the difference is multiplied by it; 0 changes nothing.
+
+    Raises:
+        UserError: the file cannot be read or is of another model, or the scale is not finite.
+    """
+    if not math.isfinite(scale):
+        raise UserError(f"LoRA scale = {scale} must be a finite number")
+    found = read_lora(Path(path).expanduser(), model.params)
+    scales = {kernel: scale * own for kernel, own in found.scales.items()}
+    return replace(model, params=merge(model.params, found.matrices, scales))
+
+
+def add_embedding(model: StableDiffusion, path: Path | str) -> StableDiffusion:
+    """The model with the new word of a textual inversion, to be written in prompts.
+
+    Args:
+        model: from `load`, weights on the host.
+        path: learned_embeds.safetensors, or a folder that holds it.
+
+    Raises:
+        UserError: the file cannot be read, is of another width, or the word is there already.
+    """
+    return with_embeddings(model, *read_embeddings(Path(path).expanduser()))
 
 
 def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:

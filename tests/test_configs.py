@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -99,18 +100,30 @@ def test_every_key_is_read(tmp_path, monkeypatch):
             arguments["preview"](arguments["params"], 0)
         if arguments["evaluation"] is not None:
             arguments["evaluation"](arguments["params"], 0, 1.0)
-        return arguments["params"]
+        return arguments["adaptation"].init(arguments["params"], jax.random.key(0))
 
     monkeypatch.setattr(train, "train", loop)
     monkeypatch.setattr(train.api, "sample", lambda model, prompts, **settings: _grey(prompts))
     write_model(tmp_path / "model")
     write_judge(tmp_path / "judge", 16)
     read = set()
-    for task in ("diffusion", "vae"):
+    lora = {"adaptation__lora_rank": 2, "adaptation__lora_alpha": 2.0}
+    inversion = {"word": "<x>", "word_like": "l", "word_vectors": 1, "train": ()}
+    kinds = {
+        ("diffusion", "full"): {},
+        ("diffusion", "lora"): lora,
+        ("diffusion", "textual_inversion"): {
+            **{f"adaptation__{key}": value for key, value in inversion.items()},
+            "few_shot__prompt_with": "<x> effusion",
+        },
+        ("vae", "full"): {},
+    }
+    for (task, name), changes in kinds.items():
         config = recipe(
             tmp_path / "model",
             tmp_path / "data",
             task=task,
+            adaptation__name=name,
             vae__measure_scaling_factor=True,
             evaluation__every_steps=int(task == "diffusion"),
             evaluation__metrics=("kid", "prompt_accuracy", "validation_loss"),
@@ -119,9 +132,10 @@ def test_every_key_is_read(tmp_path, monkeypatch):
             few_shot__images_per_prompt=4,
             prior__weight=float(task == "diffusion"),
             prior__num_images=8,
+            **changes,
         )
-        train.train_by_config(Recorder(config, read), tmp_path / task)
-    assert len(params) == 2
+        train.train_by_config(Recorder(config, read), tmp_path / f"{task}_{name}")
+    assert len(params) == 4
     assert keys(BASE) - read == set()
 
 

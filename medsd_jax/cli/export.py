@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.model_flags import add_model_flags, load_model
 
 if TYPE_CHECKING:  # importing the API waits for JAX, which --help need not
     from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -42,13 +43,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Write a model as a diffusers folder for PyTorch tools.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument(
-        "--model", required=True, metavar="M", help="diffusers folder, hub id, or training workdir"
-    )
+    add_model_flags(parser)
     parser.add_argument(
         "--output", required=True, type=Path, metavar="DIR", help="the folder to write"
     )
-    parser.add_argument("--variant", help="weight files to read, such as fp16")
     parser.add_argument(
         "--dtype",
         choices=["float32", "float16", "bfloat16"],
@@ -79,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.verify:
         require_torch()
     start_devices()
-    model = api.load(args.model, variant=args.variant)
+    model = load_model(args)
     for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
         (output / name).unlink(missing_ok=True)
     api.save(model, output, dtype=args.dtype)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medsd_jax.cli.flags import ArgumentParser, positive_int
+from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,7 @@ def make_parser() -> ArgumentParser:
         epilog="example: python sample.py --model runs/demo --output runs/look "
         '--prompt "A photo of a lung xray"',
     )
-    parser.add_argument(
-        "--model", required=True, help="diffusers folder, hub id, or training workdir"
-    )
+    add_model_flags(parser)
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument(
         "--prompts_csv",
@@ -93,7 +92,6 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation"
     )
-    parser.add_argument("--variant", help="weight files to read, such as fp16")
     return parser
 
 
@@ -109,7 +107,7 @@ def run(argv: Sequence[str]) -> int:
     from medsd_jax.sampling.images import make_grid, save_png
 
     start_devices()
-    model = api.load(args.model, variant=args.variant)
+    model = load_model(args)
     images = api.sample(
         model,
         [r.prompt for r in requests],
@@ -133,6 +131,8 @@ def run(argv: Sequence[str]) -> int:
         "width": images.shape[2],
         "dtype": args.dtype,
         "model": args.model,
+        "lora": args.lora,
+        "embedding": args.embedding,
         "model_hash": model.fingerprint(),
         "start_latents": args.latents and str(args.latents),
     }

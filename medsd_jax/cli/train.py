@@ -15,8 +15,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medsd_jax import api
-from medsd_jax.adaptation.adaptation import Adaptation
+from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.adaptation.full import full
+from medsd_jax.adaptation.lora import LoraSettings, lora
+from medsd_jax.adaptation.textual_inversion import textual_inversion
+from medsd_jax.arrays import Params
 from medsd_jax.cli.device_setup import start_devices
 from medsd_jax.cli.flags import parse_train_flags
 from medsd_jax.cli.train_checks import check_config, check_model
@@ -32,6 +35,8 @@ from medsd_jax.data.record_lists import JoinedSplits
 from medsd_jax.data.records import Split
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
+from medsd_jax.interop.learned_embeddings import TABLE, add_word, write_embeddings
+from medsd_jax.interop.lora_files import write_lora
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.attention import attention_implementation
@@ -104,17 +109,25 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     )
     check_writable(workdir / "model")
     model = api.load(config.model.path, variant=config.model.variant)
+    if config.task == "diffusion" and config.adaptation.name == "textual_inversion":
+        model = add_word(
+            model,
+            config.adaptation.word,
+            like=config.adaptation.word_like,
+            num_vectors=config.adaptation.word_vectors,
+        )
     check_model(config, model)
     workdir.mkdir(parents=True, exist_ok=True)
     dataset = open_training_data(config, workdir)
+    check_word(config, dataset.train.texts)
     is_vae = config.task == "vae"
-    adaptation = full((r"^vae\.",)) if is_vae else _adaptation(config)
+    adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config)
     make_steps = _vae_steps if is_vae else _diffusion_steps
     train_step, eval_step = make_steps(config, model, adaptation, optimizer)
     validation = _make_validation(config, model, dataset)
     evaluation = make_evaluation(config, model, dataset, mesh, workdir)
     with contextlib.closing(_make_batches(config, model, dataset, workdir, mesh)) as batches:
-        params = train(
+        trainable = train(
             workdir,
             LoopSettings(
                 steps=config.train.steps,
@@ -141,11 +154,15 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
             evaluation=evaluation,
             config=config.to_dict(),
         )
-    trained = replace(model, params=on_every_host(params))
+    trainable = on_every_host(trainable)
+    frozen = frozen_params(model.params, trainable)
+    trained = replace(model, params=adaptation.apply(frozen, trainable))
     if is_vae and config.vae.measure_scaling_factor:
         trained = with_measured_scale(trained, validation, mesh)
     if is_main_process():
         api.save(trained, workdir / "model")
+        if not is_vae:
+            _save_adaptation(config, workdir, trainable, trained)
 
 
 def open_data(config: ConfigDict, workdir: Path) -> Dataset:
@@ -193,8 +210,37 @@ def open_training_data(config: ConfigDict, workdir: Path) -> Dataset:
     return chosen
 
 
-def _adaptation(config: ConfigDict) -> Adaptation:
-    return {"full": full}[config.adaptation.name](tuple(config.adaptation.train))
+def check_word(config: ConfigDict, texts: Sequence[str]) -> None:
+    """Raises UserError where a word shall be learnt that no caption holds."""
+    word = config.adaptation.word
+    if word is not None and not any(word in text for text in texts):
+        raise UserError(
+            f"adaptation.word = {word!r} is in no caption: nothing would be learnt; write it into "
+            "few_shot.prompt_with and few_shot.prompt_without, or into the captions"
+        )
+
+
+def make_adaptation(config: ConfigDict) -> Adaptation:
+    """The adaptation of the config, which `check_config` has seen."""
+    asked = config.adaptation
+    match asked.name:
+        case "lora":
+            return lora(LoraSettings(tuple(asked.train), asked.lora_rank, asked.lora_alpha))
+        case "textual_inversion":
+            return textual_inversion(TABLE, asked.word_vectors)
+        case _:
+            return full(tuple(asked.train))
+
+
+def _save_adaptation(
+    config: ConfigDict, workdir: Path, trainable: Params, trained: StableDiffusion
+) -> None:
+    """The small files of what was trained, beside the model that has it built in."""
+    asked = config.adaptation
+    if asked.name == "lora":
+        write_lora(workdir / "lora", trainable, asked.lora_alpha)
+    elif asked.name == "textual_inversion":
+        write_embeddings(workdir, asked.word, trained.params, asked.word_vectors)
 
 
 def _diffusion_steps(

@@ -14,8 +14,13 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 _CHOICES = {
     "task": ("diffusion", "vae"),
     "model.dtype": ("float32", "bfloat16"),
-    "adaptation.name": ("full",),
+    "adaptation.name": ("full", "lora", "textual_inversion"),
 }
+_OWN_KEYS = {
+    "lora": ("lora_rank", "lora_alpha"),
+    "textual_inversion": ("word", "word_like", "word_vectors"),
+}
+"""Keys of `adaptation` that one kind reads and needs, and no other reads."""
 _RANGES = {
     "at least 1": (
         lambda x: x >= 1,
@@ -61,9 +66,32 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"train.min_snr_gamma = {gamma} must be above 0, or None")
     if config.data.cache_latents and config.task == "vae":
         raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
+    if config.task == "diffusion":
+        _check_adaptation(config)
     if config.prior.weight:
         _check_prior(config)
     check_evaluation(config)
+
+
+def _check_adaptation(config: ConfigDict) -> None:
+    asked = config.adaptation
+    for name, keys in _OWN_KEYS.items():
+        for key in keys:
+            if name == asked.name and asked[key] is None:
+                raise UserError(f"adaptation.name = {name!r} needs adaptation.{key}")
+            if name != asked.name and asked[key] is not None:
+                raise UserError(
+                    f"adaptation.{key} = {asked[key]!r} would not be read: it is for "
+                    f"adaptation.name = {name!r}, not {asked.name!r}"
+                )
+    if asked.name == "textual_inversion":
+        if asked.train:
+            raise UserError(
+                f"adaptation.train = {tuple(asked.train)} would not be read: textual inversion "
+                "trains the new word alone; set it to ()"
+            )
+        if asked.word_vectors < 1:
+            raise UserError(f"adaptation.word_vectors = {asked.word_vectors} must be at least 1")
 
 
 def _check_prior(config: ConfigDict) -> None:

@@ -106,7 +106,7 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
     """
     if isinstance(prompts, str):
         raise UserError(f"prompts must be a list of texts, not the one text {prompts!r}")
-    prompts = list(prompts)
+    prompts = [spelled_out(tokenizer, prompt) for prompt in prompts]
     length = tokenizer.model_max_length
     if length > _UNSTATED_LENGTH:
         raise UserError(
@@ -130,6 +130,20 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
     _report_cuts(tokenizer, lost, length)
     row_of = {prompt: row for row, prompt in enumerate(distinct)}
     return np.concatenate(ids)[[row_of[prompt] for prompt in prompts]]
+
+
+def spelled_out(tokenizer: Any, prompt: str) -> str:
+    """Writes all tokens of each learnt word: "<x>" as "<x> <x>_1 <x>_2" where there are three."""
+    added = tokenizer.get_added_vocab()
+    for token in added:
+        more = 1
+        while f"{token}_{more}" in added:
+            more += 1
+        if more > 1 and isinstance(prompt, str) and token in prompt:
+            prompt = prompt.replace(
+                token, " ".join([token, *(f"{token}_{i}" for i in range(1, more))])
+            )
+    return prompt
 
 
 def _encode(

@@ -98,7 +98,7 @@ def train(
     evaluation: Callable[[Params, int, float | None], dict[str, float]] | None,
     config: dict[str, Any],
 ) -> Params:
-    """Trains and returns the weights after the last step, the moving average where there is one.
+    """Trains; returns the adaptation's numbers after the last step, their average if there is one.
 
     Args:
         workdir: checkpoints/, config.json, metrics.jsonl and tensorboard/ go here; a checkpoint
@@ -254,7 +254,7 @@ def train(
     if stop:
         log.warning("step %d is saved; the same command goes on from there", step)
         raise KeyboardInterrupt
-    return adaptation.apply(frozen, state.averaged)
+    return state.averaged
 
 
 def _count(tree: Params) -> int:

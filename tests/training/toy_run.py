@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.accumulation import accumulated_grad
@@ -112,11 +113,12 @@ class ToyRun:
             "preview_every": 4,
             "evaluate_every": 2,
         }
-        return train(
+        params = toy_params() if params is None else params
+        trained = train(
             self.workdir,
             LoopSettings(**{**defaults, **settings}),
             mesh=mesh or make_mesh({"data": 4, "fsdp": 2}),
-            params=toy_params() if params is None else params,
+            params=params,
             adaptation=adaptation,
             tx=tx,
             learning_rate=optax.constant_schedule(learning_rate),
@@ -128,3 +130,4 @@ class ToyRun:
             evaluation=evaluation,
             config={"optim": {"learning_rate": learning_rate}, "patterns": patterns},
         )
+        return adaptation.apply(frozen_params(params, trained), trained)

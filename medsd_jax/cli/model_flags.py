@@ -1,0 +1,57 @@
+"""--model and what can be added to it: a LoRA, a learnt word."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medsd_jax.errors import UserError
+
+if TYPE_CHECKING:  # importing the API waits for JAX, which --help need not
+    from medsd_jax.models.stable_diffusion import StableDiffusion
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --model, --variant, --lora and --embedding."""
+    add = parser.add_argument
+    add("--model", required=True, metavar="M", help="diffusers folder, hub id, or training workdir")
+    add("--variant", help="weight files to read, such as fp16")
+    add(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]",
+        help="merge a LoRA of PEFT's or kohya's layout, its difference times SCALE (default 1); "
+        "may be repeated",
+    )  # fmt: skip
+    add(
+        "--embedding", action="append", default=[], metavar="FILE",
+        help="add the word of a textual inversion (learned_embeds.safetensors); may be repeated",
+    )  # fmt: skip
+
+
+def load_model(args: argparse.Namespace) -> "StableDiffusion":
+    """The model that the flags name, with everything that they add.
+
+    Raises:
+        UserError: a file cannot be read or is of another model.
+    """
+    from medsd_jax import api
+
+    loras = [_parse_lora(text) for text in args.lora]
+    model = api.load(args.model, variant=args.variant)
+    for path in args.embedding:
+        model = api.add_embedding(model, path)
+    for path, scale in loras:
+        model = api.add_lora(model, path, scale)
+    return model
+
+
+def _parse_lora(text: str) -> tuple[Path, float]:
+    if Path(text).exists():
+        return Path(text), 1.0
+    path, colon, scale = text.rpartition(":")
+    if not colon:
+        raise UserError(f"--lora {text} does not exist")
+    try:
+        return Path(path), float(scale)
+    except ValueError:
+        raise UserError(
+            f"--lora {text}: {scale!r} is no number; write FILE or FILE:SCALE"
+        ) from None
