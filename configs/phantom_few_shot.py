@@ -2,8 +2,15 @@ r"""Ten phantoms, five of them with an effusion, and prior preservation: the pap
 
 Command:   python train.py --config configs/phantom_few_shot.py --workdir runs/few_shot \
                --config.model.path=runs/base   (after configs/phantom_base.py)
-Hardware:  two CPU cores, about 3 minutes.
-Expected:  not measured yet.
+           printf '%s\n' prompt 'A photo of a lung xray' \
+               'A photo of a lung xray with a visible pleural effusion' > runs/prompts.csv
+           python -m medsd_jax evaluate --real runs/demo/data:validation --model runs/few_shot \
+               --prompts_csv runs/prompts.csv --num_images 128 --guidance_scale 4 \
+               --features classifier=runs/demo/classifier --judge runs/demo/classifier \
+               --output runs/few_shot_evaluation
+Hardware:  two CPU cores, about 3 minutes, and 2 for the evaluation.
+Expected:  98.4 % (96.1 to 99.4) of the 256 pictures show what their prompt asks for; the model of
+           configs/phantom_base.py reaches 51 % (41 to 61, 100 pictures).
 """
 
 from ml_collections import ConfigDict
@@ -22,15 +29,16 @@ def get_config() -> ConfigDict:
     config.few_shot.images_per_prompt = 5
     config.prior.weight = 1.0
     config.prior.batch_size = 10
-    config.optim.learning_rate = 2e-4
+    # At 2e-4 and 200 steps the two prompts are not told apart yet.
+    config.optim.learning_rate = 1e-3
     config.optim.warmup_steps = 10
-    config.train.steps = 200
+    config.train.steps = 400
     config.train.ema_decay = 0.98
     config.train.caption_dropout = 0.0
-    config.checkpoint.every_steps = 100
+    config.checkpoint.every_steps = 200
     config.checkpoint.keep = 1
-    config.validation.every_steps = 50
+    config.validation.every_steps = 100
     config.validation.num_images = 256
-    config.preview.every_steps = 100
+    config.preview.every_steps = 200
     config.preview.num_steps = 25
     return config

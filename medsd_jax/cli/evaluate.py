@@ -95,10 +95,11 @@ def run(args: argparse.Namespace) -> int:
     start_devices()
     networks = {spec: open_network(spec) for spec in args.features}
     judge = None if args.judge is None else load_classifier(args.judge)
-    where = {"real": args.real, "synthetic": args.synthetic or sampled(args)}
+    # Sampling takes longest: what is wrong with the other sets is said before.
+    sets = {"real": open_pictures(args.real)}
     if args.train:
-        where["train"] = args.train
-    sets = {name: open_pictures(place) for name, place in where.items()}
+        sets["train"] = open_pictures(args.train)
+    sets["synthetic"] = open_pictures(args.synthetic or sampled(args))
     real, synthetic = sets["real"], sets["synthetic"]
     labels = {name: known_labels(pictures) for name, pictures in sets.items()}
     mesh, cache = make_mesh({"data": -1}), args.output / "features"

@@ -1,0 +1,36 @@
+r"""Ten radiographs and prior preservation (arXiv 2210.04133, E6): the paper's best adaptation.
+
+Five radiographs with a pleural effusion as their sole finding, five without any finding, two
+prompts; the U-Net alone is trained, on these and on pictures that the model drew before. The paper
+says nothing of learning rate, steps, lambda and class pictures: learning rate and optimizer are
+those of the same group's later code, lambda and 200 pictures DreamBooth's.
+
+Command:   python train.py --config configs/few_shot.py --workdir runs/few_shot \
+               --config.model.path=CompVis/stable-diffusion-v1-4 \
+               --config.data.source=nih14 --config.data.path=FOLDER
+Hardware:  one GPU or TPU chip of 40 GB; with 16 GB: model.dtype=bfloat16, model.remat=True.
+Expected:  not run at this size yet; configs/phantom_few_shot.py is the same at 64 pixels.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """base.py with ten pictures and a prior."""
+    config = base.get_config()
+    config.few_shot.images_per_prompt = 5
+    config.data.batch_size = 8
+    config.data.cache_latents = True
+    config.prior.weight = 1.0
+    config.prior.num_images = 200
+    config.prior.batch_size = 8
+    config.optim.learning_rate = 5e-6
+    config.train.steps = 400
+    config.train.ema_decay = 0.0
+    config.train.caption_dropout = 0.0
+    config.checkpoint.every_steps = 200
+    config.validation.every_steps = 100
+    config.preview.every_steps = 100
+    return config

@@ -1,0 +1,39 @@
+r"""Textual inversion (arXiv 2210.04133, E5): a new word for ten radiographs, nothing else trained.
+
+The paper's prompts with its new word in the place of "lung xray". Learning rate, steps and number
+of vectors are not in the paper: those of diffusers' example.
+
+Command:   python train.py --config configs/textual_inversion.py --workdir runs/inversion \
+               --config.model.path=CompVis/stable-diffusion-v1-4 \
+               --config.data.source=nih14 --config.data.path=FOLDER
+Hardware:  one GPU or TPU chip of 16 GB.
+Expected:  not run at this size yet. runs/inversion/learned_embeds.safetensors holds the word,
+           runs/inversion/model the model that knows it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import few_shot
+
+
+def get_config() -> ConfigDict:
+    """The ten pictures of few_shot.py, and a word in the place of a U-Net."""
+    return with_word(few_shot.get_config())
+
+
+def with_word(config: ConfigDict) -> ConfigDict:
+    """A new word in all prompts of a few-shot recipe; no prior, for the U-Net stays as it is."""
+    config.adaptation.name = "textual_inversion"
+    config.adaptation.train = ()
+    config.adaptation.word = "<lung-xray>"
+    config.adaptation.word_like = "photo"
+    config.adaptation.word_vectors = 1
+    config.few_shot.prompt_without = "A photo of a <lung-xray>"
+    config.few_shot.prompt_with = "A photo of a <lung-xray> with a visible pleural effusion"
+    config.preview.prompts = (config.few_shot.prompt_without, config.few_shot.prompt_with)
+    config.prior.weight = 0.0
+    config.optim.learning_rate = 5e-4
+    config.optim.weight_decay = 0.0
+    config.train.steps = 3000
+    config.train.ema_decay = 0.0
+    return config
