@@ -12,7 +12,7 @@ import huggingface_hub
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
-from medsd_jax.interop.model_index import check_index
+from medsd_jax.interop.model_index import PROJECTION_FOLDER, check_index, has_projection
 from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, choose_weights, shard_files, weight_files
 
 _LOG = logging.getLogger(__name__)
@@ -107,11 +107,16 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     """Says what a cached snapshot lacks, or nothing: another program may have fetched a part."""
     needed = ["model_index.json", "scheduler/scheduler_config.json"]
     needed += [f"{component}/config.json" for component in WEIGHT_STEMS]
+    index = folder / "model_index.json"
+    if index.is_file() and has_projection(index):
+        needed += [f"{PROJECTION_FOLDER}/{name}" for name in ("config.json", "model.safetensors")]
     for name in needed:
         if not (folder / name).is_file():
             return f"it lacks {name}"
     tokenizer = folder / "tokenizer"
-    if not any((tokenizer / name).is_file() for name in ("merges.txt", "tokenizer.json")):
+    if not any(
+        (tokenizer / name).is_file() for name in ("merges.txt", "vocab.txt", "tokenizer.json")
+    ):
         return "it lacks the tokenizer"
     try:
         for component, stem in WEIGHT_STEMS.items():
@@ -129,7 +134,7 @@ def _wanted(names: list[str], repo_id: str, variant: str | None) -> list[str]:
             "StableDiffusionPipeline.from_pretrained loads"
         )
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
-    wanted += [name for name in names if name.startswith("tokenizer/")]
+    wanted += [name for name in names if name.startswith(("tokenizer/", f"{PROJECTION_FOLDER}/"))]
     for component, stem in WEIGHT_STEMS.items():
         inside = {n.split("/")[1] for n in names if n.startswith(f"{component}/")}
         chosen = choose_weights(inside, stem, variant=variant, where=f"{repo_id}/{component}")
