@@ -61,6 +61,11 @@ def run(argv: Sequence[str]) -> int:
         0; or 1 when the training diverged.
     """
     flags = parse_train_flags(argv)
+    if "task" not in flags.config:
+        raise UserError(
+            f"{flags.config_file} is a recipe of another command, which its header names; "
+            "train.py takes one made from configs.base.get_config"
+        )
     start_devices()
     try:
         train_by_config(flags.config, flags.workdir)
