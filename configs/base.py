@@ -1,7 +1,8 @@
 """Every key, its default, its unit and its meaning: the only home of defaults.
 
 `get_config` is for train.py, `get_classifier_config` for the judge of generated pictures,
-`get_compare_training_config` for what generated pictures are good for.
+`get_compare_training_config` for what generated pictures are good for,
+`get_text_projection_config` for a projection from another text encoder into CLIP's space.
 
 A recipe imports this and changes what differs. Override a key on the command line with
 ``--config.section.key=value``. A key that does not exist is an error.
@@ -232,4 +233,44 @@ def get_compare_training_config() -> ConfigDict:
     config.fine_tuning = ConfigDict()  # of the arm that trains on synthetic, then on real pictures
     config.fine_tuning.share = 0.5  # of train.steps, the last ones, on real pictures
     config.fine_tuning.learning_rate = 3e-4  # their largest; optim.schedule starts over with them
+    return config
+
+
+def get_text_projection_config() -> ConfigDict:
+    """Everything of `python -m medsd_jax train-projection`."""
+    everything = get_config()
+    config = ConfigDict()
+    config.seed = 0  # of the projection's initial weights and the order of the prompts
+
+    config.model = everything.model  # whose CLIP is imitated, and whose U-Net and VAE are kept
+    del config.model.attention
+    del config.model.remat
+    config.encoder = ConfigDict()
+    config.encoder.path = config_dict.required_placeholder(str)  # folder or hub id of a BERT
+    config.projection = ConfigDict()
+    # Width of the one hidden layer; None: the encoder's.
+    config.projection.hidden_features = config_dict.placeholder(int)
+
+    config.data = everything.data
+    for name in ("resize_mode", "cache_latents", "num_workers"):
+        del config.data[name]
+    # A text file with one prompt a line; None: the captions of data.source.
+    config.data.prompts = config_dict.placeholder(str)
+    # Of the distinct prompts of a file, or of the patients where the source names no split.
+    config.data.validation_fraction = 0.1
+    config.data.batch_size = 256  # prompts per optimizer step, over all devices
+
+    config.optim = everything.optim
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "cosine"
+    config.train = ConfigDict()
+    config.train.steps = 1000  # optimizer steps
+    config.train.accumulation_steps = 1  # micro-batches per optimizer step
+    config.train.ema_decay = 0.0  # moving average of the weights; 0 switches it off
+    config.mesh = everything.mesh
+    config.log = everything.log
+    config.checkpoint = everything.checkpoint
+    config.validation = ConfigDict()
+    config.validation.every_steps = 250  # and at step 0 and at the end; 0 switches it off
+    config.validation.num_prompts = 1000  # the first ones of those that validate
     return config

@@ -9,15 +9,21 @@ from medsd_jax.adaptation.adaptation import Adaptation
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 
+# A BERT's pooler: no diffusion loss reads it, but weight decay would move it.
+_UNUSED = re.compile(r"^text_encoder\.pooler\.")
+
 
 def full(patterns: Sequence[str]) -> Adaptation:
     r"""Trains every weight whose name matches one of the regular expressions.
+
+    A BERT's pooler is never trained: nothing that is computed here depends on it.
 
     Args:
         patterns: searched for in the full name, e.g. ``(r"^unet\.", r"^text_encoder\.")``.
 
     Raises:
-        UserError: at init, when a pattern matches nothing; here, when one is no regular expression.
+        UserError: at init, when a pattern matches nothing or the pooler alone; here, when one is no
+            regular expression.
     """
     try:
         compiled = [re.compile(pattern) for pattern in patterns]
@@ -35,10 +41,15 @@ def full(patterns: Sequence[str]) -> Adaptation:
                 raise UserError(
                     f"train pattern {pattern.pattern!r} matches none of the {len(params)} weights"
                 )
+            if not any(pattern.search(name) for name in params if not _UNUSED.search(name)):
+                raise UserError(
+                    f"train pattern {pattern.pattern!r} matches the text encoder's pooler alone, "
+                    "which no loss reads; leave it out"
+                )
         return {
             name: x
             for name, x in params.items()
-            if any(pattern.search(name) for pattern in compiled)
+            if any(pattern.search(name) for pattern in compiled) and not _UNUSED.search(name)
         }
 
     def apply(frozen: Params, trainable: Params) -> Params:

@@ -40,9 +40,9 @@ from medsd_jax.interop.lora_files import write_lora
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.attention import attention_implementation
-from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.params import abstract
 from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.models.text_encoder import text_encoder_module
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import check_batch, make_mesh
@@ -66,6 +66,11 @@ def run(argv: Sequence[str]) -> int:
         0; or 1 when the training diverged.
     """
     flags = parse_train_flags(argv)
+    if "task" not in flags.config:
+        raise UserError(
+            f"{flags.config_file} is a recipe of another command, which its header names; "
+            "train.py takes one made from configs.base.get_config"
+        )
     start_devices()
     try:
         train_by_config(flags.config, flags.workdir)
@@ -281,7 +286,7 @@ def make_diffusion_model(
         )
     )
     vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=compute))
-    text_encoder, _ = abstract(functools.partial(CLIPTextModel, model.text_encoder, dtype=compute))
+    text_encoder, _ = abstract(text_encoder_module(model.text_encoder, dtype=compute))
     return DiffusionModel(
         unet,
         vae,

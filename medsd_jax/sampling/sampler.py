@@ -22,9 +22,9 @@ from medsd_jax.diffusion.guidance import guided
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.errors import UserError
 from medsd_jax.models.attention import attention_implementation
-from medsd_jax.models.clip import CLIPTextModel
-from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from medsd_jax.models.config import UNetConfig, VAEConfig
 from medsd_jax.models.params import abstract, bind, component
+from medsd_jax.models.text_encoder import TextEncoderConfig, text_encoder_module
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import batch_sharding, replicated
@@ -54,7 +54,7 @@ class SamplerShape:
 
     unet: UNetConfig
     vae: VAEConfig
-    text_encoder: CLIPTextConfig
+    text_encoder: TextEncoderConfig
     schedule: ScheduleConfig
     height: int
     width: int
@@ -193,7 +193,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
         functools.partial(UNet2DConditionModel, shape.unet, dtype=dtype, attend=attend)
     )
     vae, _ = abstract(functools.partial(AutoencoderKL, shape.vae, dtype=dtype))
-    text_encoder, _ = abstract(functools.partial(CLIPTextModel, shape.text_encoder, dtype=dtype))
+    text_encoder, _ = abstract(text_encoder_module(shape.text_encoder, dtype=dtype))
     schedule = NoiseSchedule.from_config(shape.schedule)
 
     def generate(params: Params, inputs: SampleInputs) -> jax.Array:
