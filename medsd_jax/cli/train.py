@@ -35,7 +35,7 @@ from medsd_jax.data.record_lists import JoinedSplits
 from medsd_jax.data.records import Split
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
-from medsd_jax.interop.learned_embeddings import TABLE, add_word, write_embeddings
+from medsd_jax.interop.learned_embeddings import add_word, token_table, write_embeddings
 from medsd_jax.interop.lora_files import write_lora
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
@@ -126,7 +126,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     dataset = open_training_data(config, workdir)
     check_word(config, dataset.train.texts)
     is_vae = config.task == "vae"
-    adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config)
+    adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config, model)
     make_steps = _vae_steps if is_vae else _diffusion_steps
     train_step, eval_step = make_steps(config, model, adaptation, optimizer)
     validation = _make_validation(config, model, dataset)
@@ -225,14 +225,14 @@ def check_word(config: ConfigDict, texts: Sequence[str]) -> None:
         )
 
 
-def make_adaptation(config: ConfigDict) -> Adaptation:
-    """The adaptation of the config, which `check_config` has seen."""
+def make_adaptation(config: ConfigDict, model: StableDiffusion) -> Adaptation:
+    """The adaptation of the config, which `check_config` has seen, of this model."""
     asked = config.adaptation
     match asked.name:
         case "lora":
             return lora(LoraSettings(tuple(asked.train), asked.lora_rank, asked.lora_alpha))
         case "textual_inversion":
-            return textual_inversion(TABLE, asked.word_vectors)
+            return textual_inversion(token_table(model.params), asked.word_vectors)
         case _:
             return full(tuple(asked.train))
 

@@ -131,9 +131,7 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
         evaluation=None,
         config=config.to_dict(),
     )  # fmt: skip
-    projection = on_every_host(
-        {k: x for k, x in trained.items() if k in adaptation.init(params, None)}
-    )
+    projection = on_every_host(trained)
     if is_main_process():
         api.save(replace(swapped, params=swapped.params | projection), workdir / "model")
 
