@@ -79,6 +79,8 @@ def get_config() -> ConfigDict:
     # before training, added to that of the data.
     config.prior = ConfigDict()
     config.prior.weight = 0.0  # lambda; 0 switches it off
+    # Another model that draws them, for one that cannot draw yet; None: model.path.
+    config.prior.path = config_dict.placeholder(str)
     config.prior.prompts = ("A photo of a lung xray",)  # of the pictures, in turn
     config.prior.num_images = 200  # sampled once, kept in data.cache_dir
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
