@@ -16,13 +16,8 @@ from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards, make_mesh
 from medsd_jax.parallel.multihost import fetch
-from medsd_jax.sampling.sampler import (
-    SamplerShape,
-    compiled_sampler,
-    make_inputs,
-    place_inputs,
-    place_params,
-)
+from medsd_jax.sampling.inputs import SamplerShape, make_inputs
+from medsd_jax.sampling.sampler import compiled_sampler, place_inputs, place_params
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +51,10 @@ def sample(
     prompts: Sequence[str] | str,
     *,
     seeds: Sequence[int] | None = None,
+    sampler: str = "ddim",
     num_steps: int = 50,
     guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
     eta: float = 0.0,
     negative_prompts: Sequence[str] | str = "",
     height: int | None = None,
@@ -69,7 +66,7 @@ def sample(
     attention: str = "auto",
     progress: bool = True,
 ) -> np.ndarray:
-    """Samples one picture a prompt with DDIM and classifier-free guidance.
+    """Samples one picture a prompt with classifier-free guidance.
 
     A second call with other prompts, seeds, steps, guidance or eta compiles nothing, as long as the
     batch size and the picture size stay.
@@ -79,9 +76,11 @@ def sample(
         prompts: n texts, or one.
         seeds: n integers in [0, 2^32); picture i depends on seeds[i], not on its neighbours.
             0, 1, 2, ... by default.
-        num_steps: of DDIM, at most 1000.
+        sampler: "ddim", "pndm", "dpmpp_2m", "dpmpp_2m_karras", "euler" or "euler_ancestral".
+        num_steps: of the sampler, at most 1000.
         guidance_scale: 1 follows the plain conditional model; the papers use 4 and 7.5.
-        eta: 0 is deterministic given the start noise, 1 adds fresh noise at every step.
+        guidance_rescale: against over-exposure at large guidance scales: 0 is off, 1 the strongest.
+        eta: of DDIM; 0 is deterministic given the start noise, 1 adds fresh noise at every step.
         negative_prompts: one for all, or n.
         height: pixels; the size the model was trained for by default.
         width: likewise.
@@ -119,9 +118,12 @@ def sample(
     shape = SamplerShape(
         model.unet, model.vae, model.text_encoder, schedule_of(model),
         side if height is None else height, side if width is None else width,
-        max_steps=MAX_STEPS, dtype=dtype, attention=attention,
+        max_steps=MAX_STEPS, dtype=dtype, attention=attention, sampler=sampler,
     )  # fmt: skip
-    settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "eta": eta}
+    settings = {
+        "num_steps": num_steps, "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale, "eta": eta,
+    }  # fmt: skip
     batch_size = _batch_size(batch_size, n, shape, mesh)
     ids, negative_ids = (encode_prompts(model.tokenizer, texts) for texts in (prompts, negatives))
     # All inputs are checked before anything is computed.

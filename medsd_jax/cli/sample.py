@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from medsd_jax.cli.flags import ArgumentParser, positive_int
+from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -72,12 +73,17 @@ def make_parser() -> ArgumentParser:
         "--guidance_scale", type=float, default=7.5, help="1 is no guidance (default 7.5)"
     )
     parser.add_argument(
-        "--eta", type=float, default=0.0, help="0 deterministic DDIM ... 1 as DDPM (default 0)"
-    )
+        "--guidance_rescale", type=float, default=0.0,
+        help="against over-exposure at large guidance: 0 off ... 1 (default 0)",
+    )  # fmt: skip
+    parser.add_argument("--sampler", choices=SAMPLER_NAMES, default="ddim", help="(default ddim)")
+    parser.add_argument(
+        "--eta", type=float, default=0.0,
+        help="of ddim: 0 deterministic ... 1 as DDPM (default 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--negative_prompt", default="", help="what to push away from (default: the empty prompt)"
     )
-    parser.add_argument("--sampler", choices=["ddim"], default="ddim")
     parser.add_argument(
         "--height", type=positive_int, help="pixels (default: the model's training size)"
     )
@@ -115,8 +121,10 @@ def run(argv: Sequence[str]) -> int:
         [r.prompt for r in requests],
         seeds=[r.seed for r in requests],
         negative_prompts=[r.negative_prompt for r in requests],
+        sampler=args.sampler,
         num_steps=args.num_steps,
         guidance_scale=args.guidance_scale,
+        guidance_rescale=args.guidance_rescale,
         eta=args.eta,
         height=args.height,
         width=args.width,
@@ -128,6 +136,7 @@ def run(argv: Sequence[str]) -> int:
         "sampler": args.sampler,
         "num_steps": args.num_steps,
         "guidance_scale": args.guidance_scale,
+        "guidance_rescale": args.guidance_rescale,
         "eta": args.eta,
         "height": images.shape[1],
         "width": images.shape[2],
