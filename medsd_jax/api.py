@@ -16,6 +16,7 @@ from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards, make_mesh
 from medsd_jax.parallel.multihost import fetch
+from medsd_jax.sampling.editing import edit_inputs
 from medsd_jax.sampling.inputs import SamplerShape, make_inputs
 from medsd_jax.sampling.sampler import compiled_sampler, place_inputs, place_params
 
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 
 MAX_STEPS = 1000
 """Static bound of the sampling program; the number of steps itself is traced."""
+
+DEFAULT_STRENGTH = 0.8
+"""Of redrawing a picture."""
 
 _CELLS_PER_SHARD = 4 * 64 * 64
 """Latent cells a device works on at once by default: four pictures of 512 px, 256 of 64 px."""
@@ -46,6 +50,11 @@ def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:
     return replace(model, params=place_params(model.params, mesh or make_mesh({"data": -1})))
 
 
+def trained_side(model: StableDiffusion) -> int:
+    """Pixels along one side of the square pictures that the model was trained for."""
+    return model.unet.sample_size * model.vae.downscale
+
+
 def sample(
     model: StableDiffusion,
     prompts: Sequence[str] | str,
@@ -60,13 +69,19 @@ def sample(
     height: int | None = None,
     width: int | None = None,
     latents: np.ndarray | None = None,
+    init_images: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    strength: float | None = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     dtype: str = "float32",
     attention: str = "auto",
     progress: bool = True,
 ) -> np.ndarray:
-    """Samples one picture a prompt with classifier-free guidance.
+    """Samples one picture a prompt with classifier-free guidance, or redraws given pictures.
+
+    With `init_images` the pictures are noised and denoised again under their prompts; with `masks`
+    only the masked part changes, and all pixels outside of it stay as they are.
 
     A second call with other prompts, seeds, steps, guidance or eta compiles nothing, as long as the
     batch size and the picture size stay.
@@ -85,6 +100,11 @@ def sample(
         height: pixels; the size the model was trained for by default.
         width: likewise.
         latents: [n, h, w, 4] float32 unit noise to start from instead of the seeds' own.
+        init_images: [H, W, 3] uint8 for all prompts, or [n, H, W, 3]; height and width are theirs.
+        masks: [H, W] bool for all prompts, or [n, H, W], true where the picture is redrawn;
+            everywhere by default. A rim of half a latent cell inside of it fades into the picture.
+        strength: in (0, 1], how much noise the init images get: 1 redraws with all steps, less
+            makes the last num_steps * strength of them. 0.8 by default.
         batch_size: pictures at once over all devices; chosen by the picture size by default.
         mesh: device mesh; all devices by default.
         dtype: of the computation, "float32" or "bfloat16".
@@ -113,21 +133,30 @@ def sample(
         if latents.shape[:1] != (n,):
             given = list(latents.shape)
             raise UserError(f"{n} prompts need start latents [{n}, h, w, C], not {given}")
+    for name, value in (("masks", masks), ("strength", strength)):
+        if value is not None and init_images is None:
+            raise UserError(f"{name} without init_images: there is no picture to redraw")
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
-    side = model.unet.sample_size * model.vae.downscale
+    given = {}
+    if init_images is not None:
+        given = edit_inputs(n, init_images, masks, model.vae.downscale)
+        height, width = _agreed_size(given["given_u8"].shape[1:3], height, width)
     shape = SamplerShape(
         model.unet, model.vae, model.text_encoder, schedule_of(model),
-        side if height is None else height, side if width is None else width,
-        max_steps=MAX_STEPS, dtype=dtype, attention=attention, sampler=sampler,
+        trained_side(model) if height is None else height,
+        trained_side(model) if width is None else width,
+        max_steps=MAX_STEPS, dtype=dtype, attention=attention, sampler=sampler, edits=bool(given),
     )  # fmt: skip
     settings = {
         "num_steps": num_steps, "guidance_scale": guidance_scale,
         "guidance_rescale": guidance_rescale, "eta": eta,
     }  # fmt: skip
+    if given:
+        settings["strength"] = DEFAULT_STRENGTH if strength is None else strength
     batch_size = _batch_size(batch_size, n, shape, mesh)
     ids, negative_ids = (encode_prompts(model.tokenizer, texts) for texts in (prompts, negatives))
     # All inputs are checked before anything is computed.
-    make_inputs(shape, ids, negative_ids, seeds, start=latents, **settings)
+    make_inputs(shape, ids, negative_ids, seeds, start=latents, **settings, **given)
 
     params = place_params(model.params, mesh)
     generate = compiled_sampler(shape, mesh)
@@ -139,10 +168,18 @@ def sample(
             inputs = make_inputs(
                 shape, ids[rows], negative_ids[rows], seeds[rows],
                 start=None if latents is None else latents[rows], **settings,
+                **{name: rows_of_all[rows] for name, rows_of_all in given.items()},
             )  # fmt: skip
             images.append(fetch(generate(params, place_inputs(inputs, mesh))))
             bar.update(min(batch_size, n - start))
     return np.concatenate(images)[:n]
+
+
+def _agreed_size(size: tuple[int, int], height: int | None, width: int | None) -> tuple[int, int]:
+    for name, asked, theirs in (("height", height, size[0]), ("width", width, size[1])):
+        if asked is not None and asked != theirs:
+            raise UserError(f"{name} = {asked}, but the init images have {theirs} pixels")
+    return size
 
 
 def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsd_jax.cli import sample_edit
 from medsd_jax.cli.flags import ArgumentParser, positive_int
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
@@ -100,6 +101,7 @@ def make_parser() -> ArgumentParser:
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation"
     )
     parser.add_argument("--variant", help="weight files to read, such as fp16")
+    sample_edit.add_flags(parser)
     return parser
 
 
@@ -108,6 +110,7 @@ def run(argv: Sequence[str]) -> int:
     args = make_parser().parse_args(list(argv))
     requests = read_requests(args)
     latents = None if args.latents is None else read_latents(args.latents)
+    edit = sample_edit.read_edit(args)
     check_output(args.output)
 
     from medsd_jax import api  # after the flags, so that --help and mistakes answer at once
@@ -116,6 +119,8 @@ def run(argv: Sequence[str]) -> int:
 
     start_devices()
     model = api.load(args.model, variant=args.variant)
+    if edit is not None:
+        edit = edit.fitted(args.height or args.width or api.trained_side(model))
     images = api.sample(
         model,
         [r.prompt for r in requests],
@@ -131,6 +136,7 @@ def run(argv: Sequence[str]) -> int:
         latents=latents,
         batch_size=args.batch_size,
         dtype=args.dtype,
+        **({} if edit is None else edit.arguments()),
     )
     settings = {
         "sampler": args.sampler,
@@ -144,6 +150,7 @@ def run(argv: Sequence[str]) -> int:
         "model": args.model,
         "model_hash": model.fingerprint(),
         "start_latents": args.latents and str(args.latents),
+        **({} if edit is None else edit.about),
     }
     args.output.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -156,6 +163,8 @@ def run(argv: Sequence[str]) -> int:
             **settings,
         }
         save_png(image, args.output / f"{i:05d}.png", about)
+        if edit is not None:
+            edit.save_pair(image, args.output / f"{i:05d}_pair.png", about)
         lines.append(json.dumps({"file": f"{i:05d}.png", **about}))
     (args.output / "samples.jsonl").write_text("\n".join(lines) + "\n")
     shown = images[:GRID_LIMIT]

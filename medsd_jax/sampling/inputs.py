@@ -31,6 +31,7 @@ class SamplerShape:
         dtype: name of the compute dtype, "float32" or "bfloat16".
         attention: name of the attention implementation.
         sampler: name of the sampler, of diffusion/samplers.py.
+        edits: whether pictures are redrawn, or drawn from noise alone.
     """
 
     unet: UNetConfig
@@ -43,6 +44,7 @@ class SamplerShape:
     dtype: str = "float32"
     attention: str = "auto"
     sampler: str = "ddim"
+    edits: bool = False
 
     @property
     def latents(self) -> tuple[int, int, int]:
@@ -92,6 +94,8 @@ class SampleInputs:
         plan: what the sampler does, step by step; it holds the number of steps and eta.
         guidance_scale: [] float32; 1 is the plain conditional model.
         guidance_rescale: [] float32; 0 is off.
+        given_u8: [B, H, W, 3] uint8, the pictures to redraw; None where the program edits none.
+        weights: [B, H, W] float32 in [0, 1], how much of each pixel is redrawn; likewise.
     """
 
     prompt_ids: Leaf
@@ -102,6 +106,8 @@ class SampleInputs:
     plan: Leaf
     guidance_scale: Leaf
     guidance_rescale: Leaf
+    given_u8: Leaf = None
+    weights: Leaf = None
 
 
 jax.tree_util.register_dataclass(SampleInputs)
@@ -118,6 +124,9 @@ def make_inputs(
     guidance_rescale: float = 0.0,
     eta: float = 0.0,
     start: np.ndarray | None = None,
+    strength: float = 1.0,
+    given_u8: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> SampleInputs:
     """Checks one batch of requests and lays it out for the program.
 
@@ -131,6 +140,9 @@ def make_inputs(
         guidance_rescale: in [0, 1]; 0 is off.
         eta: in [0, 1], of DDIM; 0 for other samplers.
         start: [B, h, w, C] float32 unit noise, or None to draw it from the seeds.
+        strength: in (0, 1], the part of the steps that is made.
+        given_u8: [B, H, W, 3] uint8 where shape.edits, else None.
+        weights: [B, H, W] float32 in [0, 1] where shape.edits, else None.
 
     Raises:
         UserError: a value is out of its range or an array has the wrong shape.
@@ -143,6 +155,7 @@ def make_inputs(
     for seed in np.asarray(seeds, object):
         if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
             raise UserError(f"seed {seed} must be a whole number between 0 and {2**32 - 1}")
+    assert (given_u8 is not None) == (weights is not None) == shape.edits
     wanted = (len(prompt_ids), *shape.latents)
     if start is not None and start.shape != wanted:
         raise UserError(f"start latents have shape {start.shape}, these pictures need {wanted}")
@@ -154,7 +167,11 @@ def make_inputs(
         seeds=np.asarray(seeds, np.uint32),
         start=np.zeros(wanted, np.float32) if start is None else np.asarray(start, np.float32),
         use_start=np.bool_(start is not None),
-        plan=make_plan(shape.sampler, shape.schedule, num_steps, shape.max_steps, eta=eta),
+        plan=make_plan(
+            shape.sampler, shape.schedule, num_steps, shape.max_steps, eta=eta, strength=strength
+        ),
         guidance_scale=np.float32(guidance_scale),
         guidance_rescale=np.float32(guidance_rescale),
+        given_u8=given_u8,
+        weights=weights,
     )

@@ -2,8 +2,8 @@
 
 Prompts, negative prompts, seeds, guidance, eta and the number of steps are arguments of the
 program, so changing any of them compiles nothing. Shapes (batch, height, width), the largest number
-of steps, the sampler's name, the compute dtype and the model's structure are what it is compiled
-for.
+of steps, the sampler's name, whether pictures are edited, the compute dtype and the model's
+structure are what it is compiled for.
 """
 
 import functools
@@ -29,7 +29,8 @@ from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import batch_sharding, replicated
 from medsd_jax.parallel.multihost import put_global
 from medsd_jax.parallel.sharding import tree_shardings
-from medsd_jax.sampling.images import to_uint8
+from medsd_jax.sampling.editing import blended, redrawn_cells
+from medsd_jax.sampling.images import from_uint8, to_uint8
 from medsd_jax.sampling.inputs import SampleInputs, SamplerShape
 
 
@@ -58,17 +59,35 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
 
         unit_noise = jnp.where(inputs.use_start, inputs.start, draw(fresh_keys(0)))
 
+        autoencoder = bind(vae, component(params, "vae"))
+        if shape.edits:
+            # The posterior's mean: what it is unsure about need not be drawn anew where the
+            # picture stays. diffusers' image-to-image draws from the posterior.
+            mean, _ = autoencoder.encode(from_uint8(inputs.given_u8))
+            known = mean * shape.vae.scaling_factor
+            cells = redrawn_cells(inputs.weights, shape.vae.downscale)
+            start = inputs.plan.noised(0, known, unit_noise)
+
+            def after_call(i: jax.Array, x: jax.Array) -> jax.Array:
+                return jnp.where(cells, x, inputs.plan.noised(i + 1, known, unit_noise))
+        else:
+            start = inputs.plan.start_scale * unit_noise
+
+            def after_call(i: jax.Array, x: jax.Array) -> jax.Array:
+                return x
+
         predict = guided(denoise, inputs.guidance_scale, inputs.guidance_rescale)
         latents = run_sampler(
             rule,
             lambda x, t: predict(x, t, context, negative),
             schedule,
-            inputs.plan.start_scale * unit_noise,
+            start,
             inputs.plan,
             lambda i: draw(fresh_keys(i + 1)),
+            after_call,
         )
-        images = bind(vae, component(params, "vae")).decode(latents / shape.vae.scaling_factor)
-        return to_uint8(images)
+        images = autoencoder.decode(latents / shape.vae.scaling_factor)
+        return blended(images, inputs.given_u8, inputs.weights) if shape.edits else to_uint8(images)
 
     return generate
 
@@ -84,12 +103,12 @@ def compiled_sampler(
     # Params come already placed (place_params); their shardings are taken as they are.
     return jax.jit(
         make_generate(shape),
-        in_shardings=(None, _input_shardings(mesh, whole_plan=replicated(mesh))),
+        in_shardings=(None, _input_shardings(mesh, replicated(mesh), shape.edits)),
         out_shardings=batch_sharding(mesh),
     )
 
 
-def _input_shardings(mesh: Mesh, whole_plan: Any) -> SampleInputs:
+def _input_shardings(mesh: Mesh, plan: Any, edits: bool) -> SampleInputs:
     rows, whole = batch_sharding(mesh), replicated(mesh)
     return SampleInputs(
         prompt_ids=rows,
@@ -97,9 +116,11 @@ def _input_shardings(mesh: Mesh, whole_plan: Any) -> SampleInputs:
         seeds=rows,
         start=rows,
         use_start=whole,
-        plan=whole_plan,
+        plan=plan,
         guidance_scale=whole,
         guidance_rescale=whole,
+        given_u8=rows if edits else None,
+        weights=rows if edits else None,
     )
 
 
@@ -111,4 +132,5 @@ def place_params(params: Mapping[str, jax.Array | np.ndarray], mesh: Mesh) -> Pa
 def place_inputs(inputs: SampleInputs, mesh: Mesh) -> SampleInputs:
     """Puts one batch of requests onto the mesh; every process holds the whole batch."""
     plan = jax.tree.map(lambda table: replicated(mesh), inputs.plan)
-    return put_global(inputs, _input_shardings(mesh, plan))
+    edits = inputs.given_u8 is not None
+    return put_global(inputs, _input_shardings(mesh, plan, edits))
