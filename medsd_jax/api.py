@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +77,8 @@ def sample(
     dtype: str = "float32",
     attention: str = "auto",
     progress: bool = True,
+    skip: int = 0,
+    on_images: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Samples one picture a prompt with classifier-free guidance, or redraws given pictures.
 
@@ -110,9 +112,12 @@ def sample(
         dtype: of the computation, "float32" or "bfloat16".
         attention: attention implementation.
         progress: show a progress bar.
+        skip: pictures at the beginning that are not made: they are there from an earlier call.
+        on_images: is given the pictures [b, H, W, 3] uint8 of each batch in their order, as soon as
+            they are done; nothing is kept in memory then.
 
     Returns:
-        [n, H, W, 3] uint8, all of it in every process.
+        [n - skip, H, W, 3] uint8, all of it in every process; [0, H, W, 3] with `on_images`.
 
     Raises:
         UserError: a setting is out of its range or the lengths do not agree.
@@ -160,9 +165,10 @@ def sample(
 
     params = place_params(model.params, mesh)
     generate = compiled_sampler(shape, mesh)
-    images = []
-    with tqdm(total=n, unit="image", desc="sample", disable=not progress) as bar:
-        for start in range(0, n, batch_size):
+    images: list[np.ndarray] = []
+    keep = images.append if on_images is None else on_images
+    with tqdm(total=n, initial=skip, unit="image", desc="sample", disable=not progress) as bar:
+        for start in range(skip, n, batch_size):
             # The last batch is filled up and cut.
             rows = np.arange(start, start + batch_size).clip(max=n - 1)
             inputs = make_inputs(
@@ -170,9 +176,10 @@ def sample(
                 start=None if latents is None else latents[rows], **settings,
                 **{name: rows_of_all[rows] for name, rows_of_all in given.items()},
             )  # fmt: skip
-            images.append(fetch(generate(params, place_inputs(inputs, mesh))))
-            bar.update(min(batch_size, n - start))
-    return np.concatenate(images)[:n]
+            made = fetch(generate(params, place_inputs(inputs, mesh)))[: n - start]
+            keep(made)
+            bar.update(len(made))
+    return np.concatenate([np.zeros((0, shape.height, shape.width, 3), np.uint8), *images])
 
 
 def _agreed_size(size: tuple[int, int], height: int | None, width: int | None) -> tuple[int, int]:
