@@ -85,6 +85,7 @@ def get_config() -> ConfigDict:
     config.prior.num_images = 200  # sampled once, kept in data.cache_dir
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
     config.prior.seed = 0  # picture i has seed + i
+    config.prior.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
     config.prior.num_steps = 50
     config.prior.guidance_scale = 4.0
 
@@ -142,6 +143,7 @@ def get_config() -> ConfigDict:
     )
     config.preview.images_per_prompt = 4
     config.preview.seed = 0  # image i of a prompt has seed + i
+    config.preview.sampler = "ddim"
     config.preview.num_steps = 50
     config.preview.guidance_scale = 4.0
 
@@ -164,6 +166,7 @@ def get_config() -> ConfigDict:
     # many for "prompt_accuracy", half of them with the finding.
     config.evaluation.num_images = 128
     config.evaluation.seed = 0  # of the first picture; picture i has seed + i
+    config.evaluation.sampler = "ddim"
     config.evaluation.num_steps = 50
     config.evaluation.guidance_scale = 4.0
 

@@ -56,6 +56,7 @@ def prior_pictures(
         "scheduler": dict(model.scheduler),
         "prompts": list(asked.prompts),
         "seed": asked.seed,
+        "sampler": asked.sampler,
         "num_steps": asked.num_steps,
         "guidance_scale": asked.guidance_scale,
         "image_size": size,
