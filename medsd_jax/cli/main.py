@@ -22,6 +22,7 @@ COMMANDS = {
     "swap-text-encoder": "put a BERT in the place of a model's text encoder",
     "train-projection": "teach a projection from a BERT into CLIP's space",
     "evaluate": "measure generated pictures against real ones",
+    "probe-text": "measure what text encoders know of the findings in a text",
     "membership": "tell trained from held-out pictures by their denoising loss",
     "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",
