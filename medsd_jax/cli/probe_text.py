@@ -223,7 +223,8 @@ def in_words(report: dict[str, Any]) -> str:
 
 def _interval(estimate: dict[str, Any], sign: str = "") -> str:
     low, high = estimate["ci95"]
-    return f"{estimate['value']:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+    said = f"{sign}z.3f"  # no "-0.000"
+    return f"{estimate['value']:{said}} ({low:{said}} to {high:{said}})"
 
 
 def _yes_no_labels(dataset: "Dataset") -> list[str]:
