@@ -5,12 +5,9 @@ from collections.abc import Sequence
 
 import jax
 
-from medsd_jax.adaptation.adaptation import Adaptation
+from medsd_jax.adaptation.adaptation import NEVER_TRAINED, Adaptation
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
-
-# A BERT's pooler: no diffusion loss reads it, but weight decay would move it.
-_UNUSED = re.compile(r"^text_encoder\.pooler\.")
 
 
 def full(patterns: Sequence[str]) -> Adaptation:
@@ -41,7 +38,7 @@ def full(patterns: Sequence[str]) -> Adaptation:
                 raise UserError(
                     f"train pattern {pattern.pattern!r} matches none of the {len(params)} weights"
                 )
-            if not any(pattern.search(name) for name in params if not _UNUSED.search(name)):
+            if not any(pattern.search(name) for name in params if not NEVER_TRAINED.search(name)):
                 raise UserError(
                     f"train pattern {pattern.pattern!r} matches the text encoder's pooler alone, "
                     "which no loss reads; leave it out"
@@ -49,7 +46,7 @@ def full(patterns: Sequence[str]) -> Adaptation:
         return {
             name: x
             for name, x in params.items()
-            if any(pattern.search(name) for pattern in compiled) and not _UNUSED.search(name)
+            if any(pattern.search(name) for pattern in compiled) and not NEVER_TRAINED.search(name)
         }
 
     def apply(frozen: Params, trainable: Params) -> Params:

@@ -23,6 +23,7 @@ COMMANDS = {
     "train-projection": "teach a projection from a BERT into CLIP's space",
     "evaluate": "measure generated pictures against real ones",
     "reproduce": "compare all adaptations of the papers in one table",
+    "probe-text": "measure what text encoders know of the findings in a text",
     "membership": "tell trained from held-out pictures by their denoising loss",
     "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",

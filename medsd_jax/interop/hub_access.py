@@ -1,9 +1,10 @@
 """The Hugging Face hub: what is cached, whether it may be asked, its errors in one line each."""
 
+import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -51,11 +52,36 @@ def download(repo_id: str, wanted: Callable[[list[str]], list[str]]) -> Path:
     Raises:
         UserError: also for every trouble with the hub or the network.
     """
-    try:
-        info = huggingface_hub.HfApi().model_info(repo_id, timeout=20)
-        chosen = wanted([file.rfilename for file in info.siblings or ()])
+    with _errors_in_one_line(repo_id):
+        chosen = wanted(_listed(repo_id))
         _LOG.info("downloading %s (%d files)", repo_id, len(chosen))
         return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=chosen))
+
+
+def holds(repo_id: str, name: str) -> bool:
+    """Whether a repository, cached or on the hub, holds a file of this name.
+
+    Raises:
+        UserError: also for every trouble with the hub or the network.
+    """
+    folder = cached(repo_id)
+    if folder is not None and (folder / name).is_file():
+        return True
+    if is_offline():
+        return False
+    with _errors_in_one_line(repo_id):
+        return name in _listed(repo_id)
+
+
+def _listed(repo_id: str) -> list[str]:
+    info = huggingface_hub.HfApi().model_info(repo_id, timeout=20)
+    return [file.rfilename for file in info.siblings or ()]
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(repo_id: str) -> Iterator[None]:
+    try:
+        yield
     except UserError:
         raise
     except hub_errors.GatedRepoError as error:

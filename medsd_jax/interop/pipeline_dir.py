@@ -123,15 +123,6 @@ def load_pipeline(
     )
 
 
-def load_text_encoder(
-    path_or_hub_id: str | os.PathLike, *, variant: str | None = None
-) -> LoadedTextEncoder:
-    """Reads the text encoder of a model alone; arguments and errors as of `load_pipeline`."""
-    folder = resolve(path_or_hub_id, variant=variant)
-    check_index(folder / "model_index.json")
-    return _read_text(folder, variant, np.dtype(np.float32))
-
-
 class LoadedVAE(NamedTuple):
     """The autoencoder of a model.
 

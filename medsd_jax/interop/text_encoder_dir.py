@@ -8,6 +8,7 @@ transformers has no class for the projection, so it lies in a folder of its own,
 into ``torch.nn.Sequential(Linear, GELU, Linear)`` or, where it is linear, ``Sequential(Linear)``.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,7 +82,7 @@ def read_text_config(folder: Path, classes: TextClasses) -> TextEncoderConfig:
             f"{path}: in_features = {projection.in_features}, but the text encoder is "
             f"{config.hidden_size} wide; take both from the same model"
         )
-    return type(config)(**{**vars(config), "projection": projection})
+    return dataclasses.replace(config, projection=projection)
 
 
 def read_text_params(

@@ -186,6 +186,18 @@ class BertModel(nnx.Module):
         """
         return self._states(prompt_ids, attention_mask)[-1].astype(jnp.float32)
 
+    def kth_from_last(
+        self, prompt_ids: jax.Array, k: int, attention_mask: jax.Array | None = None
+    ) -> jax.Array:
+        """The k-th hidden state from the last, [B, S, D] float32.
+
+        Args:
+            prompt_ids: as of a call, to which k = 1 is equal.
+            k: in [1, layers + 1]; the largest gives the embeddings.
+            attention_mask: as of a call.
+        """
+        return self._states(prompt_ids, attention_mask)[-k].astype(jnp.float32)
+
     def outputs(
         self, prompt_ids: jax.Array, attention_mask: jax.Array | None = None
     ) -> BertOutputs:

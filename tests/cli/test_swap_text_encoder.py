@@ -11,7 +11,7 @@ from medsd_jax import api
 from medsd_jax.cli.export import verify
 from medsd_jax.cli.main import main
 from medsd_jax.cli.train import train_by_config
-from medsd_jax.interop.pipeline_dir import load_text_encoder
+from medsd_jax.interop.any_text_encoder import load_text_encoder
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interop.torch_verify import ComponentInputs, TorchPipeline, our_components
 from tests.e2e.tiny_run import recipe, write_model
@@ -52,7 +52,8 @@ def test_everything_else_keeps_its_bits(places, tmp_path, capsys):
     assert index["tokenizer"] == ["transformers", "BertTokenizer"]
     assert not (tmp_path / "new" / "text_encoder_projection").exists()
     assert "random" not in capsys.readouterr().out
-    alone = load_text_encoder(tmp_path / "new")
+    assert new.tokenizer.model_max_length == 16  # the model's own, not what a BERT would get
+    alone = load_text_encoder(tmp_path / "new", max_length=9)
     assert alone.config == new.text_encoder and alone.params.keys() == bert_params().keys()
 
 

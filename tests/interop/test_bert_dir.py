@@ -12,9 +12,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.interop.any_text_encoder import load_text_encoder
 from medsd_jax.interop.bert_dir import load_bert
 from medsd_jax.interop.tokenization import encode_prompts, load_tokenizer, save_tokenizer
-from medsd_jax.models.params import abstract, bind
+from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.text_encoder import text_encoder_module
 from tests.tiny_bert import CONFIG, VOCABULARY, bert_params, write_bert
 
@@ -249,3 +250,18 @@ def test_hub_id_offline(hub, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="HF_HUB_OFFLINE forbids"):
         load_bert("org/radbert")
+
+
+def test_any_text_encoder_by_hub_id(hub, monkeypatch, tiny_folder, tiny_model, same_bits):
+    """A BERT's repository, and one of Stable Diffusion that is cached: each by what it holds."""
+    assert load_text_encoder("org/radbert", max_length=9).tokenizer.model_max_length == 9
+    served = huggingface_hub.snapshot_download
+
+    def snapshot_download(repo_id, **kwargs):
+        return str(tiny_folder) if repo_id == "org/sd" else served(repo_id, **kwargs)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    encoder = load_text_encoder("org/sd", max_length=9)
+    assert encoder.config == tiny_model.text_encoder
+    assert encoder.tokenizer.model_max_length == tiny_model.tokenizer.model_max_length
+    same_bits(encoder.params, component(tiny_model.params, "text_encoder"))

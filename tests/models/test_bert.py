@@ -175,6 +175,42 @@ def test_projection_is_torchs_sequential(hidden):
     assert largest(ours, theirs) <= TOLERANCE
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("masked", [False, True], ids=["no-mask", "mask"])
+def test_gradients_equal_torch_autograd(masked):
+    """Of a weighted sum of the last hidden state, for every weight; the pooler gets none."""
+    import torch
+
+    module, graph, weights = with_torch_weights(TINY)
+    ids, mask = prompts(TINY, 12)
+    weighting = np.random.default_rng(5).standard_normal((3, 12, 32), np.float32)
+    module.zero_grad()
+    kwargs = {"attention_mask": torch.from_numpy(mask).long()} if masked else {}
+    out = module(torch.from_numpy(ids).long(), **kwargs).last_hidden_state
+    (out * torch.from_numpy(weighting)).sum().backward()
+    theirs = {k: x.grad for k, x in module.named_parameters()}
+    args = (jnp.asarray(mask),) if masked else ()
+
+    def loss(weights):
+        return jnp.sum(bind(graph, weights)(jnp.asarray(ids), *args) * weighting)
+
+    ours = to_torch(jax.jit(jax.grad(loss))(weights))
+    assert ours.keys() == theirs.keys()
+    for name, x in ours.items():
+        if theirs[name] is None:
+            assert name.startswith("pooler.") and not x.any()
+            continue
+        want = theirs[name].numpy().copy()
+        if name == "embeddings.word_embeddings.weight":
+            # torch's padding_idx gives [PAD]'s row no gradient; without a mask padding is text.
+            want[0] = x[0]
+        if name.endswith("key.bias"):
+            # The softmax does not see what all scores have in common: zero, but for rounding.
+            assert max(np.abs(x).max(), np.abs(want).max()) < 1e-3
+            continue
+        assert np.abs(x - want).max() <= TOLERANCE * np.abs(want).max(), name
+
+
 def test_bfloat16_gives_float32_near_it():
     graph, like = abstract(text_encoder_module(TINY))
     half, _ = abstract(text_encoder_module(TINY, dtype=jnp.bfloat16))
