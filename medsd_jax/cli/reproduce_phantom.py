@@ -11,8 +11,9 @@ from safetensors.numpy import save_file
 
 from medsd_jax.cli.demo import make_untrained
 from medsd_jax.cli.reproduce_experiments import Materials, prompts_of, recipe_of
-from medsd_jax.cli.train import open_data, train_by_config
+from medsd_jax.cli.train import train_by_config
 from medsd_jax.cli.train_classifier import REPORT, train_classifier
+from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.findings import EFFUSION
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records

@@ -193,7 +193,7 @@ def prompts_of(config: ConfigDict, workdir: Path) -> tuple[tuple[str, ...], tupl
     """
     import numpy as np
 
-    from medsd_jax.cli.train import open_data
+    from medsd_jax.cli.train_data import open_data
     from medsd_jax.data.prompt_batches import read_prompts
     from medsd_jax.data.splits import first_patients
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medsd_jax.diffusion.ddim import ddim_sample, step_tables
+from medsd_jax.diffusion.samplers import SAMPLERS, make_plan
+from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.params import bind, component
@@ -35,16 +36,16 @@ def train(start, batches, steps, learning_rate=2e-3, **settings):
 def draw(params, seeds):
     """Latents that a model draws of the class prompt, without guidance."""
     model = diffusion_model()
-    timesteps, previous = step_tables(ScheduleConfig.from_dict(tiny_model().scheduler), 20, 20)
+    plan = make_plan("ddim", ScheduleConfig.from_dict(tiny_model().scheduler), 20, 20)
 
     @jax.jit
     def sample(params, start):
         ids = jnp.tile(CLASS[None], (len(seeds), 1))
         context = bind(model.text_encoder, component(params, "text_encoder"))(ids)
         unet = bind(model.unet, component(params, "unet"))
-        return ddim_sample(
-            lambda x, t: unet(x, t, context), model.schedule, start, timesteps, previous,
-            20, 0.0, lambda i: jnp.zeros_like(start),
+        return run_sampler(
+            SAMPLERS["ddim"], lambda x, t: unet(x, t, context), model.schedule, start, plan,
+            lambda i: jnp.zeros_like(start),
         )  # fmt: skip
 
     start = np.stack([np.random.default_rng(seed).standard_normal(SHAPE) for seed in seeds])
