@@ -111,28 +111,43 @@ def parse_train_flags(
     Raises:
         UserError: the words cannot be understood, or the config file cannot be read.
     """
-    plain, overrides = _split_overrides(argv)
     parser = ArgumentParser(
         prog=prog,
         description="Train by a recipe. Any key of the recipe can be changed on the command line;\n"
         "configs/base.py lists all keys with their meaning.",
         epilog=f"example: {prog} {example}",
     )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="checkpoints, logs and the model go here"
+    )
+    args, config, overrides = parse_recipe(parser, argv)
+    workdir = Path(args.workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} is a file; name a folder")
+    return TrainFlags(config, Path(args.config), workdir, overrides)
+
+
+def parse_recipe(
+    parser: ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, ConfigDict, dict[str, Any]]:
+    """Reads --config, the changes of its keys, and the parser's own flags.
+
+    Returns:
+        The flags, the recipe with the changes applied, locked, and the changes by dotted key.
+
+    Raises:
+        UserError: the words cannot be understood, or the config file cannot be read.
+    """
+    plain, overrides = _split_overrides(argv)
     parser.add_argument("--config", required=True, metavar="FILE", help="a file in configs/")
     parser.add_argument(
         "--config.SECTION.KEY", metavar="VALUE", help="change one key of the recipe"
     )
-    parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="checkpoints, logs and the model go here"
-    )
     args = parser.parse_args(plain)
-    workdir = Path(args.workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir {workdir} is a file; name a folder")
     config = load_config(args.config)
     values = {key: _override(config, key, text) for key, text in overrides}
     _check_required(config)
-    return TrainFlags(config.lock(), Path(args.config), workdir, values)
+    return args, config.lock(), values
 
 
 def load_config(path: str | Path) -> ConfigDict:

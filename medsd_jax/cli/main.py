@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "measure generated pictures against real ones",
     "reproduce": "compare all adaptations of the papers in one table",
     "probe-text": "measure what text encoders know of the findings in a text",
+    "plan": "say what a recipe needs on a TPU slice, without a TPU",
     "membership": "tell trained from held-out pictures by their denoising loss",
     "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",

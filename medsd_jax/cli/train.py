@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -94,21 +95,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     mesh = make_mesh(config.mesh.to_dict())
     names = ["data.batch_size"] + (["prior.batch_size"] if config.prior.weight else [])
     check_batch(optimizer_batch(config), mesh, config.train.accumulation_steps, " + ".join(names))
-    learning_rate = make_schedule(
-        config.optim.schedule,
-        config.optim.learning_rate,
-        warmup_steps=config.optim.warmup_steps,
-        total_steps=config.train.steps,
-    )
-    optimizer = make_optimizer(
-        learning_rate,
-        b1=config.optim.b1,
-        b2=config.optim.b2,
-        eps=config.optim.eps,
-        weight_decay=config.optim.weight_decay,
-        clip_norm=config.optim.clip_norm,
-        no_decay=config.optim.no_decay,
-    )
+    learning_rate, optimizer = optimizer_of(config)
     check_writable(workdir / "model")
     model = api.load(config.model.path, variant=config.model.variant)
     model = with_new_word(config, model)
@@ -118,8 +105,11 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     check_word(config, dataset.train.texts)
     is_vae = config.task == "vae"
     adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config, model)
-    make_steps = _vae_steps if is_vae else _diffusion_steps
-    train_step, eval_step = make_steps(config, model, adaptation, optimizer)
+    if is_vae:
+        train_step, eval_step = _vae_steps(config, model, adaptation, optimizer)
+    else:
+        (empty,) = encode_prompts(model.tokenizer, [""])
+        train_step, eval_step = diffusion_steps(config, model, adaptation, optimizer, empty)
     validation = make_validation(config, model, dataset)
     evaluation = make_evaluation(config, model, dataset, mesh, workdir)
     with contextlib.closing(make_batches(config, model, dataset, workdir, mesh)) as batches:
@@ -161,31 +151,53 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
             save_adaptation(config, workdir, trainable, trained)
 
 
-def _diffusion_steps(
+def optimizer_of(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by optimizer step, and the optimizer."""
+    learning_rate = make_schedule(
+        config.optim.schedule,
+        config.optim.learning_rate,
+        warmup_steps=config.optim.warmup_steps,
+        total_steps=config.train.steps,
+    )
+    return learning_rate, make_optimizer(
+        learning_rate,
+        b1=config.optim.b1,
+        b2=config.optim.b2,
+        eps=config.optim.eps,
+        weight_decay=config.optim.weight_decay,
+        clip_norm=config.optim.clip_norm,
+        no_decay=config.optim.no_decay,
+    )
+
+
+def diffusion_steps(
     config: ConfigDict,
     model: StableDiffusion,
     adaptation: Adaptation,
     optimizer: optax.GradientTransformation,
+    empty_prompt_ids: np.ndarray,
 ) -> tuple[Callable, Callable]:
+    """The train step and the validation step of task "diffusion"; [S] ids of the empty prompt."""
     diffusion_model = make_diffusion_model(
         model,
         dtype=config.model.dtype,
         attention=config.model.attention,
         remat=config.model.remat,
     )
-    empty = encode_prompts(model.tokenizer, [""])[0]
     train_step = make_train_step(
         diffusion_model,
         adaptation,
         optimizer,
-        empty_prompt_ids=empty,
+        empty_prompt_ids=empty_prompt_ids,
         caption_dropout=config.train.caption_dropout,
         min_snr_gamma=config.train.min_snr_gamma,
         accumulation_steps=config.train.accumulation_steps,
         ema_decay=config.train.ema_decay,
         prior_weight=config.prior.weight,
     )
-    return train_step, make_eval_step(diffusion_model, adaptation, empty_prompt_ids=empty)
+    return train_step, make_eval_step(
+        diffusion_model, adaptation, empty_prompt_ids=empty_prompt_ids
+    )
 
 
 def make_diffusion_model(

@@ -39,6 +39,7 @@ from medsd_jax.interop.model_index import (
 from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, read_weights, write_weights
 from medsd_jax.interop.text_encoder_dir import (
     LoadedTextEncoder,
+    read_text_config,
     read_text_encoder,
     split_projection,
     text_classes,
@@ -121,6 +122,26 @@ def load_pipeline(
         tokenizer=text.tokenizer,
         params=params,
     )
+
+
+def load_structure(path_or_hub_id: str | os.PathLike) -> StableDiffusion:
+    """Reads the shapes of a model alone: for plans, which need no weights and no tokenizer.
+
+    Returns:
+        The bundle with `jax.ShapeDtypeStruct`s of float32 for weights, and None for the tokenizer.
+
+    Raises:
+        UserError: a config.json is missing or describes what is not supported.
+    """
+    folder = resolve(path_or_hub_id)
+    classes = read_text_classes(folder / "model_index.json")
+    configs = {name: _read_config(folder, name) for name in _NETWORKS}
+    configs["text_encoder"] = read_text_config(folder, classes)
+    params = {}
+    for name, config in configs.items():
+        params |= with_prefix(_shapes(name, config), name)
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    return StableDiffusion(**configs, scheduler=scheduler, tokenizer=None, params=params)
 
 
 class LoadedVAE(NamedTuple):

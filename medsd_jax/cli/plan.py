@@ -1,0 +1,215 @@
+"""``python -m medsd_jax plan``: compiles a recipe's train step for a TPU slice that is not here.
+
+libtpu compiles for a topology that it is told; what the compiled program says of its memory and
+its operations is what the slice will need. No weights are read, and nothing is run.
+"""
+
+import functools
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from medsd_jax.cli.flags import ArgumentParser, parse_recipe
+from medsd_jax.errors import UserError
+
+_EXAMPLE = "--config configs/roentgen.py --topology v5e:8x8 --config.model.path=FOLDER"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What one chip of a TPU generation has.
+
+    Attributes:
+        accelerator: the name that libtpu wants in its environment, with the number of chips.
+        memory: bytes of high-bandwidth memory.
+        peak: bfloat16 operations a second.
+        bandwidth: bytes a second of that memory.
+    """
+
+    accelerator: str
+    memory: float
+    peak: float
+    bandwidth: float
+
+
+CHIPS = {
+    "v4": Chip("v4", 32 * 2**30, 275e12, 1228e9),
+    "v5e": Chip("v5litepod", 16 * 2**30, 197e12, 819e9),
+    "v5p": Chip("v5p", 95 * 2**30, 459e12, 2765e9),
+    "v6e": Chip("v6e", 32 * 2**30, 918e12, 1640e9),
+}
+"""Google's published numbers."""
+
+
+def run_words(argv: Sequence[str]) -> int:
+    """Plans the recipe of the command line; returns the exit code: 1 where it does not fit."""
+    parser = ArgumentParser(
+        prog="python -m medsd_jax plan",
+        description="Compiles a recipe's train step for a TPU slice and says what it needs.\n"
+        "model.path may be a folder with config.json files and no weights.",
+        epilog=f"example: python -m medsd_jax plan {_EXAMPLE}",
+    )
+    parser.add_argument(
+        "--topology", required=True, metavar="T",
+        help=f"generation and shape of the slice, such as v5e:8x8 (of {', '.join(CHIPS)})",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the plan as JSON")
+    args, config, _ = parse_recipe(parser, argv)
+    found = plan(config, args.topology)
+    print(in_words(found))
+    if args.output is not None:
+        args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0 if found["fits"] else 1
+
+
+def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
+    """Compiles one step of the recipe.
+
+    Args:
+        config: of `train.py`, task "diffusion".
+        topology: such as "v5e:2x2".
+
+    Returns:
+        topology, chips, mesh, batch_size, images_a_chip; of each chip: arguments, temporaries and
+        memory in bytes, fits; operations and bytes of one step, and seconds that a step takes at
+        least: bound by arithmetic and bound by memory.
+
+    Raises:
+        UserError: the topology is not known, libtpu is not installed, or the recipe cannot be used.
+    """
+    chip, devices = _describe(topology)
+
+    import jax
+    import numpy as np
+
+    from medsd_jax.cli.train import diffusion_steps, optimizer_of
+    from medsd_jax.cli.train_adaptation import make_adaptation
+    from medsd_jax.cli.train_checks import check_config
+    from medsd_jax.cli.train_data import optimizer_batch
+    from medsd_jax.interop.pipeline_dir import load_structure
+    from medsd_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
+    from medsd_jax.parallel.sharding import tree_shardings
+    from medsd_jax.training.state import init_state
+
+    check_config(config)
+    if config.task != "diffusion":
+        raise UserError(f"task = {config.task!r}: plans are made for task = 'diffusion'")
+    mesh = make_mesh(config.mesh.to_dict(), _devices(topology))
+    check_batch(optimizer_batch(config), mesh, config.train.accumulation_steps)
+    model = load_structure(config.model.path)
+    if config.model.attention == "auto":
+        config = ConfigDict(config).unlock()
+        config.model.attention = "xla"  # what "auto" is on a TPU
+    _, optimizer = optimizer_of(config)
+    adaptation = make_adaptation(config, model)
+    tokens = min(77, model.text_encoder.max_position_embeddings)
+    empty = np.zeros(tokens, np.int32)
+    train_step, _ = diffusion_steps(config, model, adaptation, optimizer, empty)
+    trainable = jax.eval_shape(lambda p: adaptation.init(p, jax.random.key(0)), model.params)
+    frozen = {k: x for k, x in model.params.items() if k not in trainable}
+    make_state = functools.partial(init_state, tx=optimizer, ema=config.train.ema_decay > 0)
+    state = jax.eval_shape(make_state, trainable)
+    batch = _batch(config, model, optimizer_batch(config), tokens)
+    state_sharding, frozen_sharding = (tree_shardings(x, mesh) for x in (state, frozen))
+    rows, whole = batch_sharding(mesh), replicated(mesh)
+    step = jax.jit(
+        train_step,
+        in_shardings=(state_sharding, frozen_sharding, rows, whole),
+        out_shardings=(state_sharding, whole),
+        donate_argnums=0,
+    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    compiled = step.trace(state, frozen, batch, key).lower(lowering_platforms=("tpu",)).compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return {
+        "topology": topology,
+        "chips": devices,
+        "mesh": dict(mesh.shape),
+        "batch_size": optimizer_batch(config),
+        "images_a_chip": optimizer_batch(config) / devices / config.train.accumulation_steps,
+        "arguments": arguments,
+        "temporaries": temporaries,
+        "memory": chip.memory,
+        "fits": arguments + temporaries < chip.memory,
+        "operations": cost["flops"],
+        "bytes": cost["bytes accessed"],
+        "seconds_by_arithmetic": cost["flops"] / chip.peak,
+        "seconds_by_memory": cost["bytes accessed"] / chip.bandwidth,
+    }
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The plan in a few lines."""
+    gib = 2**30
+    used = (found["arguments"] + found["temporaries"]) / gib
+    slower = max(found["seconds_by_arithmetic"], found["seconds_by_memory"])
+    which = "arithmetic" if slower == found["seconds_by_arithmetic"] else "memory traffic"
+    verdict = "fits" if found["fits"] else "does NOT fit"
+    return "\n".join(
+        (
+            f"{found['topology']}: {found['chips']} chips, mesh {found['mesh']}, "
+            f"{found['batch_size']} images a step, {found['images_a_chip']:g} on a chip at once",
+            f"a chip holds {found['arguments'] / gib:.2f} GiB of arguments and "
+            f"{found['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
+            f"{found['memory'] / gib:.0f} GiB: {verdict}",
+            f"a step takes {found['operations'] / 1e12:.2f} TFLOP and moves "
+            f"{found['bytes'] / 1e9:.0f} GB on each chip: {slower:.2f} s at least, by {which}; "
+            f"{found['batch_size'] / slower:.0f} images/s at most",
+        )
+    )
+
+
+def _describe(topology: str) -> tuple[Chip, int]:
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
+    if match is None or match[1] not in CHIPS:
+        raise UserError(
+            f"--topology {topology} is not understood: GENERATION:SHAPE such as v5e:8x8, with one "
+            f"of {', '.join(CHIPS)}"
+        )
+    count = 1
+    for side in match[2].split("x"):
+        count *= int(side)
+    return CHIPS[match[1]], count
+
+
+def _devices(topology: str) -> list:
+    """The devices of a slice, as libtpu describes them."""
+    chip, count = _describe(topology)
+    # libtpu would ask the cloud's metadata server what it runs on.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.accelerator}-{count}")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # libtpu's own kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"--topology {topology} cannot be compiled for ({reason}); libtpu comes with "
+            "pip install '.[tpu]'"
+        ) from error
+
+
+def _batch(config: ConfigDict, model: Any, size: int, tokens: int) -> dict[str, Any]:
+    import jax
+    import numpy as np
+
+    side, vae = config.data.image_size, model.vae
+    batch = {"prompt_ids": jax.ShapeDtypeStruct((size, tokens), np.int32)}
+    if config.data.cache_latents:
+        h = side // vae.downscale
+        moments = (size, h, h, 2 * vae.latent_channels)
+        batch["latent_moments"] = jax.ShapeDtypeStruct(moments, np.float32)
+    else:
+        batch["images"] = jax.ShapeDtypeStruct((size, side, side, 3), np.float32)
+    if config.prior.weight:
+        batch["is_prior"] = jax.ShapeDtypeStruct((size,), np.float32)
+    return batch
