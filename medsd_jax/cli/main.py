@@ -10,6 +10,7 @@ one line on stderr; 130 interrupted. A traceback means a bug.
 
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -20,14 +21,15 @@ COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
     "export": "write a diffusers folder, checked against PyTorch with --verify",
     "evaluate": "measure generated pictures against real ones",
+    "evaluate vae": "measure what a model's autoencoder keeps of pictures",
     "membership": "tell trained from held-out pictures by their denoising loss",
     "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",
     "compare-training": "say what synthetic pictures add to a classifier's training",
     "data": "prepare a data set and show what is in it",
 }
-"""Command -> one line of help. The file of the same name, with _ for -, is imported only when it is
-asked for."""
+"""Command -> one line of help. The file of the same name, with _ for - and space, is imported only
+when it is asked for."""
 
 _EPILOG = "example: python -m medsd_jax demo --output runs/demo"
 
@@ -68,7 +70,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _run_command(words: list[str]) -> int | None:
-    chosen = next((word for word in words if not word.startswith("-")), None)
+    words, chosen = _find_command(words)
     parser = ArgumentParser(
         prog="python -m medsd_jax",
         description="Stable Diffusion in JAX for medical images.",
@@ -78,7 +80,7 @@ def _run_command(words: list[str]) -> int | None:
     module = None
     for name, summary in COMMANDS.items():
         if name == chosen:
-            module = importlib.import_module(f"medsd_jax.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"medsd_jax.cli.{re.sub('[- ]', '_', name)}")
             if hasattr(module, "run_words"):
                 return module.run_words(words[words.index(name) + 1 :])
             module.add_parser(subparsers)
@@ -88,6 +90,17 @@ def _run_command(words: list[str]) -> int | None:
     args = parser.parse_args(words)
     assert module is not None, words  # argparse refuses what is not in COMMANDS
     return module.run(args)
+
+
+def _find_command(words: list[str]) -> tuple[list[str], str | None]:
+    """The words with the command as one of them, such as "evaluate vae", and the command."""
+    first = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
+    if first is None:
+        return words, None
+    two = " ".join(words[first : first + 2])
+    if two in COMMANDS:
+        words = [*words[:first], two, *words[first + 2 :]]
+    return words, words[first]
 
 
 def _start_log() -> None:
