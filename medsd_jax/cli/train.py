@@ -27,6 +27,7 @@ from medsd_jax.cli.train_evaluation import make_evaluation
 from medsd_jax.cli.train_latents import make_encoder, vae_fingerprint, with_measured_scale
 from medsd_jax.cli.train_preview import make_preview
 from medsd_jax.cli.train_prior import prior_pictures
+from medsd_jax.cli.train_vae import frozen_features, make_vae_steps, open_features
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.few_shot import few_shot
 from medsd_jax.data.latents import encode_split
@@ -54,7 +55,6 @@ from medsd_jax.parallel.multihost import (
 from medsd_jax.training.loop import LoopSettings, train
 from medsd_jax.training.optim import make_optimizer, make_schedule
 from medsd_jax.training.step import DiffusionModel, make_eval_step, make_train_step
-from medsd_jax.training.vae_step import make_vae_eval_step, make_vae_train_step
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +122,11 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     check_word(config, dataset.train.texts)
     is_vae = config.task == "vae"
     adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config)
-    make_steps = _vae_steps if is_vae else _diffusion_steps
-    train_step, eval_step = make_steps(config, model, adaptation, optimizer)
+    features = open_features(config) if is_vae else None
+    if is_vae:
+        train_step, eval_step = make_vae_steps(config, model, adaptation, optimizer, features)
+    else:
+        train_step, eval_step = _diffusion_steps(config, model, adaptation, optimizer)
     validation = _make_validation(config, model, dataset)
     evaluation = make_evaluation(config, model, dataset, mesh, workdir)
     with contextlib.closing(_make_batches(config, model, dataset, workdir, mesh)) as batches:
@@ -142,7 +145,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
                 evaluate_every=config.evaluation.every_steps,
             ),
             mesh=mesh,
-            params=model.params,
+            params=model.params | frozen_features(features),
             adaptation=adaptation,
             tx=optimizer,
             learning_rate=learning_rate,
@@ -291,27 +294,6 @@ def make_diffusion_model(
         latent_channels=model.vae.latent_channels,
         downscale=model.vae.downscale,
     )
-
-
-def _vae_steps(
-    config: ConfigDict,
-    model: StableDiffusion,
-    adaptation: Adaptation,
-    optimizer: optax.GradientTransformation,
-) -> tuple[Callable, Callable]:
-    dtype = jnp.dtype(config.model.dtype)
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=dtype))
-    train_step = make_vae_train_step(
-        vae,
-        adaptation,
-        optimizer,
-        latent_channels=model.vae.latent_channels,
-        downscale=model.vae.downscale,
-        kl_weight=config.vae.kl_weight,
-        accumulation_steps=config.train.accumulation_steps,
-        ema_decay=config.train.ema_decay,
-    )
-    return train_step, make_vae_eval_step(vae, adaptation)
 
 
 def _input_settings(config: ConfigDict, model: StableDiffusion, split: Split) -> dict:
