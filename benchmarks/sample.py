@@ -24,8 +24,9 @@ import numpy as np
 import torch
 
 from benchmarks import timing
-from medsd_jax.diffusion.ddim import ddim_sample, step_tables
 from medsd_jax.diffusion.guidance import guided
+from medsd_jax.diffusion.samplers import SAMPLERS, make_plan
+from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.models.params import bind
 
@@ -63,7 +64,7 @@ def ours(
     config = ScheduleConfig.from_dict({"_class_name": "DDIMScheduler", **SCHEDULE})
     schedule = NoiseSchedule.from_config(config)
     weights = {"unet": unet_weights, "vae": vae_weights}
-    times, previous = step_tables(config, setting.steps, setting.steps)
+    plan = make_plan("ddim", config, setting.steps, setting.steps)
     arrays = jax.device_put(inputs)
 
     def predict(weights, x, t, arrays, graph=unet):
@@ -73,16 +74,16 @@ def ours(
     def decode(weights, latents, graph=vae):
         return bind(graph, weights["vae"]).decode(latents / setting.size.vae.scaling_factor)
 
-    def generate(weights, arrays, num_steps):
-        latents = ddim_sample(
+    def generate(weights, arrays, plan):
+        latents = run_sampler(
+            SAMPLERS["ddim"],
             lambda x, t: predict(weights, x, t, arrays),
-            schedule, arrays["start"], times, previous, num_steps, 0.0,
-            lambda i: jnp.zeros_like(arrays["start"]), clip_range=config.clip_range,
+            schedule, arrays["start"], plan, lambda i: jnp.zeros_like(arrays["start"]),
         )  # fmt: skip
         return decode(weights, latents)
 
-    steps = jnp.int32(setting.steps)
-    program, seconds = harness.compile_ours(generate, weights, arrays, steps)
+    plan = jax.device_put(plan)
+    program, seconds = harness.compile_ours(generate, weights, arrays, plan)
     t = jnp.zeros(setting.batch, jnp.int32)
     plain_unet, plain_vae = (
         harness.our_structure(config, setting, "xla")[0]
@@ -95,7 +96,7 @@ def ours(
     decoding = harness.count_flops(functools.partial(decode, graph=plain_vae), weights, start)
 
     def run() -> np.ndarray:
-        return np.asarray(program(weights, arrays, steps))
+        return np.asarray(program(weights, arrays, plan))
 
     facts = {"flops": setting.steps * one_step + decoding, "compile_seconds": seconds}
     return timing.Contestant("ours", run), facts

@@ -1,7 +1,8 @@
 """Every key, its default, its unit and its meaning: the only home of defaults.
 
 `get_config` is for train.py, `get_classifier_config` for the judge of generated pictures,
-`get_compare_training_config` for what generated pictures are good for.
+`get_compare_training_config` for what generated pictures are good for,
+`get_text_projection_config` for a projection from another text encoder into CLIP's space.
 
 A recipe imports this and changes what differs. Override a key on the command line with
 ``--config.section.key=value``. A key that does not exist is an error.
@@ -78,10 +79,13 @@ def get_config() -> ConfigDict:
     # before training, added to that of the data.
     config.prior = ConfigDict()
     config.prior.weight = 0.0  # lambda; 0 switches it off
+    # Another model that draws them, for one that cannot draw yet; None: model.path.
+    config.prior.path = config_dict.placeholder(str)
     config.prior.prompts = ("A photo of a lung xray",)  # of the pictures, in turn
     config.prior.num_images = 200  # sampled once, kept in data.cache_dir
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
     config.prior.seed = 0  # picture i has seed + i
+    config.prior.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
     config.prior.num_steps = 50
     config.prior.guidance_scale = 4.0
 
@@ -144,6 +148,7 @@ def get_config() -> ConfigDict:
     )
     config.preview.images_per_prompt = 4
     config.preview.seed = 0  # image i of a prompt has seed + i
+    config.preview.sampler = "ddim"
     config.preview.num_steps = 50
     config.preview.guidance_scale = 4.0
 
@@ -166,6 +171,7 @@ def get_config() -> ConfigDict:
     # many for "prompt_accuracy", half of them with the finding.
     config.evaluation.num_images = 128
     config.evaluation.seed = 0  # of the first picture; picture i has seed + i
+    config.evaluation.sampler = "ddim"
     config.evaluation.num_steps = 50
     config.evaluation.guidance_scale = 4.0
 
@@ -237,4 +243,44 @@ def get_compare_training_config() -> ConfigDict:
     config.fine_tuning = ConfigDict()  # of the arm that trains on synthetic, then on real pictures
     config.fine_tuning.share = 0.5  # of train.steps, the last ones, on real pictures
     config.fine_tuning.learning_rate = 3e-4  # their largest; optim.schedule starts over with them
+    return config
+
+
+def get_text_projection_config() -> ConfigDict:
+    """Everything of `python -m medsd_jax train-projection`."""
+    everything = get_config()
+    config = ConfigDict()
+    config.seed = 0  # of the projection's initial weights and the order of the prompts
+
+    config.model = everything.model  # whose CLIP is imitated, and whose U-Net and VAE are kept
+    del config.model.attention
+    del config.model.remat
+    config.encoder = ConfigDict()
+    config.encoder.path = config_dict.required_placeholder(str)  # folder or hub id of a BERT
+    config.projection = ConfigDict()
+    # Width of the one hidden layer; None: the encoder's.
+    config.projection.hidden_features = config_dict.placeholder(int)
+
+    config.data = everything.data
+    for name in ("resize_mode", "cache_latents", "num_workers"):
+        del config.data[name]
+    # A text file with one prompt a line; None: the captions of data.source.
+    config.data.prompts = config_dict.placeholder(str)
+    # Of the distinct prompts of a file, or of the patients where the source names no split.
+    config.data.validation_fraction = 0.1
+    config.data.batch_size = 256  # prompts per optimizer step, over all devices
+
+    config.optim = everything.optim
+    config.optim.learning_rate = 1e-3
+    config.optim.schedule = "cosine"
+    config.train = ConfigDict()
+    config.train.steps = 1000  # optimizer steps
+    config.train.accumulation_steps = 1  # micro-batches per optimizer step
+    config.train.ema_decay = 0.0  # moving average of the weights; 0 switches it off
+    config.mesh = everything.mesh
+    config.log = everything.log
+    config.checkpoint = everything.checkpoint
+    config.validation = ConfigDict()
+    config.validation.every_steps = 250  # and at step 0 and at the end; 0 switches it off
+    config.validation.num_prompts = 1000  # the first ones of those that validate
     return config

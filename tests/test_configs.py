@@ -8,12 +8,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from medsd_jax.cli import compare_training, train, train_classifier
+from medsd_jax.cli import compare_training, train, train_classifier, train_projection
 from medsd_jax.cli.flags import load_config
 from medsd_jax.cli.train_checks import check_config
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
 from tests.e2e.tiny_run import recipe, write_model
+from tests.tiny_bert import write_bert
 from tests.tiny_judge import write_judge
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
@@ -32,6 +33,7 @@ def keys(config: ConfigDict, prefix: str = "") -> set[str]:
 BASE = base.get_config()
 CLASSIFIER_BASE = base.get_classifier_config()
 COMPARE_BASE = base.get_compare_training_config()
+PROJECTION_BASE = base.get_text_projection_config()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -40,6 +42,9 @@ def test_recipe_has_the_keys_of_base_and_sensible_values(path):
     if "synthetic" in config:
         assert keys(config) == keys(COMPARE_BASE)
         compare_training.check_config(config)
+    elif "projection" in config:
+        assert keys(config) == keys(PROJECTION_BASE)
+        train_projection.check_config(config)
     elif "labels" in config:
         assert keys(config) == keys(CLASSIFIER_BASE)
         train_classifier.check_config(config)
@@ -167,6 +172,18 @@ def test_every_key_of_the_comparison_is_read(tmp_path):
     read = set()
     compare_training.compare_training(Recorder(config.lock(), read), tmp_path / "run")
     assert keys(COMPARE_BASE) - read == set()
+
+
+def test_every_key_of_the_projection_is_read(tmp_path):
+    write_model(tmp_path / "model")
+    config = base.get_text_projection_config()
+    config.model.path = str(tmp_path / "model")
+    config.encoder.path = str(write_bert(tmp_path / "bert"))
+    config.data.update(num_images=40, image_size=16, batch_size=8, validation_fraction=0.3)
+    config.train.steps = 1
+    read = set()
+    train_projection.train_projection(Recorder(config.lock(), read), tmp_path / "run")
+    assert keys(PROJECTION_BASE) - read == set()
 
 
 def _grey(prompts):

@@ -4,12 +4,16 @@ The paper's experiments (arXiv 2210.04133) differ in this alone: the train step,
 data are the same for all of them.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 
 from medsd_jax.arrays import Params
+
+NEVER_TRAINED = re.compile(r"^text_encoder\.pooler\.")
+"""No adaptation trains these: no loss reads a BERT's pooler, but weight decay would move it."""
 
 
 @dataclass(frozen=True)

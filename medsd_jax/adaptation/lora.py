@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from medsd_jax.adaptation.adaptation import Adaptation
+from medsd_jax.adaptation.adaptation import NEVER_TRAINED, Adaptation
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 
@@ -115,7 +115,9 @@ def adapted_kernels(matrices: Mapping[str, jax.Array]) -> list[str]:
 
 
 def _matching(patterns: Sequence[re.Pattern], params: Params) -> list[str]:
-    kernels = [name for name in params if name.endswith(".kernel")]
+    kernels = [
+        name for name in params if name.endswith(".kernel") and not NEVER_TRAINED.search(name)
+    ]
     for pattern in patterns:
         if not any(pattern.search(name) for name in kernels):
             raise UserError(

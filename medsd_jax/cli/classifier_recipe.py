@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from medsd_jax.cli.train import open_data
+from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.loader import eval_batches, make_loader
 from medsd_jax.data.records import Split
 from medsd_jax.data.splits import first_patients

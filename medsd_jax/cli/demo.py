@@ -145,7 +145,7 @@ def find_configs(folder: Path | None) -> Path:
 def make_untrained(folder: Path, config) -> None:
     """Writes a model of the demo's shapes: random weights, a tokenizer learnt from the captions."""
     from medsd_jax import api
-    from medsd_jax.cli.train import open_data
+    from medsd_jax.cli.train_data import open_data
     from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
     from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
     from medsd_jax.models.scratch import random_model

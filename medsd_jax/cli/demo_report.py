@@ -47,7 +47,7 @@ from medsd_jax.cli.demo_pictures import (
     reconstruct,
 )
 from medsd_jax.cli.report_page import page_template
-from medsd_jax.cli.train import open_data
+from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.condition import PromptJudgement

@@ -12,6 +12,8 @@ from medsd_jax.errors import UserError
 def sampled(args: argparse.Namespace) -> Path:
     """Samples into OUTPUT/samples, as sample.py does; keeps pictures that are there already.
 
+    Where the stamp is missing an earlier evaluation was killed: sample.py goes on.
+
     Raises:
         UserError: pictures are there that were sampled in another way.
     """
@@ -21,14 +23,15 @@ def sampled(args: argparse.Namespace) -> Path:
     for name in ("num_steps", "guidance_scale"):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
-    if (folder / "samples.jsonl").is_file():
+    if stamp.is_file() and (folder / "samples.jsonl").is_file():
         request = _request(words, args, api.load(args.model).fingerprint())
-        if not stamp.is_file() or json.loads(stamp.read_text(encoding="utf-8")) != request:
+        if json.loads(stamp.read_text(encoding="utf-8")) != request:
             raise UserError(
                 f"{folder} holds pictures of another model, other prompts or settings: "
                 "name another --output, or remove it"
             )
         return folder
+    stamp.unlink(missing_ok=True)
     sample.run(words)
     # What sample.py noted of the model: loading it again would take as long as before.
     first = (folder / "samples.jsonl").read_text(encoding="utf-8").partition("\n")[0]

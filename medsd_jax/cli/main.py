@@ -20,8 +20,12 @@ from medsd_jax.errors import UserError
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
     "export": "write a diffusers folder, checked against PyTorch with --verify",
+    "swap-text-encoder": "put a BERT in the place of a model's text encoder",
+    "train-projection": "teach a projection from a BERT into CLIP's space",
     "evaluate": "measure generated pictures against real ones",
     "evaluate vae": "measure what a model's autoencoder keeps of pictures",
+    "reproduce": "compare all adaptations of the papers in one table",
+    "probe-text": "measure what text encoders know of the findings in a text",
     "membership": "tell trained from held-out pictures by their denoising loss",
     "hand-over": "lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the judge of generated pictures on real ones",

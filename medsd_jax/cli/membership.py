@@ -141,7 +141,8 @@ def measure_membership(
     """
     import numpy as np
 
-    from medsd_jax.cli.train import make_diffusion_model, open_training_data
+    from medsd_jax.cli.train import make_diffusion_model
+    from medsd_jax.cli.train_data import open_training_data
     from medsd_jax.data.loader import eval_batches
     from medsd_jax.data.tfds_builder import RecordSplit
     from medsd_jax.evaluation.membership import Examples, check_patients, membership

@@ -1,7 +1,7 @@
-"""sample.py: prompts to pictures in a folder."""
+"""sample.py: prompts to pictures in a folder. A run that was killed goes on by the same command."""
 
 import csv
-import json
+import functools
 import logging
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
+from medsd_jax.cli import sample_edit
 from medsd_jax.cli.flags import ArgumentParser, positive_int
 from medsd_jax.cli.model_flags import add_model_flags, load_model
+from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _READ_COLUMNS = ("prompt", "negative_prompt", "seed")
+LAYOUTS = ("files", "roentgen", "chexgenbench")
+"""What sample_folder.py can lay out."""
 GRID_LIMIT = 64
 """Pictures in grid.png at most; more are too small to see."""
 
@@ -61,7 +65,9 @@ def make_parser() -> ArgumentParser:
         help="folder for the pictures, samples.jsonl, grid.png",
     )
     parser.add_argument(
-        "--num_images", type=positive_int, default=4, help="of each prompt (default 4)"
+        "--num_images",
+        type=positive_int,
+        help="of each prompt (default 4; 1 with --layout chexgenbench)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="picture i of a prompt has seed SEED + i (default 0)"
@@ -71,12 +77,17 @@ def make_parser() -> ArgumentParser:
         "--guidance_scale", type=float, default=7.5, help="1 is no guidance (default 7.5)"
     )
     parser.add_argument(
-        "--eta", type=float, default=0.0, help="0 deterministic DDIM ... 1 as DDPM (default 0)"
-    )
+        "--guidance_rescale", type=float, default=0.0,
+        help="against over-exposure at large guidance: 0 off ... 1 (default 0)",
+    )  # fmt: skip
+    parser.add_argument("--sampler", choices=SAMPLER_NAMES, default="ddim", help="(default ddim)")
+    parser.add_argument(
+        "--eta", type=float, default=0.0,
+        help="of ddim: 0 deterministic ... 1 as DDPM (default 0)",
+    )  # fmt: skip
     parser.add_argument(
         "--negative_prompt", default="", help="what to push away from (default: the empty prompt)"
     )
-    parser.add_argument("--sampler", choices=["ddim"], default="ddim")
     parser.add_argument(
         "--height", type=positive_int, help="pixels (default: the model's training size)"
     )
@@ -92,79 +103,102 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation"
     )
+    parser.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        default="files",
+        help="names of the files: 00000.png ..., or as RoentGen or CheXGenBench read them, by the "
+        "CSV's column id (default files)",
+    )
+    sample_edit.add_flags(parser)
     return parser
 
 
 def run(argv: Sequence[str]) -> int:
     """Samples and writes."""
     args = make_parser().parse_args(list(argv))
-    requests = read_requests(args)
+    num_images = args.num_images or (1 if args.layout == "chexgenbench" else 4)
+    requests = read_requests(args, num_images)
     latents = None if args.latents is None else read_latents(args.latents)
+    edit = sample_edit.read_edit(args)
     check_output(args.output)
 
     from medsd_jax import api  # after the flags, so that --help and mistakes answer at once
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.sample_folder import SampleFolder
+    from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.sampling.images import make_grid, save_png
 
     start_devices()
     model = load_model(args)
-    images = api.sample(
-        model,
-        [r.prompt for r in requests],
-        seeds=[r.seed for r in requests],
-        negative_prompts=[r.negative_prompt for r in requests],
-        num_steps=args.num_steps,
-        guidance_scale=args.guidance_scale,
-        eta=args.eta,
-        height=args.height,
-        width=args.width,
-        latents=latents,
-        batch_size=args.batch_size,
-        dtype=args.dtype,
-    )
+    side = api.trained_side(model)
+    if edit is not None:
+        side = args.height or args.width or side
+        edit = edit.fitted(side)
+    height, width = args.height or side, args.width or side
     settings = {
         "sampler": args.sampler,
         "num_steps": args.num_steps,
         "guidance_scale": args.guidance_scale,
+        "guidance_rescale": args.guidance_rescale,
         "eta": args.eta,
-        "height": images.shape[1],
-        "width": images.shape[2],
+        "height": height,
+        "width": width,
         "dtype": args.dtype,
         "model": args.model,
         "lora": args.lora,
         "embedding": args.embedding,
         "model_hash": model.fingerprint(),
         "start_latents": args.latents and str(args.latents),
+        **({} if edit is None else edit.about),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for i, (request, image) in enumerate(zip(requests, images, strict=True)):
-        about = {
+    entries = [
+        {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt,
             "seed": request.seed,
             **({"row": request.row} if request.row else {}),
             **settings,
         }
-        save_png(image, args.output / f"{i:05d}.png", about)
-        lines.append(json.dumps({"file": f"{i:05d}.png", **about}))
-    (args.output / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    shown = images[:GRID_LIMIT]
-    captions = (
-        [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]]
-        if images.shape[2] >= 128
-        else None
-    )
-    save_png(
-        make_grid(shown, columns=min(args.num_images, 8), captions=captions),
-        args.output / "grid.png",
-        settings,
-    )
-    print(f"{len(images)} pictures in {args.output}; grid.png shows {len(shown)} of them")
+        for request in requests
+    ]
+    folder = SampleFolder(args.output, args.layout, entries)
+    if folder.done:
+        log.info("%d of %d pictures are there already", folder.done, len(requests))
+    if folder.done < len(requests):
+        api.sample(
+            model,
+            [r.prompt for r in requests],
+            seeds=[r.seed for r in requests],
+            negative_prompts=[r.negative_prompt for r in requests],
+            sampler=args.sampler,
+            num_steps=args.num_steps,
+            guidance_scale=args.guidance_scale,
+            guidance_rescale=args.guidance_rescale,
+            eta=args.eta,
+            height=height,
+            width=width,
+            latents=latents,
+            batch_size=args.batch_size,
+            dtype=args.dtype,
+            skip=folder.done,
+            on_images=functools.partial(folder.add, edit=edit),
+            **({} if edit is None else edit.arguments()),
+        )
+    folder.finish()
+    if is_main_process():
+        shown = folder.first(GRID_LIMIT)
+        captions = [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]]
+        grid = make_grid(
+            shown, columns=min(num_images, 8), captions=captions if width >= 128 else None
+        )
+        save_png(grid, args.output / "grid.png", settings)
+        shows = f"grid.png shows {len(shown)} of them"
+        print(f"{len(requests)} pictures in {args.output}; {shows}")
     return 0
 
 
-def read_requests(args: Namespace) -> list[Request]:
+def read_requests(args: Namespace, num_images: int) -> list[Request]:
     """The pictures asked for by --prompt and --prompts_csv, prompt by prompt.
 
     Raises:
@@ -184,9 +218,7 @@ def read_requests(args: Namespace) -> list[Request]:
             raise UserError(f"{args.prompts_csv}: seed {seed!r} is not a whole number") from None
         negative = row.get("negative_prompt") or args.negative_prompt
         others = {k: v for k, v in row.items() if k not in _READ_COLUMNS}
-        requests += [
-            Request(row["prompt"], negative, first + i, others) for i in range(args.num_images)
-        ]
+        requests += [Request(row["prompt"], negative, first + i, others) for i in range(num_images)]
     return requests
 
 
@@ -228,10 +260,6 @@ def read_latents(path: Path) -> np.ndarray:
 
 
 def check_output(folder: Path) -> None:
-    """Refuses a folder with samples in it: old and new pictures would mix."""
+    """Refuses a path that is no folder, before anything is loaded."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; name a folder")
-    if (folder / "samples.jsonl").exists():
-        raise UserError(
-            f"--output {folder} holds samples already; name another folder or remove it"
-        )

@@ -199,7 +199,7 @@ def _make_best(config: ConfigDict, model: StableDiffusion, workdir: Path) -> Kee
         key: asked[key]
         for key in (
             "features", "classifier", "label", "prompts_with", "prompts_without", "num_images",
-            "seed", "num_steps", "guidance_scale",
+            "seed", "sampler", "num_steps", "guidance_scale",
         )
     }  # fmt: skip
     settings |= {f"validation.{key}": config.validation[key] for key in ("num_images", "seed")}

@@ -27,7 +27,8 @@ def make_sample(
         config: of the run.
         model: its shapes and tokenizer; the weights come with each call.
         mesh: the devices.
-        asked: `config.preview` or `config.evaluation`: num_steps and guidance_scale.
+        asked: `config.preview`, `config.evaluation` or `config.prior`: sampler, num_steps and
+            guidance_scale.
     """
     model, size = replace(model, params={}), config.data.image_size
 
@@ -36,6 +37,7 @@ def make_sample(
             replace(model, params=params),
             prompts,
             seeds=seeds,
+            sampler=asked.sampler,
             num_steps=asked.num_steps,
             guidance_scale=asked.guidance_scale,
             height=size,

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from medsd_jax import api
 from medsd_jax.cli.train_preview import make_sample
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.records import Record
@@ -37,7 +38,7 @@ def prior_pictures(
 
     Args:
         config: of the run; `config.prior` says what to sample.
-        model: before training.
+        model: before training; it draws them, unless `config.prior.path` names another one.
         workdir: its data/ is the cache where config.data.cache_dir names none.
         mesh: the devices.
 
@@ -45,14 +46,17 @@ def prior_pictures(
         The pictures with their prompts, and their folder.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the other model not be read.
     """
     asked, size = config.prior, config.data.image_size
+    if asked.path is not None:
+        model = api.load(asked.path)
     about = {
         "model_hash": model.fingerprint(),
         "scheduler": dict(model.scheduler),
         "prompts": list(asked.prompts),
         "seed": asked.seed,
+        "sampler": asked.sampler,
         "num_steps": asked.num_steps,
         "guidance_scale": asked.guidance_scale,
         "image_size": size,

@@ -1,1 +1,1 @@
-"""The diffusion process: schedule, training loss, DDIM and guidance, on arrays alone."""
+"""The diffusion process: schedule, training loss, samplers and guidance, on arrays alone."""

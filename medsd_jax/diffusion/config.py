@@ -15,6 +15,9 @@ from medsd_jax.errors import UserError
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
+FINAL_SIGMAS_TYPES = ("zero", "sigma_min")
+SAMPLER_NAMES = ("ddim", "pndm", "dpmpp_2m", "dpmpp_2m_karras", "euler", "euler_ancestral")
+"""The samplers, which `samplers.py` defines; here so that naming them imports no jax."""
 
 _DEFAULTS = {
     "num_train_timesteps": 1000,
@@ -29,6 +32,7 @@ _DEFAULTS = {
     "set_alpha_to_one": True,
     "clip_sample": False,
     "clip_sample_range": 1.0,
+    "final_sigmas_type": "zero",
     "rescale_betas_zero_snr": False,
 }
 _LINSPACE = {"timestep_spacing": "linspace"}
@@ -50,17 +54,17 @@ _CLASS_DEFAULTS = {
 }
 
 # Keys that steer another sampler and say nothing about the noise process. They are accepted here
-# and kept by whoever keeps the file; DDIM has no use for them.
+# and kept by whoever keeps the file. Which sampler runs, and of which order, is asked for by name.
 _OTHER_SAMPLERS = frozenset(
     """
-    algorithm_type disable_corrector dynamic_thresholding_ratio euler_at_final final_sigmas_type
+    algorithm_type disable_corrector dynamic_thresholding_ratio euler_at_final
     flow_shift interpolation_type lambda_min_clipped lower_order_final predict_x0 sample_max_value
     shift_terminal sigma_max sigma_min skip_prk_steps solver_order solver_p solver_type
     time_shift_type timestep_type use_beta_sigmas use_exponential_sigmas use_karras_sigmas
     use_lu_lambdas
     """.split()
 )
-# Keys that would change what DDIM has to do: only these values leave it as it is.
+# Keys that would change what a sampler has to do: only these values leave it as it is.
 _ONLY_VALUES = {
     "thresholding": (False, None),
     "use_flow_sigmas": (False, None),
@@ -85,8 +89,9 @@ class ScheduleConfig:
         prediction_type: What the network predicts: "epsilon", "v_prediction" or "sample".
         timestep_spacing: How sampling times cover [0, T): "leading", "trailing" or "linspace".
         steps_offset: Added to every time of "leading" spacing.
-        set_alpha_to_one: Whether the last step ends at clean data (alpha_bar 1) or at the noise
-            level of time 0.
+        set_alpha_to_one: Whether the last step of DDIM and PNDM ends at clean data (alpha_bar 1) or
+            at the noise level of time 0.
+        final_sigmas_type: The same for DPM-Solver++ and Euler: "zero" or "sigma_min".
         clip_sample: Whether each step clips its estimate of x0.
         clip_sample_range: Bound of that clip.
         rescale_betas_zero_snr: Whether the schedule is rescaled to pure noise at time T - 1.
@@ -103,6 +108,7 @@ class ScheduleConfig:
     set_alpha_to_one: bool
     clip_sample: bool
     clip_sample_range: float
+    final_sigmas_type: str
     rescale_betas_zero_snr: bool
 
     def __post_init__(self):
@@ -163,6 +169,7 @@ def _problem(values: Mapping[str, Any]) -> str | None:
         ("beta_schedule", BETA_SCHEDULES),
         ("prediction_type", PREDICTION_TYPES),
         ("timestep_spacing", TIMESTEP_SPACINGS),
+        ("final_sigmas_type", FINAL_SIGMAS_TYPES),
     ):
         if values[key] not in allowed:
             return f"{key}={values[key]!r} is not supported; use one of {', '.join(allowed)}"

@@ -1,4 +1,4 @@
-"""The DDIM sampler, one step and the whole loop.
+"""The DDIM sampler.
 
 Symbols: a = alphas_cumprod[t], a_prev = alphas_cumprod[t_prev] (final_alpha_cumprod where
 t_prev < 0), b = 1 - a, b_prev = 1 - a_prev. The DDIM paper (2010.02502) writes alpha for a.
@@ -24,12 +24,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, Real
+from jaxtyping import Int, Real
 
-from medsd_jax.arrays import Latents, Timesteps
+from medsd_jax.arrays import Latents
 from medsd_jax.diffusion.process import predict_noise, predict_x0
-from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig, sampling_timesteps
-from medsd_jax.errors import UserError
+from medsd_jax.diffusion.sampling_loop import History, Plan, Row
+from medsd_jax.diffusion.schedule import (
+    NoiseSchedule,
+    ScheduleConfig,
+    alphas_cumprod,
+    sampling_timesteps,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +67,7 @@ def ddim_step(
         [B, h, w, C] float32, latents at time t_prev.
     """
     a = schedule.alphas_cumprod[t]
-    a_prev = jnp.where(
-        t_prev < 0,
-        schedule.final_alpha_cumprod,
-        schedule.alphas_cumprod[jnp.maximum(t_prev, 0)],
-    )
+    a_prev = schedule.alpha_after(t_prev)
     b, b_prev = 1.0 - a, 1.0 - a_prev
 
     times = jnp.full(x_t.shape[:1], t, jnp.int32)
@@ -81,80 +82,51 @@ def ddim_step(
     return jnp.sqrt(a_prev) * x0 + direction * noise_hat + sigma * noise
 
 
-def step_tables(
-    config: ScheduleConfig, num_steps: int, max_steps: int
-) -> tuple[Int[np.ndarray, " max_steps"], Int[np.ndarray, " max_steps"]]:
-    """Tabulate the times of a run, padded so that the compiled sampler fits any number of steps.
+class DDIM:
+    """The step rule. Columns: t_prev [N] int32 and eta [N]; clip_range [N] where x0 is clipped."""
 
-    Args:
-        config: Gives T, the spacing and the offset.
-        num_steps: Number of steps of this run, in [1, max_steps].
-        max_steps: Length of the tables: the most steps that the compiled sampler can make.
+    takes_eta = True
 
-    Returns:
-        timesteps and previous, each [max_steps] int32: the times visited and the times stepped to.
-        Entries from num_steps on are padding (0 and -1) and are never used.
+    def plan(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> Plan:
+        """See `StepRule`."""
+        times = sampling_timesteps(config, num_steps)[first:]
+        if (
+            config.rescale_betas_zero_snr
+            and config.prediction_type == "epsilon"
+            and times[0] == config.num_train_timesteps - 1
+        ):
+            logger.warning(
+                "a network that predicts epsilon says nothing about the image at zero SNR, and the "
+                "first step divides by zero; use timestep_spacing='leading' or a v_prediction model"
+            )
+        a = alphas_cumprod(config)[times]
+        columns = {"t_prev": times - np.int32(config.num_train_timesteps // num_steps)}
+        if config.clip_range is not None:
+            columns["clip_range"] = np.full(len(times), config.clip_range, np.float32)
+        return Plan.of(times, np.sqrt(a), np.sqrt(1 - a), columns)
 
-    Raises:
-        UserError: If num_steps is out of range.
-    """
-    if num_steps > max_steps:
-        raise UserError(f"num_steps={num_steps} is above the limit max_steps={max_steps}; raise it")
-    visited = sampling_timesteps(config, num_steps)
-    if (
-        config.rescale_betas_zero_snr
-        and config.prediction_type == "epsilon"
-        and visited[0] == config.num_train_timesteps - 1
-    ):
-        logger.warning(
-            "a network that predicts epsilon says nothing about the image at zero SNR, and the "
-            "first step divides by zero; use timestep_spacing='leading' or a v_prediction model"
+    def history(self, x: Latents) -> History:
+        """Nothing."""
+        return ()
+
+    def model_input(self, x: Latents, row: Row) -> Latents:
+        """The state as it is."""
+        return x
+
+    def step(
+        self,
+        schedule: NoiseSchedule,
+        model_output: Latents,
+        x: Latents,
+        row: Row,
+        history: History,
+        draw: Callable[[], Latents],
+    ) -> tuple[Latents, History]:
+        """Goes to t_prev by `ddim_step`; draws no noise where eta is 0."""
+        eta = row["eta"]
+        z = jax.lax.cond(eta > 0.0, draw, lambda: jnp.zeros_like(x))
+        clip_range = row.get("clip_range")
+        x = ddim_step(
+            schedule, model_output, x, row["t"], row["t_prev"], eta, z, clip_range=clip_range
         )
-    timesteps = np.zeros(max_steps, np.int32)
-    previous = np.full(max_steps, -1, np.int32)
-    timesteps[:num_steps] = visited
-    previous[:num_steps] = visited - config.num_train_timesteps // num_steps
-    return timesteps, previous
-
-
-def ddim_sample(
-    denoise: Callable[[Latents, Timesteps], Latents],
-    schedule: NoiseSchedule,
-    start: Latents,
-    timesteps: Int[ArrayLike, " max_steps"],
-    previous: Int[ArrayLike, " max_steps"],
-    num_steps: Int[ArrayLike, ""],
-    eta: Real[ArrayLike, ""],
-    step_noise: Callable[[Int[Array, ""]], Latents],
-    *,
-    clip_range: Real[ArrayLike, ""] | None = None,
-) -> Latents:
-    """Denoise `start` in `num_steps` steps.
-
-    Every argument but the two functions may be traced: one compiled program serves all numbers of
-    steps up to max_steps. The loop has a traced bound and therefore no reverse-mode gradient.
-
-    Args:
-        denoise: Maps (x [B, h, w, C] float32, t [B] int32) to the network's output [B, h, w, C].
-        schedule: The noise levels; its prediction_type says what the network's output is.
-        start: [B, h, w, C] float, standard normal: latents at the first time.
-        timesteps: [max_steps] int32 from `step_tables`.
-        previous: [max_steps] int32 from `step_tables`.
-        num_steps: [] int32 in [0, max_steps]; 0 returns `start`.
-        eta: [] in [0, 1], 0 for the deterministic sampler.
-        step_noise: Maps the step's number i [] int32, from 0, to fresh noise [B, h, w, C].
-        clip_range: Bound of each step's x0 (`ScheduleConfig.clip_range`), or None.
-
-    Returns:
-        [B, h, w, C] float32, clean latents, multiplied by vae.scaling_factor.
-    """
-    timesteps, previous = jnp.asarray(timesteps), jnp.asarray(previous)
-
-    def step(i: Int[Array, ""], x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
-        t = timesteps[i]
-        model_output = denoise(x, jnp.full(x.shape[:1], t, jnp.int32))
-        return ddim_step(
-            schedule, model_output, x, t, previous[i], eta, step_noise(i), clip_range=clip_range
-        )
-
-    return jax.lax.fori_loop(0, num_steps, step, start.astype(jnp.float32))
+        return x, history

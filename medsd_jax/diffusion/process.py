@@ -14,6 +14,7 @@ The coefficients are float32 whatever the dtype of the arrays, so the results ar
 """
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from medsd_jax.arrays import Latents, Timesteps
@@ -91,15 +92,36 @@ def predict_x0(
     Returns:
         [B, h, w, C] float32.
     """
-    sqrt_a, sqrt_b = _coefficients(schedule, t)
-    match schedule.prediction_type:
+    return x0_from(schedule.prediction_type, model_output, x_t, *_coefficients(schedule, t))
+
+
+def x0_from(
+    prediction_type: str,
+    model_output: Latents,
+    x_t: Latents,
+    sqrt_a: Float[ArrayLike, "*#coefficients"],
+    sqrt_b: Float[ArrayLike, "*#coefficients"],
+) -> Latents:
+    """Estimate the clean latents by (3) or (4) at a noise level that need not be a training time.
+
+    Args:
+        prediction_type: What the output is: "epsilon", "v_prediction" or "sample".
+        model_output: [B, h, w, C] float.
+        x_t: [B, h, w, C] float, noisy latents.
+        sqrt_a: [] or [B, 1, 1, 1] float32: sqrt(a).
+        sqrt_b: of the same shape: sqrt(b).
+
+    Returns:
+        [B, h, w, C] float32.
+    """
+    match prediction_type:
         case "epsilon":
             return (x_t - sqrt_b * model_output) / sqrt_a
         case "v_prediction":
             return sqrt_a * x_t - sqrt_b * model_output
         case "sample":
             return model_output.astype(jnp.float32)
-    raise AssertionError(schedule.prediction_type)
+    raise AssertionError(prediction_type)
 
 
 def predict_noise(

@@ -26,13 +26,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
 
 from medsd_jax.arrays import Timesteps
 from medsd_jax.diffusion.config import ScheduleConfig
 from medsd_jax.errors import UserError
 
-__all__ = ["NoiseSchedule", "ScheduleConfig", "sampling_timesteps"]
+__all__ = ["NoiseSchedule", "ScheduleConfig", "alphas_cumprod", "sampling_timesteps"]
 
 
 @jax.tree_util.register_dataclass
@@ -56,12 +57,18 @@ class NoiseSchedule:
     @classmethod
     def from_config(cls, config: ScheduleConfig) -> "NoiseSchedule":
         """Tabulate the schedule of `config`."""
-        alphas_cumprod = _alphas_cumprod(config)
+        table = alphas_cumprod(config)
         return cls(
-            alphas_cumprod=jnp.asarray(alphas_cumprod),
-            final_alpha_cumprod=jnp.float32(1.0 if config.set_alpha_to_one else alphas_cumprod[0]),
+            alphas_cumprod=jnp.asarray(table),
+            final_alpha_cumprod=jnp.float32(1.0 if config.set_alpha_to_one else table[0]),
             prediction_type=config.prediction_type,
             num_train_timesteps=config.num_train_timesteps,
+        )
+
+    def alpha_after(self, t_prev: Int[ArrayLike, ""]) -> Float[Array, ""]:
+        """Look up a at the time [] int32 that a step goes to, which may lie below 0."""
+        return jnp.where(
+            t_prev < 0, self.final_alpha_cumprod, self.alphas_cumprod[jnp.maximum(t_prev, 0)]
         )
 
     def snr(self, timesteps: Timesteps) -> Float[Array, " B"]:
@@ -77,7 +84,7 @@ class NoiseSchedule:
         return alpha / (1.0 - alpha)
 
 
-def _alphas_cumprod(config: ScheduleConfig) -> np.ndarray:
+def alphas_cumprod(config: ScheduleConfig) -> np.ndarray:
     """Tabulate (1) as [T] float32.
 
     The betas, 1 - beta and the rescaling are rounded to float32 where diffusers rounds them: the

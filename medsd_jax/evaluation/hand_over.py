@@ -109,14 +109,31 @@ def sample_ids(pictures: PictureSet) -> list[tuple[str, int]]:
     Raises:
         UserError: one id has several prompts.
     """
+    return numbered_ids(pictures.name, pictures.ids, pictures.texts, pictures.keys)
+
+
+def numbered_ids(
+    where: str, ids: Sequence[str], texts: Sequence[str], keys: Sequence[str]
+) -> list[tuple[str, int]]:
+    """(id, k) of pictures by their own ids, "" where there is none, and prompts.
+
+    Args:
+        where: how error messages call the set.
+        ids: [n].
+        texts: [n] prompts; of one prompt without an id, all pictures have its number.
+        keys: [n], take the place of prompts that are not known.
+
+    Raises:
+        UserError: one id has several prompts.
+    """
     found, prompt_of, count_of = [], {}, {}
     numbers: dict[str, int] = {}
-    for own, text, key in zip(pictures.ids, pictures.texts, pictures.keys, strict=True):
+    for own, text, key in zip(ids, texts, keys, strict=True):
         number = numbers.setdefault(text or key, len(numbers))
         name = _safe(own) if own else f"{number:06d}"
         if prompt_of.setdefault(name, text) != text:
             raise UserError(
-                f"{pictures.name}: id {name!r} has the prompts {prompt_of[name]!r} and {text!r}; "
+                f"{where}: id {name!r} has the prompts {prompt_of[name]!r} and {text!r}; "
                 "give each prompt an id of its own"
             )
         count_of[name] = count_of.get(name, -1) + 1

@@ -58,7 +58,7 @@ def score_labels(
             key: bootstrap_interval(
                 statistic, present, probability, units=units, num_resamples=num_resamples, seed=seed
             ).to_dict()
-            for key, statistic in (("accuracy", _accuracy), ("auroc", auroc), ("f1", _f1))
+            for key, statistic in (("accuracy", _accuracy), ("auroc", auroc), ("f1", f1))
         }
         brier = float(brier_score_loss(present, probability))
         scores[name] = {**about, **estimates, "brier": brier}
@@ -75,5 +75,6 @@ def auroc(present: np.ndarray, score: np.ndarray) -> float:
     return float("nan") if one_kind else float(roc_auc_score(present, score))
 
 
-def _f1(present: np.ndarray, probability: np.ndarray) -> float:
+def f1(present: np.ndarray, probability: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN), above 0.5 being called present; nan: none is, and none called."""
     return float(f1_score(present, probability > 0.5, zero_division=np.nan))

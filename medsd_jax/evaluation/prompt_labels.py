@@ -7,7 +7,7 @@ sample.py drew from; negative_prompt and seed are no labels:
     Chest X-ray. Small effusion.,1,0
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,31 @@ _PROMPTS_TOLD = 20
 
 
 def known_labels(pictures: PictureSet) -> list[Mapping[str, Any]]:
-    """Labels of every picture.
+    """Labels of every picture of a set, see `labels_or_words`."""
+    return labels_or_words(pictures.texts, pictures.labels)
+
+
+def labels_or_words(
+    texts: Sequence[str], labels: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Labels of every picture from its prompt and from its table.
 
     A table that has findings is believed, and its captions are not read beside it: a caption does
     not say everything. Where no picture of the set has a finding's label, the words of the prompts
     decide (data/findings.py).
 
+    Args:
+        texts: [n] prompts or captions, "" where none is known.
+        labels: [n] label -> value, of the table.
+
     Returns:
         [n] label -> value: findings 1 or 0, sex, age in years, view.
     """
-    if any(name not in TRAIT_COLUMNS for row in pictures.labels for name in row):
-        return list(pictures.labels)
+    if any(name not in TRAIT_COLUMNS for row in labels for name in row):
+        return list(labels)
     return [
         {**(findings_in(text) if text else {}), **row}
-        for text, row in zip(pictures.texts, pictures.labels, strict=True)
+        for text, row in zip(texts, labels, strict=True)
     ]
 
 

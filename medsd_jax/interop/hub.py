@@ -6,19 +6,16 @@ HF_HUB_OFFLINE is set.
 
 import logging
 import os
-import re
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub import errors as hub_errors
 
 from medsd_jax.errors import UserError
-from medsd_jax.interop.model_index import check_index
-from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, choose_weights, weight_files
+from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
+from medsd_jax.interop.model_index import PROJECTION_FOLDER, check_index, has_projection
+from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, choose_weights, shard_files, weight_files
 
 _LOG = logging.getLogger(__name__)
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -50,7 +47,7 @@ def resolve(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) ->
         return _local_folder(path)
     if path.exists():
         raise UserError(f"{path} is a file; {_FILE_ADVICE}")
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise UserError(
             f"{name} does not exist; give a diffusers folder, a training workdir "
             "or a hub id org/name"
@@ -85,47 +82,41 @@ def _local_folder(path: Path) -> Path:
 def _hub_folder(name: str, variant: str | None) -> Path:
     problem = ""
     for candidate in dict.fromkeys((name, MOVED.get(name, name))):
-        if (folder := _cached(candidate)) is None:
+        if (folder := cached(candidate)) is None:
             continue
         if problem := _incomplete(folder, variant):
             continue
         if candidate != name:
             _LOG.info("%s was removed from the hub; using its copy %s", name, candidate)
         return folder
-    if _is_offline():
-        raise UserError(
-            f"{name} is neither a folder here nor whole in the hub's cache"
-            f"{f' ({problem})' if problem else ''}, and HF_HUB_OFFLINE forbids to download it; "
-            "check the path, or unset HF_HUB_OFFLINE"
-        )
+    refuse_offline(name, problem)
     target = MOVED.get(name, name)
     if target != name:
         _LOG.warning("%s was removed from the hub; downloading its copy %s", name, target)
-    return _download(target, variant)
 
+    def wanted(names: list[str]) -> list[str]:
+        chosen = _wanted(names, target, variant)
+        # A model of a kind that we do not run is refused before its gigabytes are fetched.
+        check_index(Path(huggingface_hub.hf_hub_download(target, "model_index.json")))
+        return chosen
 
-def _is_offline() -> bool:
-    # huggingface_hub reads the variable when it is imported; a notebook may set it later.
-    value = os.environ.get("HF_HUB_OFFLINE", "").upper()
-    return huggingface_hub.constants.HF_HUB_OFFLINE or value in {"1", "ON", "YES", "TRUE"}
-
-
-def _cached(repo_id: str) -> Path | None:
-    try:
-        return Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True))
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError):
-        return None
+    return download(target, wanted)
 
 
 def _incomplete(folder: Path, variant: str | None) -> str:
     """Says what a cached snapshot lacks, or nothing: another program may have fetched a part."""
     needed = ["model_index.json", "scheduler/scheduler_config.json"]
     needed += [f"{component}/config.json" for component in WEIGHT_STEMS]
+    index = folder / "model_index.json"
+    if index.is_file() and has_projection(index):
+        needed += [f"{PROJECTION_FOLDER}/{name}" for name in ("config.json", "model.safetensors")]
     for name in needed:
         if not (folder / name).is_file():
             return f"it lacks {name}"
     tokenizer = folder / "tokenizer"
-    if not any((tokenizer / name).is_file() for name in ("merges.txt", "tokenizer.json")):
+    if not any(
+        (tokenizer / name).is_file() for name in ("merges.txt", "vocab.txt", "tokenizer.json")
+    ):
         return "it lacks the tokenizer"
     try:
         for component, stem in WEIGHT_STEMS.items():
@@ -133,34 +124,6 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def _download(repo_id: str, variant: str | None) -> Path:
-    try:
-        info = huggingface_hub.HfApi().model_info(repo_id, timeout=20)
-        wanted = _wanted([file.rfilename for file in info.siblings or ()], repo_id, variant)
-        # A model of a kind that we do not run is refused before its gigabytes are fetched.
-        check_index(Path(huggingface_hub.hf_hub_download(repo_id, "model_index.json")))
-        _LOG.info("downloading %s (%d files)", repo_id, len(wanted))
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=wanted))
-    except UserError:
-        raise
-    except hub_errors.GatedRepoError as error:
-        raise UserError(
-            f"{repo_id} is gated: accept its terms on https://huggingface.co/{repo_id}, then run "
-            "`hf auth login`"
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise UserError(
-            f"{repo_id} is neither a folder here nor a model on the hub; check the spelling, or "
-            "run `hf auth login` if it is private"
-        ) from error
-    except Exception as error:  # which HTTP library's errors arrive depends on the hub's release
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{repo_id} is no folder here and could not be fetched from the hub ({reason}); check "
-            "the path or the network, or copy the model here and give its folder"
-        ) from error
 
 
 def _wanted(names: list[str], repo_id: str, variant: str | None) -> list[str]:
@@ -171,15 +134,10 @@ def _wanted(names: list[str], repo_id: str, variant: str | None) -> list[str]:
             "StableDiffusionPipeline.from_pretrained loads"
         )
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
-    wanted += [name for name in names if name.startswith("tokenizer/")]
+    wanted += [name for name in names if name.startswith(("tokenizer/", f"{PROJECTION_FOLDER}/"))]
     for component, stem in WEIGHT_STEMS.items():
         inside = {n.split("/")[1] for n in names if n.startswith(f"{component}/")}
         chosen = choose_weights(inside, stem, variant=variant, where=f"{repo_id}/{component}")
         wanted += [f"{component}/config.json", f"{component}/{chosen}"]
-        if chosen.endswith(".json"):
-            # "model-00001-of-00002.safetensors"; of a variant, ".fp16" stands in one of two places.
-            mark = "" if chosen == f"{stem}.safetensors.index.json" else f".{variant or 'fp16'}"
-            shards = [f"{stem}-N-of-N{mark}.safetensors", f"{stem}{mark}-N-of-N.safetensors"]
-            found = (name for name in sorted(inside) if re.sub(r"\d{5}", "N", name) in shards)
-            wanted += [f"{component}/{name}" for name in found]
+        wanted += [f"{component}/{name}" for name in shard_files(inside, stem, chosen, variant)]
     return wanted

@@ -19,7 +19,10 @@ from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
-TABLE = "text_encoder.text_model.embeddings.token_embedding.embedding"
+_TABLES = (
+    "text_encoder.text_model.embeddings.token_embedding.embedding",  # CLIP
+    "text_encoder.embeddings.word_embeddings.embedding",  # BERT
+)
 
 
 def add_word(
@@ -42,7 +45,7 @@ def add_word(
         raise UserError(
             f"the new word shall start as {like!r}, which is {len(ids)} tokens {pieces}"
         )
-    start = np.asarray(model.params[TABLE])[ids[0]]
+    start = np.asarray(model.params[token_table(model.params)])[ids[0]]
     return with_embeddings(model, word, np.repeat(start[None], num_vectors, axis=0))
 
 
@@ -67,7 +70,8 @@ def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> Stab
             f"the placeholder token {taken[0]!r} exists already in this model's tokenizer: choose "
             "another one"
         )
-    table = np.asarray(model.params[TABLE])
+    table_name = token_table(model.params)
+    table = np.asarray(model.params[table_name])
     if len(tokenizer) != len(table):
         raise UserError(
             f"the tokenizer knows {len(tokenizer)} tokens but the text encoder {len(table)}: no "
@@ -77,9 +81,14 @@ def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> Stab
     assert tokenizer.convert_tokens_to_ids(tokens) == list(
         range(len(table), len(table) + len(rows))
     ), tokens
-    params = {**model.params, TABLE: np.concatenate([table, rows.astype(table.dtype)])}
+    params = {**model.params, table_name: np.concatenate([table, rows.astype(table.dtype)])}
     text_encoder = replace(model.text_encoder, vocab_size=len(table) + len(rows))
     return replace(model, params=params, text_encoder=text_encoder, tokenizer=tokenizer)
+
+
+def token_table(params: Mapping[str, Any]) -> str:
+    """The name of the text encoder's token table [V, D]."""
+    return next(name for name in _TABLES if name in params)
 
 
 def tokens_of(word: str, num_vectors: int) -> list[str]:
@@ -89,7 +98,7 @@ def tokens_of(word: str, num_vectors: int) -> list[str]:
 
 def write_embeddings(folder: Path, word: str, params: Mapping[str, Any], num_vectors: int) -> None:
     """Writes the last rows of the token table as `EMBEDDINGS_FILE`."""
-    rows = np.ascontiguousarray(np.asarray(params[TABLE], np.float32)[-num_vectors:])
+    rows = np.ascontiguousarray(np.asarray(params[token_table(params)], np.float32)[-num_vectors:])
     save_file({word: rows}, folder / EMBEDDINGS_FILE, metadata={"format": "pt"})
 
 

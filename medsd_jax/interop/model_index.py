@@ -18,16 +18,49 @@ class Part(NamedTuple):
 PARTS = {
     "unet": Part("diffusers", ("UNet2DConditionModel",)),
     "vae": Part("diffusers", ("AutoencoderKL",)),
-    "text_encoder": Part("transformers", ("CLIPTextModel",)),
-    "tokenizer": Part("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
+    "text_encoder": Part("transformers", ("CLIPTextModel", "BertModel")),
+    "tokenizer": Part(
+        "transformers",
+        ("CLIPTokenizer", "CLIPTokenizerFast", "BertTokenizer", "BertTokenizerFast"),
+    ),
     "scheduler": Part("diffusers"),  # which settings are understood is the diffusion's business
 }
+PROJECTION_FOLDER = "text_encoder_projection"
+"""Holds a projection on top of the text encoder, where there is one."""
 DROPPED = ("safety_checker", "feature_extractor")
 DIFFUSERS_VERSION = "0.42.1"
 """The release whose folder layout is written; diffusers patches configs that name an old one."""
 
+# Private, so that diffusers skips it; its presence tells a lost folder from one that never was.
+_PROJECTION_KEY = "_text_encoder_projection"
 _PIPELINE = "StableDiffusionPipeline"
 _NOTHING = [None, None]
+
+
+class TextClasses(NamedTuple):
+    """What a model_index.json says of the text encoder.
+
+    Attributes:
+        text_encoder: transformers' class, "CLIPTextModel" or "BertModel".
+        tokenizer: likewise, "CLIPTokenizer" or "BertTokenizer".
+        projection: whether `PROJECTION_FOLDER` belongs to it.
+    """
+
+    text_encoder: str
+    tokenizer: str
+    projection: bool
+
+
+def read_text_classes(path: Path) -> TextClasses:
+    """Reads them from a model_index.json that `check_index` has accepted."""
+    index = read_json(path)
+    names = (index[part][-1].removesuffix("Fast") for part in ("text_encoder", "tokenizer"))
+    return TextClasses(*names, projection=_PROJECTION_KEY in index)
+
+
+def has_projection(path: Path) -> bool:
+    """Whether a model_index.json, of whatever kind of model, names `PROJECTION_FOLDER`."""
+    return _PROJECTION_KEY in read_json(path)
 
 
 def check_index(path: Path) -> list[str]:
@@ -56,15 +89,30 @@ def check_index(path: Path) -> list[str]:
             raise UserError(
                 f"{path}: {name} is a {class_name}; only {' or '.join(allowed)} is supported"
             )
+    encoder, tokenizer = (listed[name][-1] for name in ("text_encoder", "tokenizer"))
+    if encoder.startswith("CLIP") != tokenizer.startswith("CLIP"):
+        raise UserError(
+            f"{path}: tokenizer is a {tokenizer}, which is none of a {encoder}'s; take both from "
+            "the same model"
+        )
+    if _PROJECTION_KEY in index and encoder != "BertModel":
+        raise UserError(f"{path}: {_PROJECTION_KEY} needs a BertModel, not a {encoder}")
     return [name for name in DROPPED if name in listed]
 
 
-def make_index(scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """The model_index.json of a model with this scheduler_config.json."""
+def make_index(scheduler: Mapping[str, Any], text: TextClasses) -> dict[str, Any]:
+    """The model_index.json of a model with this scheduler_config.json and text encoder."""
     index: dict[str, Any] = {"_class_name": _PIPELINE, "_diffusers_version": DIFFUSERS_VERSION}
+    classes = {
+        **{name: part.class_names[0] for name, part in PARTS.items() if part.class_names},
+        "scheduler": scheduler["_class_name"],
+        "text_encoder": text.text_encoder,
+        "tokenizer": text.tokenizer,
+    }
     for name, part in PARTS.items():
-        class_name = part.class_names[0] if part.class_names else scheduler["_class_name"]
-        index[name] = [part.library, class_name]
+        index[name] = [part.library, classes[name]]
+    if text.projection:
+        index[_PROJECTION_KEY] = PROJECTION_FOLDER
     index |= dict.fromkeys((*DROPPED, "image_encoder"), _NOTHING)
     return {**index, "requires_safety_checker": False}
 

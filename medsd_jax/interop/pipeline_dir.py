@@ -4,6 +4,7 @@
     scheduler/scheduler_config.json
     tokenizer/                       see tokenization.py
     unet/ vae/ text_encoder/         config.json and safetensors each
+    text_encoder_projection/         likewise, where a BERT has one; see text_encoder_dir.py
 
 The safety checker that a folder may also hold is left out: it blacks out radiographs.
 """
@@ -28,18 +29,27 @@ from medsd_jax.interop.model_index import (
     DIFFUSERS_VERSION,
     DROPPED,
     PARTS,
+    PROJECTION_FOLDER,
     check_index,
     make_index,
     read_json,
+    read_text_classes,
     write_json,
 )
 from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, read_weights, write_weights
-from medsd_jax.interop.tokenization import load_tokenizer, save_tokenizer
+from medsd_jax.interop.text_encoder_dir import (
+    LoadedTextEncoder,
+    read_text_encoder,
+    split_projection,
+    text_classes,
+    write_projection,
+)
+from medsd_jax.interop.tokenization import save_tokenizer
 from medsd_jax.interop.torch_layout import from_torch, to_torch
-from medsd_jax.models.clip import CLIPTextModel
-from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from medsd_jax.models.config import UNetConfig, VAEConfig
 from medsd_jax.models.params import abstract, component, with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.models.text_encoder import context_width, text_encoder_module
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 
@@ -54,7 +64,6 @@ class _Network(NamedTuple):
 _NETWORKS = {
     "unet": _Network(UNetConfig, UNet2DConditionModel),
     "vae": _Network(VAEConfig, AutoencoderKL),
-    "text_encoder": _Network(CLIPTextConfig, CLIPTextModel),
 }
 _STAGING = ".medsd_jax-unfinished"
 _DTYPES = {
@@ -93,13 +102,25 @@ def load_pipeline(
             f"{folder} is not whole: {', '.join(absent)} missing; copy or download the model again"
         )
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    tokenizer = load_tokenizer(folder / "tokenizer")
     configs = {name: _read_config(folder, name) for name in _NETWORKS}
-    _fit_tokenizer(tokenizer, configs["text_encoder"], folder)
+    text = _read_text(folder, variant, dtype)
+    given, needed = context_width(text.config), configs["unet"].cross_attention_dim
+    if given != needed:
+        raise UserError(
+            f"{folder}: the text encoder gives {given} numbers a token, the U-Net attends to "
+            f"{needed}; take both from the same model, or put a BERT in by swap-text-encoder"
+        )
     params = {}
     for name, config in configs.items():
         params |= with_prefix(_read_params(folder, name, config, variant, dtype), name)
-    return StableDiffusion(**configs, scheduler=scheduler, tokenizer=tokenizer, params=params)
+    params |= with_prefix(text.params, "text_encoder")
+    return StableDiffusion(
+        **configs,
+        text_encoder=text.config,
+        scheduler=scheduler,
+        tokenizer=text.tokenizer,
+        params=params,
+    )
 
 
 class LoadedVAE(NamedTuple):
@@ -152,19 +173,25 @@ def save_pipeline(
     folder = Path(folder).expanduser().resolve()
     check_writable(folder)
     with _replacing(folder) as new:
-        for name in _NETWORKS:
+        for name in (*_NETWORKS, "text_encoder"):
             config = getattr(model, name)
             params = component(model.params, name)
             shapes = {k: x.shape for k, x in _shapes(name, config).items()}
             assert {k: x.shape for k, x in params.items()} == shapes, f"{name} is not its config's"
             (new / name).mkdir()
             tensors = {k: _cast(k, x, dtype) for k, x in to_torch(params).items()}
+            if name == "text_encoder":
+                tensors, projection = split_projection(tensors)
+                if projection:
+                    write_projection(new, config.projection, projection)
             write_json(new / name / "config.json", _config_json(name, config, tensors))
             write_weights(new / name, f"{WEIGHT_STEMS[name]}.safetensors", tensors)
         (new / "scheduler").mkdir()
         write_json(new / "scheduler" / "scheduler_config.json", model.scheduler)
         save_tokenizer(model.tokenizer, new / "tokenizer")
-        write_json(new / "model_index.json", make_index(model.scheduler))
+        write_json(
+            new / "model_index.json", make_index(model.scheduler, text_classes(model.text_encoder))
+        )
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -186,6 +213,10 @@ def _read_config(folder: Path, name: str) -> Any:
     return _NETWORKS[name].config.from_dict(read_json(path), str(path))
 
 
+def _read_text(folder: Path, variant: str | None, dtype: np.dtype) -> LoadedTextEncoder:
+    return read_text_encoder(folder, read_text_classes(folder / "model_index.json"), variant, dtype)
+
+
 def _read_params(
     folder: Path, name: str, config: Any, variant: str | None, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
@@ -201,19 +232,10 @@ def _config_json(name: str, config: Any, tensors: Mapping[str, np.ndarray]) -> d
     return {**values, "torch_dtype": next(iter(tensors.values())).dtype.name}
 
 
-def _fit_tokenizer(tokenizer: Any, config: CLIPTextConfig, folder: Path) -> None:
-    # Ids beyond the table would be read as its last row: jax clamps where torch raises.
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the text encoder only "
-            f"{config.vocab_size}; take both from the same model"
-        )
-    if tokenizer.model_max_length > config.max_position_embeddings:
-        tokenizer.model_max_length = config.max_position_embeddings
-
-
 @functools.cache  # tracing a module's constructor takes a second or two
 def _shapes(name: str, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    if name == "text_encoder":
+        return abstract(text_encoder_module(config))[1]
     module = _NETWORKS[name].module
     return abstract(lambda rngs: module(config, rngs=rngs))[1]
 
@@ -254,9 +276,10 @@ def _replacing(folder: Path) -> Iterator[Path]:
     try:
         yield new
         (folder / "model_index.json").unlink(missing_ok=True)
-        for name in (*PARTS, *DROPPED):
+        for name in (*PARTS, PROJECTION_FOLDER, *DROPPED):
             shutil.rmtree(folder / name, ignore_errors=True)
-        for name in (*PARTS, "model_index.json"):
+        parts = [*PARTS, *([PROJECTION_FOLDER] if (new / PROJECTION_FOLDER).is_dir() else [])]
+        for name in (*parts, "model_index.json"):
             (new / name).rename(folder / name)
     except BaseException:
         if created:

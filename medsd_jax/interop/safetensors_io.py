@@ -10,6 +10,7 @@ Nothing else is opened: other formats are refused by name, with the reason and t
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -55,6 +56,21 @@ def choose_weights(
         if candidate in names:
             return candidate
     raise UserError(f"{where}: {_why_no_weights(names, stem, variant)}")
+
+
+def shard_files(
+    names: Collection[str], stem: str, chosen: str, variant: str | None = None
+) -> list[str]:
+    """The shards that belong to what `choose_weights` chose among `names`; none where it is whole.
+
+    For a listing of files that are not here yet: it goes by the names, not by the index.
+    """
+    if not chosen.endswith(".json"):
+        return []
+    # "model-00001-of-00002.safetensors"; of a variant, ".fp16" stands in one of two places.
+    mark = "" if chosen == f"{stem}.safetensors.index.json" else f".{variant or 'fp16'}"
+    shards = [f"{stem}-N-of-N{mark}.safetensors", f"{stem}{mark}-N-of-N.safetensors"]
+    return [name for name in sorted(names) if re.sub(r"\d{5}", "N", name) in shards]
 
 
 def weight_files(folder: Path, stem: str, *, variant: str | None = None) -> list[Path]:
@@ -152,7 +168,7 @@ def _why_no_weights(names: Collection[str], stem: str, variant: str | None) -> s
         return (
             f"only pickled weights ({', '.join(pickled)}): opening a pickle can run any code, so "
             "it is not read; where torch is installed, load the model with the library that wrote "
-            "it (a pipeline with diffusers, an image tower with transformers) and write it with "
+            "it (a pipeline with diffusers, an encoder with transformers) and write it with "
             "its save_pretrained(FOLDER), then give that FOLDER"
         )
     if flax := sorted(name for name in names if name.endswith(".msgpack")):

@@ -1,8 +1,8 @@
 """Tokenizers on disk, and prompts as token ids.
 
 The tokenizer is transformers' own (decision D9), which needs no torch. Its folder is written in
-both shapes in use: tokenizer.json for transformers 5, and vocab.json, merges.txt,
-special_tokens_map.json, added_tokens.json for the CLIPTokenizer of every release before it.
+both shapes in use: tokenizer.json for transformers 5, and vocab.json, merges.txt (CLIP) or
+vocab.txt (BERT), special_tokens_map.json, added_tokens.json for every release before it.
 """
 
 import json
@@ -23,31 +23,37 @@ _UNSTATED_LENGTH = 10**6  # transformers puts 1e30 where no file states a length
 _LOAD_TRACES = ("is_local", "local_files_only", "name_or_path", "backend")
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Reads a CLIP tokenizer: vocab.json and merges.txt, or tokenizer.json, and their settings.
+_VOCABULARY = {"CLIPTokenizer": ("vocab.json", "merges.txt"), "BertTokenizer": ("vocab.txt",)}
+"""Tokenizer of transformers -> the files that hold its vocabulary."""
+
+
+def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> Any:
+    """Reads a tokenizer: vocab.json and merges.txt (BERT: vocab.txt), or tokenizer.json.
 
     The pad token is special_tokens_map.json's where that file names one: SD 1 pads with
     <|endoftext|>, some copies of SD 2 with "!", and a model knows only the one it was trained with.
 
     Args:
-        folder: the tokenizer folder of a diffusers folder.
+        folder: the tokenizer folder of a diffusers folder, or the folder of a BERT.
+        class_name: "CLIPTokenizer" or "BertTokenizer".
 
     Returns:
-        A transformers CLIPTokenizer.
+        A transformers tokenizer of that class.
 
     Raises:
         UserError: files are missing or cannot be read.
     """
-    from transformers import CLIPTokenizer  # 0.7 s that commands without a model need not wait
+    import transformers  # 0.7 s that commands without a model need not wait
 
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= names:
+    needed = _VOCABULARY[class_name]
+    if "tokenizer.json" not in names and not set(needed) <= names:
         raise UserError(
-            f"{folder}: no tokenizer; expected vocab.json and merges.txt (or tokenizer.json), "
+            f"{folder}: no tokenizer; expected {' and '.join(needed)} (or tokenizer.json), "
             f"found {', '.join(sorted(names)) or 'nothing'}"
         )
     try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return getattr(transformers, class_name).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exceptions on damaged files
         reason = " ".join(str(error).split())
         raise UserError(
@@ -83,6 +89,10 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
         text = "\n".join(["#version: 0.2", *merges]) + "\n"
         (folder / "merges.txt").write_text(text, encoding="utf-8", newline="\n")
+    elif model["type"] == "WordPiece":
+        words = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        text = "\n".join(words) + "\n"
+        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     added = {t: i for t, i in tokenizer.get_added_vocab().items() if t not in model["vocab"]}
     if added:
         _write_json(folder / "added_tokens.json", added)

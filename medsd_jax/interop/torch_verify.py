@@ -24,9 +24,10 @@ import ml_dtypes  # noqa: F401  numpy knows the name "bfloat16" by it
 import numpy as np
 
 from medsd_jax.errors import UserError
-from medsd_jax.models.clip import CLIPTextModel
+from medsd_jax.interop.model_index import PROJECTION_FOLDER, read_json
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.models.text_encoder import text_encoder_module
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 
@@ -116,8 +117,12 @@ def our_components(model: StableDiffusion, inputs: ComponentInputs) -> Outputs:
 
 @functools.lru_cache(maxsize=8)  # a second check of the same shapes compiles nothing
 def _jitted(name: str, config: Any, method: str) -> Callable[..., Any]:
-    module = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
-    graph, _ = abstract(functools.partial(module[name], config))
+    if name == "text_encoder":
+        make = text_encoder_module(config)
+    else:
+        module = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[name]
+        make = functools.partial(module, config)
+    graph, _ = abstract(make)
     return jax.jit(lambda params, *args: getattr(bind(graph, params), method)(*args))
 
 
@@ -136,6 +141,7 @@ class TorchPipeline:
             self._pipe = pipe.to(torch.float32)
             self._pipe.scheduler = _ddim(folder, type(pipe.scheduler))
         self._pipe.set_progress_bar_config(disable=True)
+        self._projection = _read_projection(Path(folder))
 
     def prompt_ids(self, prompts: list[str]) -> np.ndarray:
         """Prompts -> [B, S] int32, by the folder's tokenizer as the pipeline calls it."""
@@ -156,11 +162,15 @@ class TorchPipeline:
             latents = _nchw(inputs.latents)
             posterior = vae.encode(_nchw(inputs.images)).latent_dist
             return {
-                "text_encoder": self._pipe.text_encoder(ids).last_hidden_state.numpy(),
+                "text_encoder": self._context(ids).numpy(),
                 "unet": _nhwc(self._pipe.unet(latents, times, context).sample),
                 "vae_decoder": _nhwc(vae.decode(latents / vae.config.scaling_factor).sample),
                 "vae_encoder": _nhwc(torch.cat([posterior.mean, posterior.logvar], dim=1)),
             }
+
+    def _context(self, ids: Any) -> Any:
+        hidden = self._pipe.text_encoder(ids).last_hidden_state
+        return hidden if self._projection is None else self._projection(hidden)
 
     def sample(
         self, prompt: str, negative_prompt: str, latents: np.ndarray, **settings: Any
@@ -176,10 +186,19 @@ class TorchPipeline:
         Returns:
             [B, H, W, 3] uint8.
         """
+        import torch
+
         count = len(latents)
+        texts: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative_prompt}
+        texts = {key: [text] * count for key, text in texts.items()}
+        if self._projection is not None:  # of which the pipeline's own encoding knows nothing
+            ids = {
+                k: torch.from_numpy(self.prompt_ids(v).astype(np.int64)) for k, v in texts.items()
+            }
+            with torch.inference_mode():
+                texts = {f"{key}_embeds": self._context(x) for key, x in ids.items()}
         images = self._pipe(
-            [prompt] * count,
-            negative_prompt=[negative_prompt] * count,
+            **texts,
             latents=_nchw(latents),
             output_type="np",
             **settings,
@@ -196,6 +215,25 @@ def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
         "mean_abs_difference": float(difference.mean()),
         "output_max_abs": float(np.abs(theirs).max()),
     }
+
+
+def _read_projection(folder: Path) -> Any:
+    """text_encoder_projection/ as a torch module; None where the folder has none."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = folder / PROJECTION_FOLDER
+    if not folder.is_dir():
+        return None
+    shape = read_json(folder / "config.json")
+    inner, hidden, outer = (shape[f"{k}_features"] for k in ("in", "hidden", "out"))
+    linear = torch.nn.Linear
+    layers = [linear(inner, outer)]
+    if hidden is not None:
+        layers = [linear(inner, hidden), torch.nn.GELU(), linear(hidden, outer)]
+    projection = torch.nn.Sequential(*layers)
+    projection.load_state_dict(load_file(folder / "model.safetensors"))
+    return projection.to(torch.float32)
 
 
 def _ddim(folder: str | Path, scheduler_class: Any) -> Any:

@@ -74,3 +74,22 @@ def train_clip_tokenizer(texts: Iterable[str], *, num_merges: int, max_length: i
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
         return load_tokenizer(folder)
+
+
+def train_bert_vocabulary(texts: Iterable[str], *, size: int) -> list[str]:
+    """Learns the words and word pieces of a small BERT; the special tokens come first.
+
+    Args:
+        texts: captions to learn from, lower-cased on the way.
+        size: words at most.
+    """
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # Equally frequent pieces come in another order each time.
+    return [*special, *sorted(set(tokenizer.get_vocab()) - set(special))]

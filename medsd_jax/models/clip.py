@@ -165,7 +165,25 @@ class CLIPTextModel(nnx.Module):
         Raises:
             UserError: S is above max_position_embeddings.
         """
+        self._check(prompt_ids)
+        return self.text_model(prompt_ids).astype(jnp.float32)
+
+    def kth_from_last(self, prompt_ids: jax.Array, k: int) -> jax.Array:
+        """The k-th hidden state from the last under the final norm, [B, S, D] float32.
+
+        Args:
+            prompt_ids: as of a call, to which k = 1 is equal.
+            k: in [1, layers + 1]; the largest leaves the embeddings alone.
+        """
+        self._check(prompt_ids)
+        model = self.text_model
+        layers = list(model.encoder.layers)
+        x = model.embeddings(prompt_ids)
+        for layer in layers[: len(layers) + 1 - k]:
+            x = layer(x)
+        return model.final_layer_norm(x).astype(jnp.float32)
+
+    def _check(self, prompt_ids: jax.Array) -> None:
         tokens, most = prompt_ids.shape[1], self.config.max_position_embeddings
         if tokens > most:
             raise UserError(f"prompts of {tokens} tokens: this text encoder knows {most} positions")
-        return self.text_model(prompt_ids).astype(jnp.float32)

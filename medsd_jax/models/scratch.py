@@ -9,10 +9,10 @@ import numpy as np
 from flax import nnx
 
 from medsd_jax.arrays import Params
-from medsd_jax.models.clip import CLIPTextModel
-from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from medsd_jax.models.config import UNetConfig, VAEConfig
 from medsd_jax.models.params import abstract, with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.models.text_encoder import TextEncoderConfig, text_encoder_module
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 
@@ -20,18 +20,15 @@ from medsd_jax.models.vae import AutoencoderKL
 def random_model(
     unet: UNetConfig,
     vae: VAEConfig,
-    text_encoder: CLIPTextConfig,
+    text_encoder: TextEncoderConfig,
     scheduler: Mapping[str, Any],
     tokenizer: Any,
     seed: int,
 ) -> StableDiffusion:
     """A Stable Diffusion of these shapes that has learnt nothing.
 
-    The last layer of every residual branch of the U-Net starts at zero, so that each block starts
-    as the identity and the prediction as zero: networks learn faster from there than from noise.
-
     Args:
-        unet: shapes.
+        unet: shapes; see `random_unet`.
         vae: shapes.
         text_encoder: shapes.
         scheduler: scheduler_config.json's content.
@@ -39,25 +36,32 @@ def random_model(
         seed: non-negative.
     """
     rng_unet, rng_vae, rng_text = np.random.default_rng(seed).spawn(3)
-    clip = functools.partial(CLIPTextModel, text_encoder)
+    encoder = text_encoder_module(text_encoder)
     params = {
-        **with_prefix(
-            _zero_branches(random_params(functools.partial(UNet2DConditionModel, unet), rng_unet)),
-            "unet",
-        ),
+        **with_prefix(random_unet(unet, rng_unet), "unet"),
         **with_prefix(random_params(functools.partial(AutoencoderKL, vae), rng_vae), "vae"),
         **with_prefix(
-            random_params(clip, rng_text, embedding_std=text_encoder.initializer_range),
+            random_params(encoder, rng_text, embedding_std=text_encoder.initializer_range),
             "text_encoder",
         ),
     }
     return StableDiffusion(unet, vae, text_encoder, scheduler, tokenizer, params)
 
 
+def random_unet(config: UNetConfig, rng: np.random.Generator) -> Params:
+    """Random weights of a U-Net, by their names in it.
+
+    The last layer of every residual branch starts at zero, so that each block starts as the
+    identity and the prediction as zero: networks learn faster from there than from noise.
+    """
+    return _zero_branches(random_params(functools.partial(UNet2DConditionModel, config), rng))
+
+
 def random_params(
     make_module: Callable[..., nnx.Module],
     rng: np.random.Generator,
     embedding_std: float = 0.02,
+    only: str = "",
 ) -> Params:
     """Random float32 weights on the host, by the rule of each kind of weight.
 
@@ -68,6 +72,7 @@ def random_params(
         make_module: called as ``make_module(rngs=...)``.
         rng: advanced by the draws.
         embedding_std: standard deviation of embedding tables.
+        only: draw the weights alone whose names start so.
     """
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -85,7 +90,7 @@ def random_params(
         return rng.standard_normal(shape, np.float32) * np.float32(scale)
 
     _, like = abstract(make_module)
-    return {name: draw(name, x.shape) for name, x in like.items()}
+    return {name: draw(name, x.shape) for name, x in like.items() if name.startswith(only)}
 
 
 _BRANCH_ENDS = ("conv2.kernel", "proj_out.kernel", "conv_out.kernel")

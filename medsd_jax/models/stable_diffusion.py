@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from medsd_jax.arrays import Params
-from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from medsd_jax.models.config import UNetConfig, VAEConfig
+from medsd_jax.models.text_encoder import TextEncoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class StableDiffusion:
     Attributes:
         unet: shape of the U-Net.
         vae: shape of the autoencoder and its scaling factor.
-        text_encoder: shape of the CLIP text encoder.
+        text_encoder: shape of the CLIP or BERT text encoder, a projection included.
         scheduler: scheduler_config.json as it was read, every key kept for the way back.
         tokenizer: a transformers tokenizer; its `model_max_length` is S.
         params: weights of all three, names prefixed "unet.", "vae.", "text_encoder."; kernels
@@ -27,7 +28,7 @@ class StableDiffusion:
 
     unet: UNetConfig
     vae: VAEConfig
-    text_encoder: CLIPTextConfig
+    text_encoder: TextEncoderConfig
     scheduler: Mapping[str, Any]
     tokenizer: Any
     params: Params

@@ -212,7 +212,7 @@ class UNet2DConditionModel(nnx.Module):
 
         Args:
             latents: [B, h, w, C] noisy latents (scaled); cast to the compute dtype.
-            timesteps: [B] int32 in [0, T).
+            timesteps: [B] in [0, T), whole or fractions.
             context: [B, S, D] last hidden state of the text encoder.
 
         Returns:

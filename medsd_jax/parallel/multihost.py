@@ -51,6 +51,13 @@ def true_everywhere(here: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.bool_(here)).all())
 
 
+def from_main(value: int) -> int:
+    """The main process' number, in every process. All of them call it, or none does."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
 def replicated_key(seed: int, mesh: Mesh) -> jax.Array:
     """jax.random.key(seed) on all devices: device_put refuses those of other processes."""
     return jax.jit(jax.random.key, static_argnums=0, out_shardings=replicated(mesh))(seed)

@@ -23,9 +23,12 @@ Rule = tuple[str, P]
 # into the second), `fsdp` the other side. GEGLU's two halves lie one behind the other in
 # net.0.proj, so with tensor > 1 they have to be exchanged once a layer.
 RULES: tuple[Rule, ...] = (
-    (r"(to_[qkv]|[qkv]_proj|net\.0\.proj|fc1)\.kernel$", P("fsdp", "tensor")),
-    (r"(to_out\.0|out_proj|net\.2|fc2)\.kernel$", P("tensor", "fsdp")),
-    (r"token_embedding\.embedding$", P("fsdp", None)),
+    (
+        r"(to_[qkv]|[qkv]_proj|self\.(query|key|value)|net\.0\.proj|fc1|intermediate\.dense)\.kernel$",
+        P("fsdp", "tensor"),
+    ),
+    (r"(to_out\.0|out_proj|output\.dense|net\.2|fc2)\.kernel$", P("tensor", "fsdp")),
+    (r"(token_embedding|word_embeddings)\.embedding$", P("fsdp", None)),
     (r"\.kernel$", P(None, "fsdp")),
     (r"", P()),
 )

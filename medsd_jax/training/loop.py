@@ -101,8 +101,8 @@ def train(
     """Trains; returns the adaptation's numbers after the last step, their average if there is one.
 
     Args:
-        workdir: checkpoints/, config.json, metrics.jsonl and tensorboard/ go here; a checkpoint
-            found here is resumed.
+        workdir: checkpoints/, config.json, parameters.json, metrics.jsonl and tensorboard/ go here;
+            a checkpoint found here is resumed.
         settings: lengths and intervals.
         mesh: device mesh.
         params: the model's weights, on the host; not written to.
@@ -130,11 +130,12 @@ def train(
     shapes = jax.eval_shape(make_state, trainable)
     state_sharding = tree_shardings(shapes, mesh)
     frozen_sharding = tree_shardings(frozen, mesh)
+    num_trained, num_frozen = _count(trainable), _count(frozen)
     log.info(
         "training %s of %s weights; a device holds %.2f GiB of state and %.2f GiB of frozen "
         "weights; mesh %s",
-        f"{_count(trainable):,}",
-        f"{_count(trainable) + _count(frozen):,}",
+        f"{num_trained:,}",
+        f"{num_trained + num_frozen:,}",
         bytes_per_device(shapes, state_sharding) / 2**30,
         bytes_per_device(frozen, frozen_sharding) / 2**30,
         dict(mesh.shape),
@@ -169,6 +170,8 @@ def train(
             log.info("step %d of %d is done already", start, settings.steps)
         if is_main_process():
             write_json_atomically(workdir / "config.json", config)
+            parameters = {"trained": num_trained, "frozen": num_frozen}
+            write_json_atomically(workdir / "parameters.json", parameters)
 
         # -- Compile -----------------------------------------------------------------------------
         rows, whole = batch_sharding(mesh), replicated(mesh)

@@ -52,3 +52,15 @@ def test_trained_weights_take_the_place_of_the_models():
 def test_wrong_patterns(patterns, message):
     with pytest.raises(UserError, match=message):
         full(patterns).init(PARAMS, jax.random.key(0))
+
+
+def test_a_berts_pooler_is_never_trained():
+    params = PARAMS | {
+        f"text_encoder.pooler.dense.{leaf}": np.ones(2, np.float32) for leaf in ("kernel", "bias")
+    }
+    for patterns in ((r"^text_encoder\.",), ("",)):
+        trainable = full(patterns).init(params, jax.random.key(0))
+        assert not any("pooler" in name for name in trainable)
+        assert "text_encoder.unet.bias" in trainable
+    with pytest.raises(UserError, match="pooler alone"):
+        full((r"^unet\.", r"pooler")).init(params, jax.random.key(0))

@@ -65,6 +65,12 @@ def test_convolution_with_the_difference_is_the_two_convolutions():
     )
 
 
+def test_a_poolers_kernel_is_left_alone():
+    pooler = {"text_encoder.pooler.dense.kernel": np.ones((4, 4), np.float32)}
+    trainable = adapt((r"^text_encoder\.",)).init(PARAMS | pooler, jax.random.key(0))
+    assert {name.split(".lora")[0] for name in trainable} == {"text_encoder.fc1"}
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

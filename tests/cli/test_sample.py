@@ -45,6 +45,21 @@ def test_the_picture_is_the_one_of_the_python_api(model, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
 
 
+def test_sampler_and_rescale_are_written_down(model, tmp_path):
+    flags = ["--prompt", "a", "--num_images", "1", "--sampler", "euler_ancestral"]
+    flags += ["--guidance_rescale", "0.5", "--seed", "3"]
+    assert sample(model, tmp_path / "o", *flags) == 0
+    line = json.loads((tmp_path / "o/samples.jsonl").read_text())
+    about = read_metadata(tmp_path / "o" / "00000.png")
+    for told in (line, about):
+        assert told["sampler"] == "euler_ancestral" and told["guidance_rescale"] == 0.5
+    wanted = api.sample(
+        api.load(model), ["a"], seeds=[3], num_steps=2, sampler="euler_ancestral",
+        guidance_rescale=0.5, progress=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
+
+
 def test_prompts_from_a_csv_with_their_own_seeds(model, tmp_path):
     table = tmp_path / "prompts.csv"
     table.write_text('prompt,seed,label\n"one, two",5,x\nthree,,y\n', encoding="utf-8")
@@ -87,6 +102,9 @@ def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path):
         (["--prompt", "a", "--height", "17"], "height = 17"),
         (["--prompt", "a", "--seed", "-1"], "seed -1"),
         (["--prompt", "a", "--eta", "2"], "eta = 2"),
+        (["--prompt", "a", "--eta", "1", "--sampler", "pndm"], "eta = 1.0 is a setting of sampler"),
+        (["--prompt", "a", "--sampler", "plms"], "invalid choice: 'plms'"),
+        (["--prompt", "a", "--guidance_rescale", "-1"], "guidance_rescale = -1"),
         (["--prompts_csv", "absent.csv"], "absent.csv"),
         (["--prompt", "a", "--latents", "absent.npy"], "absent.npy"),
         (["--prompt", "a", "--num_images", "0"], "at least 1"),

@@ -10,7 +10,8 @@ from PIL import Image
 from medsd_jax import api
 from medsd_jax.cli import train_evaluation
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.train import open_data, run, train_by_config
+from medsd_jax.cli.train import run, train_by_config
+from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.transforms import load_image
 from medsd_jax.evaluation.classifier import load_classifier, predict
 from medsd_jax.evaluation.features.extraction import features_of, open_network

@@ -31,7 +31,8 @@ import jax
 import numpy as np
 import pytest
 
-from medsd_jax.diffusion.ddim import ddim_step, step_tables
+from medsd_jax.diffusion.ddim import ddim_step
+from medsd_jax.diffusion.samplers import make_plan
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 
 with warnings.catch_warnings():
@@ -161,7 +162,8 @@ def test_every_step_matches_diffusers(beta_schedule, zero_snr, prediction_type, 
             scheduler = diffusers.DDIMScheduler(**options)
         for num_steps, eta in itertools.product(STEPS, ETAS):
             scheduler.set_timesteps(num_steps)
-            timesteps, previous = step_tables(config, num_steps, max(STEPS))
+            plan = make_plan("ddim", config, num_steps, max(STEPS))
+            timesteps, previous = plan.times[:-1], plan.columns["t_prev"][:-1]
             np.testing.assert_array_equal(timesteps[:num_steps], scheduler.timesteps.numpy())
 
             outputs, states, noises, theirs = diffusers_steps(scheduler, eta, rng)

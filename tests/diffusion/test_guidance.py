@@ -33,6 +33,41 @@ def test_guidance_extrapolates_from_the_negative_prompt(inputs, scale):
     np.testing.assert_allclose(guided(denoise, scale)(*inputs), expected, atol=1e-4, rtol=1e-5)
 
 
+def inputs_of_some_spread(inputs):
+    """At time 0 the network's output would be constant."""
+    x, t, context, negative = inputs
+    return x, t + 1, context, negative
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("rescale", [0.3, 1.0])
+def test_rescaled_guidance_equals_diffusers(inputs, rescale):
+    torch = pytest.importorskip("torch")
+    module = pytest.importorskip("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")
+    x, t, context, negative = inputs = inputs_of_some_spread(inputs)
+    uncond, cond = (torch.from_numpy(np.array(denoise(x, t, c))) for c in (negative, context))
+    theirs = module.rescale_noise_cfg(uncond + 7.5 * (cond - uncond), cond, rescale).numpy()
+    ours = guided(denoise, 7.5, rescale)(*inputs)
+    # Values of order 10 times 7.5, and two standard deviations of 36 values: 1e-6 each.
+    np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-5)
+
+
+def test_no_rescaling_is_exact_and_full_rescaling_keeps_the_spread(inputs):
+    inputs = inputs_of_some_spread(inputs)
+    x, t, context, _ = inputs
+    plain = guided(denoise, 7.5)(*inputs)
+    run = jax.jit(lambda phi, *args: guided(denoise, 7.5, phi)(*args))
+    np.testing.assert_allclose(run(0.0, *inputs), plain, rtol=1e-6, atol=1e-5)
+    full, cond = np.asarray(run(1.0, *inputs)), np.asarray(denoise(x, t, context))
+    np.testing.assert_allclose(full.std((1, 2, 3)), cond.std((1, 2, 3)), rtol=1e-4)
+    assert run._cache_size() == 1
+
+
+def test_a_constant_prediction_without_rescaling_is_no_division_by_zero(inputs):
+    same = guided(lambda x, t, context: jnp.zeros_like(x), 7.5)(*inputs)
+    np.testing.assert_array_equal(same, np.zeros(inputs[0].shape))
+
+
 def test_the_network_runs_once_on_a_doubled_batch(inputs):
     shapes = []
 

@@ -9,7 +9,7 @@ import pytest
 from medsd_jax import api
 from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.train import run, train_by_config
-from medsd_jax.interop.learned_embeddings import TABLE
+from medsd_jax.interop.learned_embeddings import token_table
 from medsd_jax.training.metrics import read_scalars
 from tests.e2e.tiny_run import ROOT, recipe, write_model
 
@@ -85,15 +85,16 @@ def test_lora_resumes_to_the_bit(places, tmp_path):
 def test_textual_inversion_changes_the_new_rows_alone(places, tmp_path):
     train_by_config(recipe(*places, **INVERSION), tmp_path / "run")
     before, after = api.load(places[0]), api.load(tmp_path / "run")
-    size = len(before.params[TABLE])
+    table = token_table(before.params)
+    size = len(before.params[table])
     (start,) = before.tokenizer("l", add_special_tokens=False)["input_ids"]
     for name, weight in before.params.items():
         np.testing.assert_array_equal(after.params[name][: len(weight)], weight, err_msg=name)
-    rows = after.params[TABLE][size:]
-    assert rows.shape == (2, before.params[TABLE].shape[1])
-    assert (rows != before.params[TABLE][start]).all()
+    rows = after.params[table][size:]
+    assert rows.shape == (2, before.params[table].shape[1])
+    assert (rows != before.params[table][start]).all()
     small = api.add_embedding(before, tmp_path / "run")
-    np.testing.assert_array_equal(small.params[TABLE], after.params[TABLE])
+    np.testing.assert_array_equal(small.params[table], after.params[table])
     assert small.tokenizer.get_vocab() == after.tokenizer.get_vocab()
 
 

@@ -184,6 +184,7 @@ def test_diverged_run_is_one_line_and_1(places, tmp_path, capsys, monkeypatch):
         ("optim.b1=1.0", "optim.b1 = 1.0"),
         ("optim.no_decay=('(',)", "optim.no_decay"),
         ("preview.num_steps=1001", "preview.num_steps = 1001"),
+        ("preview.sampler=plms", "sampler 'plms' is not one of"),
         ("preview.num_steps=1000", "steps_offset"),
         ("preview.seed=-1", "preview.seed = -1"),
         ("seed=-1", "seed = -1"),

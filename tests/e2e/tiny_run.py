@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 CAPTIONS = ("Chest X-ray. Large left pleural effusion.", "Frontal chest radiograph, no finding.")
 
 
-def write_model(folder: Path) -> None:
-    """Random weights from scratch and a tokenizer of its own."""
+def write_model(folder: Path, captions=CAPTIONS, num_merges: int = 20) -> None:
+    """Random weights from scratch and a tokenizer of its own, learnt from the captions."""
     shapes = tiny_model()
-    tokenizer = train_clip_tokenizer(CAPTIONS, num_merges=20, max_length=16)
+    tokenizer = train_clip_tokenizer(captions, num_merges=num_merges, max_length=16)
     text = dataclasses.replace(
         shapes.text_encoder,
         vocab_size=len(tokenizer),

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import shutil
@@ -203,6 +204,19 @@ def test_shards_of_the_chosen_variant_only():
     assert not set(half) & set(_wanted(names, "org/name", None))
     assert set(half) <= set(_wanted(names, "org/name", "fp16"))
     assert not set(plain) & set(_wanted(names, "org/name", "fp16"))
+
+
+def test_a_projection_is_fetched_and_missed(cache, tiny_folder):
+    extra = [f"text_encoder_projection/{name}" for name in ("config.json", "model.safetensors")]
+    names = [path.relative_to(tiny_folder).as_posix() for path in tiny_folder.rglob("*.*")]
+    assert set(extra) <= set(_wanted(names + extra, "org/name", None))
+    assert not set(extra) & set(_wanted(names, "org/name", None))
+    index = cache("org/name", tiny_folder) / "model_index.json"
+    assert resolve("org/name")
+    mark = {"_text_encoder_projection": "text_encoder_projection"}
+    index.write_text(json.dumps(json.loads(index.read_text()) | mark))
+    with pytest.raises(UserError, match="it lacks text_encoder_projection/config"):
+        resolve("org/name")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./org/name", "missing", "a/b/c", "org/", ""])

@@ -9,7 +9,6 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.learned_embeddings import (
     EMBEDDINGS_FILE,
-    TABLE,
     add_word,
     read_embeddings,
     with_embeddings,
@@ -19,6 +18,7 @@ from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
+TABLE = "text_encoder.text_model.embeddings.token_embedding.embedding"
 WORD, PROMPT = "<cxr>", "a <cxr> b"
 LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
 

@@ -147,8 +147,8 @@ def test_the_safety_checker_is_left_out_and_said_so(tiny_folder, tmp_path, caplo
         ({"_class_name": "StableDiffusionXLPipeline"}, "'StableDiffusionXLPipeline'; only"),
         ({"_class_name": None}, "_class_name is None"),
         (
-            {"text_encoder": ["transformers", "BertModel"]},
-            "text_encoder is a BertModel; only CLIPT",
+            {"text_encoder": ["transformers", "T5EncoderModel"]},
+            "text_encoder is a T5EncoderModel; only CLIPTextModel or BertModel",
         ),
         ({"tokenizer": ["transformers", "BertTokenizer"]}, "tokenizer is a BertTokenizer"),
         ({"unet": ["diffusers", "FlaxUNet2DConditionModel"]}, "unet is a FlaxUNet2DConditionModel"),

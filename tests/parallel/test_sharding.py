@@ -9,9 +9,11 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from medsd_jax.models.bert_config import BertTextConfig
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
 from medsd_jax.models.params import abstract, with_prefix
+from medsd_jax.models.text_encoder import text_encoder_module
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import make_mesh
@@ -123,6 +125,11 @@ CASES = {
     "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.kernel": (768, 768),
     "text_encoder.text_model.encoder.layers.0.mlp.fc2.kernel": (3072, 768),
     "text_encoder.text_model.embeddings.token_embedding.embedding": (49408, 768),
+    "text_encoder.encoder.layer.0.attention.self.query.kernel": (768, 768),
+    "text_encoder.encoder.layer.0.attention.output.dense.kernel": (768, 768),
+    "text_encoder.encoder.layer.0.intermediate.dense.kernel": (768, 3072),
+    "text_encoder.encoder.layer.0.output.dense.kernel": (3072, 768),
+    "text_encoder.embeddings.word_embeddings.embedding": (28996, 768),
     "unet.mid_block.attentions.0.proj_in.kernel": (1, 1, 1280, 1280),
     "unet.mid_block.resnets.0.conv1.kernel": (3, 3, 1280, 1280),
     "unet.conv_out.kernel": (3, 3, 320, 4),
@@ -131,14 +138,18 @@ CASES = {
 }
 SPECS = [
     P("fsdp", "tensor"), P("tensor", "fsdp"), P("fsdp", "tensor"), P("tensor", "fsdp"),
-    P("fsdp", "tensor"), P("tensor", "fsdp"), P("fsdp"), P(None, None, None, "fsdp"),
+    P("fsdp", "tensor"), P("tensor", "fsdp"), P("fsdp"),
+    P("fsdp", "tensor"), P("tensor", "fsdp"), P("fsdp", "tensor"), P("tensor", "fsdp"), P("fsdp"),
+    P(None, None, None, "fsdp"),
     P(None, None, None, "fsdp"), P(None, None, None, "fsdp"), P(), P(),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "spec"), list(zip(CASES, SPECS, strict=True)))
 def test_table(name, spec):
-    assert weights("sd15")[name].shape == CASES[name]
+    bert = abstract(text_encoder_module(BertTextConfig(vocab_size=28996)))[1]
+    both = weights("sd15") | with_prefix(bert, "text_encoder")
+    assert both[name].shape == CASES[name]
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     assert leaf_sharding(name, CASES[name], mesh).spec == spec
 

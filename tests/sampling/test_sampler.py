@@ -10,7 +10,8 @@ import pytest
 from medsd_jax import api
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
-from medsd_jax.sampling.sampler import SamplerShape, compiled_sampler, make_inputs
+from medsd_jax.sampling.inputs import SamplerShape, make_inputs
+from medsd_jax.sampling.sampler import compiled_sampler
 from tests.tiny_pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 PROMPTS = ["effusion", "clear lung"]
@@ -87,6 +88,47 @@ def test_same_picture_as_torch(torch_sample, kind, num_steps):
     assert level_difference(ours, theirs).mean() <= 0.5
 
 
+def their_scheduler(sampler, config):
+    import diffusers
+
+    name, changes = {
+        "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+        "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+        "euler": ("EulerDiscreteScheduler", {"timestep_spacing": "linspace"}),
+    }[sampler]
+    return getattr(diffusers, name).from_config(config, **changes)
+
+
+@pytest.mark.torch
+# diffusers hands torch tensors to np.array, which numpy 2 has words about.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("sampler", ["pndm", "dpmpp_2m_karras", "euler"])
+def test_same_picture_as_torch_by_other_samplers(tmp_path, sampler):
+    """Through the whole pipeline, guidance rescale included; Euler at fractions of a time."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    model = tiny_pipeline("v_prediction")
+    api.save(model, tmp_path / "model")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = their_scheduler(sampler, pipe.scheduler.config)
+    theirs = pipe(
+        prompt=PROMPTS, negative_prompt=NEGATIVES, num_inference_steps=7, guidance_scale=4.0,
+        guidance_rescale=0.7, height=SIDE, width=SIDE,
+        latents=torch.from_numpy(LATENTS.transpose(0, 3, 1, 2).copy()),
+    ).images  # fmt: skip
+    theirs = np.stack([np.asarray(image) for image in theirs])
+    spacing = pipe.scheduler.config.timestep_spacing
+    model = dataclasses.replace(model, scheduler={**model.scheduler, "timestep_spacing": spacing})
+    ours = api.sample(
+        model, PROMPTS, negative_prompts=NEGATIVES, latents=LATENTS, sampler=sampler, num_steps=7,
+        guidance_scale=4.0, guidance_rescale=0.7, mesh=one_device(), batch_size=2, progress=False,
+    )  # fmt: skip
+    assert theirs.std() > 30
+    assert level_difference(ours, theirs).mean() <= 0.5
+
+
 @pytest.mark.torch
 def test_same_picture_as_torch_without_guidance(torch_sample):
     import torch
@@ -125,14 +167,15 @@ def test_same_picture_as_torch_with_fresh_noise_at_every_step(torch_sample, monk
     assert level_difference(ours, quiet).mean() > 5
 
 
-def test_nothing_recompiles(backend_compiles):
+@pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler_ancestral"])
+def test_nothing_recompiles(backend_compiles, sampler):
     model, mesh = tiny_pipeline(), one_device()
     shape = SamplerShape(
         model.unet, model.vae, model.text_encoder, api.schedule_of(model), SIDE, SIDE,
-        max_steps=api.MAX_STEPS,
+        max_steps=api.MAX_STEPS, sampler=sampler,
     )  # fmt: skip
     program = compiled_sampler(shape, mesh)
-    first = sample()
+    first = sample(sampler=sampler)
     # Other tests may have used the same program for other batch sizes.
     before, programs = len(backend_compiles), program._cache_size()
     assert programs >= 1
@@ -141,13 +184,15 @@ def test_nothing_recompiles(backend_compiles):
         {"negative_prompts": "noise"},
         {"seeds": [2**32 - 1, 0]},
         {"guidance_scale": 1.5},
-        {"eta": 0.7},
+        {"guidance_rescale": 0.7},
         {"num_steps": 1},
         {"num_steps": 13},
         {"latents": LATENTS},
     ]
+    if sampler == "ddim":
+        changes.append({"eta": 0.7})
     for change in changes:
-        changed = sample(**change)
+        changed = sample(sampler=sampler, **change)
         assert (changed != first).any(), f"{change} changes nothing"
     assert len(backend_compiles) == before
     assert program._cache_size() == programs
@@ -156,10 +201,12 @@ def test_nothing_recompiles(backend_compiles):
     assert len(backend_compiles) > before, "the listener hears nothing"
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.8])
-def test_a_picture_depends_on_its_own_seed_alone(eta):
+@pytest.mark.parametrize(
+    ("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.8), ("euler_ancestral", 0.0)]
+)
+def test_a_picture_depends_on_its_own_seed_alone(sampler, eta):
     prompts, seeds = ["one", "two", "three"], [11, 2**31, 5]
-    settings = {"seeds": seeds, "eta": eta, "guidance_scale": 3.0}
+    settings = {"seeds": seeds, "sampler": sampler, "eta": eta, "guidance_scale": 3.0}
     pairs = sample(prompts, **settings)  # two batches, the last one filled up
     assert pairs.shape == (3, SIDE, SIDE, 3)
     alone = sample(prompts, **settings, batch_size=1)
@@ -171,6 +218,15 @@ def test_a_picture_depends_on_its_own_seed_alone(eta):
         assert level_difference(pairs, other).max() <= 1
         assert (pairs != other).mean() < 0.01
     assert level_difference(pairs[0], pairs[1]).mean() > 5
+
+
+def test_the_seed_makes_the_noise_of_every_ancestral_step():
+    same = np.repeat(LATENTS[:1], 2, axis=0)
+    settings = {"latents": same, "sampler": "euler_ancestral"}
+    noisy = sample(["lung", "lung"], seeds=[1, 2], **settings)
+    assert level_difference(noisy[0], noisy[1]).mean() > 5
+    twins = sample(["lung", "lung"], seeds=[2, 2], **settings)
+    assert (twins[0] == twins[1]).all() and (twins[1] == noisy[1]).all()
 
 
 def test_the_seed_alone_makes_the_noise_of_every_step():
@@ -223,6 +279,10 @@ def test_defaults():
         ({"negative_prompts": ["a"]}, "2 prompts need as many seeds and negative prompts"),
         ({"eta": 2.0}, "eta = 2.0 must lie between 0"),
         ({"eta": -0.1}, "eta = -0.1"),
+        ({"eta": 0.5, "sampler": "euler"}, "eta = 0.5 is a setting of sampler ddim"),
+        ({"sampler": "plms"}, "sampler 'plms' is not one of ddim, pndm"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale = 1.5 must lie between 0"),
+        ({"guidance_rescale": float("nan")}, "guidance_rescale = nan"),
         ({"eta": float("nan")}, "eta = nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale = inf must be a finite number"),
         ({"height": 15}, "height = 15 must be a positive multiple of 2 pixels"),

@@ -1,0 +1,21 @@
+r"""Ten radiographs and prior preservation by LoRA.
+
+Command:   python train.py --config configs/few_shot_lora.py --workdir runs/few_shot_lora \
+               --config.model.path=CompVis/stable-diffusion-v1-4 \
+               --config.data.source=nih14 --config.data.path=FOLDER
+Hardware:  one GPU or TPU chip of 16 GB.
+Expected:  not run at this size yet. The papers use no LoRA: values as in lora.py.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import few_shot, lora
+
+
+def get_config() -> ConfigDict:
+    """few_shot.py with lora.py's adaptation."""
+    config = few_shot.get_config()
+    by_lora = lora.get_config()
+    config.adaptation = by_lora.adaptation
+    config.optim.learning_rate = by_lora.optim.learning_rate
+    return config

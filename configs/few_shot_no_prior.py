@@ -1,0 +1,19 @@
+r"""Ten radiographs without prior preservation: what few_shot.py gains shows beside it.
+
+Command:   python train.py --config configs/few_shot_no_prior.py --workdir runs/no_prior \
+               --config.model.path=CompVis/stable-diffusion-v1-4 \
+               --config.data.source=nih14 --config.data.path=FOLDER
+Hardware:  as few_shot.py.
+Expected:  not run at this size yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import few_shot
+
+
+def get_config() -> ConfigDict:
+    """few_shot.py with lambda 0."""
+    config = few_shot.get_config()
+    config.prior.weight = 0.0
+    return config

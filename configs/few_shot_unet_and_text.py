@@ -1,0 +1,19 @@
+r"""Ten radiographs, U-Net and text encoder: RoentGen's choice of components on the paper's data.
+
+Command:   python train.py --config configs/few_shot_unet_and_text.py --workdir runs/both \
+               --config.model.path=CompVis/stable-diffusion-v1-4 \
+               --config.data.source=nih14 --config.data.path=FOLDER
+Hardware:  as few_shot.py, with 2 GB more for the text encoder's moments.
+Expected:  not run at this size yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import few_shot
+
+
+def get_config() -> ConfigDict:
+    """few_shot.py with the text encoder trained too."""
+    config = few_shot.get_config()
+    config.adaptation.train = (r"^unet\.", r"^text_encoder\.")
+    return config

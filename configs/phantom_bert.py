@@ -1,0 +1,20 @@
+r"""A BERT in CLIP's place, trained with the U-Net on ten phantoms: RoentGen's swap made small.
+
+Command:   python -m medsd_jax swap-text-encoder --model runs/base --encoder FOLDER_OF_A_BERT \
+               --output runs/swapped
+           python train.py --config configs/phantom_bert.py --workdir runs/bert \
+               --config.model.path=runs/swapped --config.prior.path=runs/base
+           `python -m medsd_jax reproduce` makes a BERT that is small enough.
+Hardware:  two CPU cores, about 3 minutes.
+
+The prior is what the model with its own CLIP draws: after the swap it understands no prompt.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import phantom_unet_and_text
+
+
+def get_config() -> ConfigDict:
+    """phantom_unet_and_text.py; the pooler takes no part and stays."""
+    return phantom_unet_and_text.get_config()

@@ -1,0 +1,17 @@
+r"""Ten phantoms without prior preservation: what the prior is good for shows beside it.
+
+Command:   python train.py --config configs/phantom_no_prior.py --workdir runs/no_prior \
+               --config.model.path=runs/base   (after configs/phantom_base.py)
+Hardware:  two CPU cores, about 2 minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import phantom_few_shot
+
+
+def get_config() -> ConfigDict:
+    """phantom_few_shot.py with lambda 0."""
+    config = phantom_few_shot.get_config()
+    config.prior.weight = 0.0
+    return config

@@ -1,0 +1,25 @@
+r"""A projection from a small BERT into the small CLIP's space: the paper's E4 made small.
+
+Command:   python -m medsd_jax train-projection --config configs/phantom_text_projection.py \
+               --workdir runs/projection --config.model.path=runs/base \
+               --config.encoder.path=FOLDER_OF_A_BERT   (after configs/phantom_base.py)
+           `python -m medsd_jax reproduce` makes a BERT that is small enough.
+Hardware:  two CPU cores, about a minute.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, phantom_base_vae
+
+
+def get_config() -> ConfigDict:
+    """The projection's base on the captions that the base model was trained on."""
+    config = base.get_text_projection_config()
+    config.data.num_images = 4000
+    config.data.image_size = 64
+    config.data.phantom_findings = phantom_base_vae.FINDINGS
+    config.data.batch_size = 64
+    config.optim.warmup_steps = 50
+    config.train.steps = 500
+    config.checkpoint.keep = 1
+    return config

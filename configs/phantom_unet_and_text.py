@@ -1,0 +1,17 @@
+r"""Ten phantoms, U-Net and text encoder: RoentGen's choice of components (arXiv 2211.12737).
+
+Command:   python train.py --config configs/phantom_unet_and_text.py --workdir runs/both \
+               --config.model.path=runs/base   (after configs/phantom_base.py)
+Hardware:  two CPU cores, about 3 minutes.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import phantom_few_shot
+
+
+def get_config() -> ConfigDict:
+    """phantom_few_shot.py with the text encoder trained too."""
+    config = phantom_few_shot.get_config()
+    config.adaptation.train = (r"^unet\.", r"^text_encoder\.")
+    return config

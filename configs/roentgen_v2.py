@@ -1,0 +1,40 @@
+r"""RoentGen-v2 (arXiv 2508.16783): Stable Diffusion 2.1-base, age and sex in the prompt.
+
+The text of every image is "{age} year old {race} {female|male}. {impression}", race being optional:
+write it into the column `text` of metadata.csv.
+
+Command:   python train.py --config configs/roentgen_v2.py --workdir runs/roentgen_v2 \
+               --config.data.source=folder --config.data.path=FOLDER
+           Sampled as in the paper:
+               python sample.py --model runs/roentgen_v2 --sampler pndm --num_steps 75 \
+                   --guidance_scale 3 --prompt "50 year old female. Normal chest radiograph." \
+                   --output runs/roentgen_v2_samples
+Hardware:  planned for a TPU v5e-16 (4x4): mesh data=4, fsdp=4, 3 images a chip, 48 in all.
+Expected:  not run at this size yet; the paper's own FID is not known.
+Settings:  the published recipe's: learning rate 1e-5, cosine, 500 steps of warm-up, 60,000 steps,
+           AdamW (0.9, 0.999), weight decay 0.01, gradients clipped at 1, bfloat16, no EMA, no
+           caption dropout, square by padding, seed 873. Its batch of 48 may be meant for each GPU.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import roentgen
+
+
+def get_config() -> ConfigDict:
+    """roentgen.py with the differences of the second version."""
+    config = roentgen.get_config()
+    config.seed = 873
+    config.model.path = "stabilityai/stable-diffusion-2-1-base"
+    config.data.batch_size = 48
+    config.optim.learning_rate = 1e-5
+    config.optim.schedule = "cosine"
+    config.optim.warmup_steps = 500
+    config.checkpoint.every_steps = 500
+    for section in (config.preview, config.evaluation):
+        section.guidance_scale = 3.0
+    config.preview.prompts = (
+        "50 year old female. Normal chest radiograph.",
+        "50 year old female. Moderate left pleural effusion.",
+    )
+    return config

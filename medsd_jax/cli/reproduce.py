@@ -1,0 +1,176 @@
+"""``python -m medsd_jax reproduce``: every adaptation of the papers on the same data, in one table.
+
+Each row is trained by its recipe in configs/, samples the paper's two prompts and is measured by
+``evaluate``. What is finished is kept, so the same command goes on after a break.
+"""
+
+import argparse
+import json
+import logging
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.reproduce_experiments import (
+    BASE,
+    EXPERIMENTS,
+    Experiment,
+    Materials,
+    few_shot_recipe,
+    prompts_of,
+    recipe_of,
+)
+from medsd_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = """examples:
+  python -m medsd_jax reproduce --scale phantom --output runs/reproduction
+  python -m medsd_jax reproduce --scale full --model CompVis/stable-diffusion-v1-4 \\
+      --source nih14 --path FOLDER --encoder FOLDER_OF_A_BERT --real DATA:validation \\
+      --judge runs/judge --features xrv=FILE --output runs/reproduction
+
+phantom: a small model is trained first, on phantoms without any effusion; then every adaptation
+starts from it. Two CPU cores, within 90 minutes.
+full: the papers' scale, from a published model, with your data, judge and feature networks."""
+
+_FULL_ONLY = ("model", "source", "path", "encoder", "real", "judge", "features")
+_NEEDED = ("model", "source", "encoder", "real", "judge", "features")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds ``reproduce``."""
+    parser = subparsers.add_parser(
+        "reproduce",
+        help="compare all adaptations of the papers in one table",
+        description="Trains every adaptation of arXiv 2210.04133 and RoentGen on the same ten\n"
+        "pictures, measures what each draws, writes results.json and results.html.",
+        epilog=_EXAMPLES,
+    )
+    add = parser.add_argument
+    add("--scale", required=True, choices=("phantom", "full"), help="size of the comparison")
+    add("--output", required=True, type=Path, metavar="DIR", help="everything goes here")
+    add(
+        "--only", action="append", default=[], metavar="NAME",
+        choices=[e.name for e in EXPERIMENTS],
+        help=f"this row alone, may be repeated: {', '.join(e.name for e in EXPERIMENTS)}",
+    )  # fmt: skip
+    add(
+        "--num_images", type=positive_int, default=128, metavar="N",
+        help="pictures of each prompt (default 128)",
+    )  # fmt: skip
+    add("--guidance_scale", type=float, default=4.0, metavar="G", help="default 4, RoentGen's")
+    add("--num_steps", type=positive_int, default=50, metavar="N", help="of sampling (default 50)")
+    add("--train_steps", type=positive_int, metavar="N", help="of every training: for a quick look")
+    add("--configs", type=Path, help="folder of the recipes (default: the project's)")
+    full = parser.add_argument_group("--scale full")
+    full.add_argument("--model", metavar="M", help="the model that is adapted")
+    full.add_argument("--source", metavar="S", help="data set of the ten pictures: data.source")
+    full.add_argument("--path", metavar="DIR", help="its folder: data.path")
+    full.add_argument("--encoder", metavar="BERT", help="folder or hub id of an in-domain BERT")
+    full.add_argument("--real", metavar="R", help="held-out real pictures, as for evaluate")
+    full.add_argument("--judge", type=Path, metavar="FOLDER", help="of train-classifier")
+    full.add_argument("--features", action="append", metavar="KIND=PATH", help="as for evaluate")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the comparison; returns the exit code."""
+    check_flags(args)
+    from medsd_jax.cli import reproduce_report
+    from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.reproduce_phantom import make_materials
+
+    start_devices()
+    chosen = [e for e in EXPERIMENTS if not args.only or e.name in (*args.only, BASE)]
+    args.output.mkdir(parents=True, exist_ok=True)
+    if args.scale == "phantom":
+        materials = make_materials(args)
+    else:
+        materials = Materials(args.model, args.encoder, args.real, args.judge, tuple(args.features))
+    rows = []
+    for number, experiment in enumerate(chosen, start=1):
+        print(f"[reproduce] {number} of {len(chosen)}: {experiment.title}", flush=True)
+        model = train_experiment(args, experiment, materials)
+        evaluation = evaluate_experiment(args, experiment, model, materials)
+        rows.append(reproduce_report.row(experiment, args.output, model, materials, evaluation))
+        reproduce_report.write(args, materials, rows)
+    print(reproduce_report.in_words(rows))
+    print(f"[reproduce] open {args.output / 'results.html'}; numbers: {args.output}/results.json")
+    return 0
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises UserError where the flags do not go together."""
+    given = [name for name in _FULL_ONLY if getattr(args, name) is not None]
+    if args.scale == "phantom" and given:
+        raise UserError(f"--{given[0]} is for --scale full; phantoms bring everything along")
+    if args.scale == "full":
+        for name in _NEEDED:
+            if getattr(args, name) is None:
+                raise UserError(f"--scale full needs --{name}; see --help")
+
+
+def train_experiment(args: argparse.Namespace, experiment: Experiment, materials: Materials) -> str:
+    """Trains one row unless it is trained already.
+
+    Returns:
+        The model, as `medsd_jax.load` takes it.
+    """
+    from medsd_jax.cli import swap_text_encoder
+    from medsd_jax.cli.train import train_by_config
+    from medsd_jax.cli.train_projection import train_projection
+
+    if experiment.recipe is None:
+        return materials.base
+    workdir = args.output / experiment.name
+    if (workdir / "model" / "model_index.json").exists():
+        return str(workdir)
+    config = recipe_of(args, experiment.recipe[args.scale])
+    config.model.path = materials.base
+    began = time.perf_counter()
+    if experiment.encoder == "projected":
+        config.encoder.path = materials.encoder
+        train_projection(config.lock(), workdir)
+    else:
+        if experiment.encoder == "swapped":
+            swapped = workdir / "swapped"
+            if not (swapped / "model_index.json").exists():
+                words = Namespace(
+                    model=materials.base, variant=None, encoder=materials.encoder, output=swapped,
+                    projection="none", hidden_features=None, fresh_unet=False, max_length=77,
+                    seed=0,
+                )  # fmt: skip
+                swap_text_encoder.run(words)
+            config.model.path = str(swapped)
+            config.prior.path = materials.base
+        train_by_config(config.lock(), workdir)
+    # Of this call: a run that was resumed took longer.
+    (workdir / "seconds.json").write_text(json.dumps(time.perf_counter() - began) + "\n")
+    return str(workdir)
+
+
+def evaluate_experiment(
+    args: argparse.Namespace, experiment: Experiment, model: str, materials: Materials
+) -> Path:
+    """Samples and measures one row unless it is measured already; returns its folder."""
+    from medsd_jax.cli import evaluate
+
+    # The base model draws without any training of its own.
+    folder = args.output / experiment.name / "evaluation"
+    if (folder / "report.json").exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    config = few_shot_recipe(args, experiment)
+    table = folder / "prompts.csv"
+    lines = [f'"{prompt}"' for prompt in prompts_of(config)]
+    table.write_text("\n".join(["prompt", *lines]) + "\n", encoding="utf-8")
+    words = Namespace(
+        real=materials.real, synthetic=None, train=None, output=folder,
+        features=list(materials.features), judge=materials.judge, seed=0,
+        model=model, prompts_csv=table, num_images=args.num_images, num_steps=args.num_steps,
+        guidance_scale=args.guidance_scale,
+    )  # fmt: skip
+    code = evaluate.run(words)
+    assert code == 0, code
+    return folder

@@ -1,0 +1,130 @@
+"""The adaptations that arXiv 2210.04133 and RoentGen compare, in the order of the result table."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of the table.
+
+    Attributes:
+        name: of its folder.
+        title: of its row.
+        recipe: its file in configs/, by scale; None where nothing is trained.
+        encoder: a BERT takes part: "projected" into CLIP's space, or "swapped" for CLIP.
+        paper: what the papers found.
+    """
+
+    name: str
+    title: str
+    recipe: dict[str, str] | None = None
+    encoder: str | None = None
+    paper: str = ""
+
+
+BASE = "base"
+WITH_PRIOR, WITHOUT_PRIOR = "unet_prior", "unet_no_prior"
+
+EXPERIMENTS = (
+    Experiment(
+        BASE,
+        "Base model, not adapted",
+        paper="Realistic medical pictures are hard to get from it.",
+    ),
+    Experiment(
+        "text_projection",
+        "Textual projection of an in-domain encoder",
+        {"phantom": "phantom_text_projection", "full": "text_projection"},
+        encoder="projected",
+        paper="Its pictures did not resemble chest X-rays.",
+    ),
+    Experiment(
+        "textual_inversion",
+        "Textual inversion",
+        {"phantom": "phantom_textual_inversion", "full": "textual_inversion"},
+        paper="Better than the base model and the projection, far from medical reality.",
+    ),
+    Experiment(
+        WITHOUT_PRIOR,
+        "U-Net, ten pictures, no prior",
+        {"phantom": "phantom_no_prior", "full": "few_shot_no_prior"},
+        paper="Not told.",
+    ),
+    Experiment(
+        WITH_PRIOR,
+        "U-Net, ten pictures, prior preservation",
+        {"phantom": "phantom_few_shot", "full": "few_shot"},
+        paper="The best: lowest FID, the finding follows the prompt, 95 % by a classifier.",
+    ),
+    Experiment(
+        "unet_and_text",
+        "U-Net and text encoder, ten pictures, prior",
+        {"phantom": "phantom_unet_and_text", "full": "few_shot_unet_and_text"},
+        paper="RoentGen, on tens of thousands of pictures: highest fidelity.",
+    ),
+    Experiment(
+        "bert",
+        "BERT in CLIP's place, with the U-Net, ten pictures, prior",
+        {"phantom": "phantom_bert", "full": "few_shot_unet_and_text"},
+        encoder="swapped",
+        paper="RoentGen, on tens of thousands of pictures: helps where the encoder is frozen.",
+    ),
+    Experiment(
+        "lora",
+        "LoRA on the U-Net, ten pictures, prior",
+        {"phantom": "phantom_lora", "full": "few_shot_lora"},
+        paper="Not in the papers.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What all rows share.
+
+    Attributes:
+        base: the model that is adapted.
+        encoder: folder or hub id of a BERT.
+        real: held-out real pictures, as `evaluate` takes them.
+        judge: folder of a classifier.
+        features: feature spaces, as `evaluate` takes them; the first gives the table's distance.
+    """
+
+    base: str
+    encoder: str
+    real: str
+    judge: Path
+    features: tuple[str, ...]
+
+
+def prompts_of(config: "ConfigDict") -> tuple[str, str]:
+    """The prompt without the finding and the one with it."""
+    return config.few_shot.prompt_without, config.few_shot.prompt_with
+
+
+def recipe_of(args: argparse.Namespace, name: str) -> "ConfigDict":
+    """A recipe, with the data that the flags name and shorter where they ask for it."""
+    from medsd_jax.cli.demo import find_configs
+    from medsd_jax.cli.flags import load_config
+
+    config = load_config(find_configs(args.configs) / f"{name}.py")
+    config.data.cache_dir = str(args.output / "data")
+    if args.scale == "full" and "encoder" not in config:
+        config.data.source, config.data.path = args.source, args.path
+    if args.train_steps is not None:
+        config.train.steps = args.train_steps
+        config.optim.warmup_steps = min(config.optim.warmup_steps, args.train_steps // 10)
+    return config
+
+
+def few_shot_recipe(args: argparse.Namespace, experiment: Experiment) -> "ConfigDict":
+    """The recipe that says which two prompts a row is asked for: its own, or the paper's."""
+    own = experiment.recipe is not None and experiment.encoder != "projected"
+    default = {"phantom": "phantom_few_shot", "full": "few_shot"}
+    return recipe_of(args, (experiment.recipe if own else default)[args.scale])

@@ -1,0 +1,180 @@
+"""The result of `reproduce`: results.json and results.html.
+
+results.json holds scale, prompts, settings, the protocol and versions, and rows, one an adaptation:
+
+    name, title, paper      the adaptation, and what the papers found
+    fid                     value, n, ci95: FID-type distance to held-out real pictures
+    prompt_accuracy         value, n, ci95: share in which the judge agrees with the prompt
+    ms_ssim                 value, n, ci95: between pictures of one prompt, in groups of four
+    trained_parameters      numbers that the optimizer moves
+    seconds                 of training; null where nothing was trained
+    prompts                 without and with the finding
+    model                   as `sample.py --model` takes it
+"""
+
+import importlib.metadata
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+import medsd_jax
+from medsd_jax.cli.report_page import page_template
+from medsd_jax.cli.reproduce_experiments import (
+    BASE,
+    WITH_PRIOR,
+    WITHOUT_PRIOR,
+    Experiment,
+    Materials,
+)
+from medsd_jax.evaluation.intervals import bootstrap_interval
+from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
+from medsd_jax.sampling.images import make_grid
+
+LABEL = "pleural_effusion"
+GROUP = 4  # pictures of one prompt that are compared with each other: RoentGen's number
+SHOWN = 8
+PACKAGES = ("jax", "flax", "optax", "numpy")
+
+
+def row(
+    experiment: Experiment, output: Path, model: str, materials: Materials, evaluation: Path
+) -> dict[str, Any]:
+    """Gathers one row from what its training and its evaluation left."""
+    report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
+    judged = report["condition"]["labels"][LABEL]
+    samples = _samples(evaluation / "samples")
+    seconds = output / experiment.name / "seconds.json"
+    trained = experiment.recipe is not None
+    return {
+        "name": experiment.name,
+        "title": experiment.title,
+        "paper": experiment.paper,
+        "fid": report["fidelity"][materials.features[0]]["fid"],
+        "prompt_accuracy": judged["prompt_accuracy"],
+        "confusion": judged["confusion"],
+        "ms_ssim": _ms_ssim(samples),
+        "trained_parameters": _num_trained(output / experiment.name) if trained else 0,
+        "seconds": json.loads(seconds.read_text()) if trained and seconds.exists() else None,
+        "prompts": list(samples),
+        "model": model,
+        "evaluation": str(evaluation.relative_to(output)),
+    }
+
+
+def write(args: Namespace, materials: Materials, rows: list[dict[str, Any]]) -> None:
+    """Writes both files; rows that are still to come are missing from them."""
+    results = {
+        "scale": args.scale,
+        "base_model": materials.base,
+        "real": materials.real,
+        "features": list(materials.features),
+        "judge": str(materials.judge),
+        "guidance_scale": args.guidance_scale,
+        "num_steps": args.num_steps,
+        "num_images": 2 * args.num_images,
+        "rows": rows,
+        "findings": findings(rows),
+        "versions": {"medsd_jax": medsd_jax.__version__}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
+    (args.output / "results.json").write_text(text, encoding="utf-8")
+    pictures = {}
+    for entry in rows:
+        samples = _samples(args.output / entry["evaluation"] / "samples")
+        shown = [x for images in samples.values() for x in images[:SHOWN]]
+        pictures[entry["name"]] = make_grid(np.stack(shown), columns=SHOWN)
+    page = page_template("reproduce.html.jinja").render(results=results, pictures=pictures)
+    (args.output / "results.html").write_text(page, encoding="utf-8")
+
+
+def findings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the papers claim that these numbers can be held against: claim, holds, numbers.
+
+    A claim is held to where the two 95 % intervals part, refuted where they part the other way;
+    otherwise the numbers do not tell.
+    """
+    by_name = {entry["name"]: entry for entry in rows}
+    claims = [
+        ("With a prior the finding follows the prompt better than in the base model.",
+         "prompt_accuracy", WITH_PRIOR, BASE, 1),
+        ("With a prior the U-Net has a lower FID than the base model.",
+         "fid", WITH_PRIOR, BASE, -1),
+        ("U-Net fine-tuning has a lower FID than textual inversion.",
+         "fid", WITH_PRIOR, "textual_inversion", -1),
+        ("U-Net fine-tuning has a lower FID than textual projection.",
+         "fid", WITH_PRIOR, "text_projection", -1),
+        ("U-Net fine-tuning follows the prompt better than textual inversion.",
+         "prompt_accuracy", WITH_PRIOR, "textual_inversion", 1),
+        ("The prior keeps the pictures of one prompt more diverse.",
+         "ms_ssim", WITH_PRIOR, WITHOUT_PRIOR, -1),
+    ]  # fmt: skip
+    found = []
+    for claim, number, one, other, sign in claims:
+        if one not in by_name or other not in by_name:
+            continue
+        first, second = by_name[one][number], by_name[other][number]
+        found.append(
+            {
+                "claim": claim,
+                "number": number,
+                one: first,
+                other: second,
+                "outcome": _outcome(first["ci95"], second["ci95"], sign),
+            }
+        )
+    return found
+
+
+def in_words(rows: list[dict[str, Any]]) -> str:
+    """The table for a terminal."""
+    lines = [f"{'':56} {'FID':>8} {'accuracy':>9} {'MS-SSIM':>8} {'trained':>11} {'seconds':>8}"]
+    for entry in rows:
+        seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
+        lines.append(
+            f"{entry['title']:56} {entry['fid']['value']:8.3g} "
+            f"{entry['prompt_accuracy']['value']:9.1%} {entry['ms_ssim']['value']:8.3f} "
+            f"{entry['trained_parameters']:11,} {seconds:>8}"
+        )
+    return "\n".join(lines)
+
+
+def _outcome(one: list[float], other: list[float], sign: int) -> str:
+    if sign < 0:
+        one, other = other, one
+    if one[0] > other[1]:
+        return "agrees"
+    return "disagrees" if one[1] < other[0] else "undecided"
+
+
+def _samples(folder: Path) -> dict[str, list[np.ndarray]]:
+    """Prompt -> its pictures [H, W, 3] uint8, in the order of their sampling."""
+    found: dict[str, list[np.ndarray]] = {}
+    for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        with Image.open(folder / entry["file"]) as image:
+            found.setdefault(entry["prompt"], []).append(np.asarray(image.convert("RGB")))
+    return found
+
+
+def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """MS-SSIM in groups of four pictures of one prompt, the groups resampled."""
+    groups = []
+    for images in samples.values():
+        grey = np.stack(images).mean(axis=-1, keepdims=True, dtype=np.float32) / 255.0
+        count = len(grey) // GROUP
+        groups.append(grey[: count * GROUP].reshape(count, GROUP, *grey.shape[1:]))
+    together = np.concatenate(groups)
+    scales = most_scales(*together.shape[2:4])
+    found = intra_prompt_ms_ssim(together, num_scales=scales)
+    return bootstrap_interval(np.mean, found.of_prompts, seed=0).to_dict()
+
+
+def _num_trained(workdir: Path) -> int:
+    return json.loads((workdir / "parameters.json").read_text(encoding="utf-8"))["trained"]

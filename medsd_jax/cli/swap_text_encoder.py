@@ -1,0 +1,76 @@
+"""``python -m medsd_jax swap-text-encoder``: a BERT in the place of a model's text encoder."""
+
+import argparse
+from pathlib import Path
+
+from medsd_jax.cli.flags import positive_int
+from medsd_jax.errors import UserError
+
+_EPILOG = """examples:
+  python -m medsd_jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
+      --encoder StanfordAIMI/RadBERT --output models/radbert
+  python train.py --config configs/finetune.py --workdir runs/radbert \\
+      --config.model.path=models/radbert --config.data.path=my_images
+
+The encoder is a folder or hub id of a BERT with model.safetensors and vocab.txt. RadBERT, SapBERT,
+PubMedBERT and ClinicalBERT are 768 wide, as Stable Diffusion 1's CLIP: they fit its U-Net without a
+projection. A projection has random weights: train it (--config.adaptation.train) with the U-Net, or
+by train-projection."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Adds ``swap-text-encoder``."""
+    parser = subparsers.add_parser(
+        "swap-text-encoder",
+        help="put a BERT in the place of a model's text encoder",
+        description="Writes a diffusers folder whose text encoder is a BERT. Nothing is trained.",
+        epilog=_EPILOG,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="M", help="diffusers folder, hub id, or training workdir")
+    add("--variant", help="weight files of the model to read, such as fp16")
+    add("--encoder", required=True, metavar="BERT", help="folder or hub id of a BERT")
+    add("--output", required=True, type=Path, metavar="DIR", help="the folder to write")
+    add(
+        "--projection", choices=("none", "linear", "mlp"), default="none",
+        help="random layer(s) from the encoder's width to the U-Net's (default none)",
+    )  # fmt: skip
+    add(
+        "--hidden_features", type=positive_int, metavar="H",
+        help="of --projection mlp (default: the encoder's width)",
+    )  # fmt: skip
+    add(
+        "--fresh_unet", action="store_true",
+        help="a U-Net of random weights that attends to the encoder's width",
+    )  # fmt: skip
+    add(
+        "--max_length", type=positive_int, default=77, metavar="S",
+        help="tokens of a prompt, special ones included (default 77)",
+    )  # fmt: skip
+    add("--seed", type=int, default=0, help="of random weights (default 0)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    from medsd_jax import api
+    from medsd_jax.interop.bert_dir import load_bert
+    from medsd_jax.interop.pipeline_dir import check_writable
+    from medsd_jax.models.text_encoder_swap import swap_text_encoder
+
+    output = args.output.expanduser()
+    check_writable(output)
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+    bert = load_bert(args.encoder)
+    model = api.load(args.model, variant=args.variant)
+    swapped = swap_text_encoder(
+        model, *bert,
+        projection=args.projection, hidden_features=args.hidden_features,
+        fresh_unet=args.fresh_unet, max_length=args.max_length, seed=args.seed,
+    )  # fmt: skip
+    api.save(swapped, output)
+    new = [name for name, x in (("a fresh U-Net", args.fresh_unet),) if x]
+    new += [f"a projection ({args.projection})"] if args.projection != "none" else []
+    random = f"; of random weights: {' and '.join(new)}" if new else ""
+    print(f"the model is in {output}, prompts of {args.max_length} tokens{random}")
+    return 0

@@ -1,0 +1,133 @@
+"""Prompts without pictures: a text file, and batches of what was made of them.
+
+As in loader.py the order is one global sequence that depends on the seed alone, and every process
+takes its own rows of each global batch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import grain
+import numpy as np
+
+from medsd_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+
+def read_prompts(path: Path) -> tuple[str, ...]:
+    """Reads a UTF-8 text file with one prompt a line; empty lines are left out.
+
+    Raises:
+        UserError: there is no such file, or fewer than two prompts in it.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the prompts in {path} cannot be read: {error}") from error
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if len(prompts) < 2:
+        raise UserError(f"{path} holds {len(prompts)} prompt(s); two or more are needed")
+    return prompts
+
+
+class PromptBatches:
+    """Endless training batches, shuffled anew in every pass, whose place can be saved."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        *,
+        batch_size: int,
+        seed: int,
+        process_index: int,
+        process_count: int,
+    ):
+        """Sets the order.
+
+        Args:
+            columns: name -> [n, ...], one row a prompt.
+            batch_size: prompts of a global batch, over all processes.
+            seed: of the order, in [0, 2^32).
+            process_index: this process.
+            process_count: how many there are.
+
+        Raises:
+            UserError: fewer prompts than a batch, or a batch that the processes cannot share.
+        """
+        count = len(next(iter(columns.values())))
+        if count < batch_size:
+            raise UserError(
+                f"{count} prompts are fewer than one batch of {batch_size}: lower data.batch_size"
+            )
+        if batch_size % process_count:
+            raise UserError(
+                f"batch_size {batch_size} cannot be divided among {process_count} processes"
+            )
+        self._columns, self._number = columns, 0
+        local = batch_size // process_count
+        self._rows = slice(process_index * local, (process_index + 1) * local)
+        order = grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
+        self._order = order.batch(batch_size, drop_remainder=True)
+        digest = hashlib.sha256()
+        for name in sorted(columns):
+            digest.update(name.encode() + np.ascontiguousarray(columns[name]).tobytes())
+        self._setup = {
+            "fingerprint": digest.hexdigest()[:16],
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+
+    def __next__(self) -> Batch:
+        """Returns the columns' rows [b, ...] of this process."""
+        mine = self._order[self._number][self._rows]
+        self._number += 1
+        return {name: column[mine] for name, column in self._columns.items()}
+
+    def get_state(self) -> bytes:
+        """Returns the place after the last batch; the same in all processes."""
+        return json.dumps({**self._setup, "number": self._number}, sort_keys=True).encode()
+
+    def set_state(self, state: bytes) -> None:
+        """Goes to a place that `get_state` returned.
+
+        Raises:
+            UserError: it is one among other prompts, or in another order.
+        """
+        saved = json.loads(state)
+        for key, value in self._setup.items():
+            if saved.get(key) != value:
+                raise UserError(
+                    f"the saved data state has {key} {saved.get(key)!r} but this run has "
+                    f"{value!r}: resume with the same prompts and {key}, or start a new run"
+                )
+        self._number = saved["number"]
+
+
+class PromptEvalBatches:
+    """The first prompts in batches of one size, as often as they are asked for."""
+
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        *,
+        num_examples: int,
+        batch_size: int,
+        process_index: int,
+        process_count: int,
+    ):
+        """Arguments as of `PromptBatches`; `num_examples` at most, the last batch is padded."""
+        self._columns, self._size = columns, batch_size
+        self.num_examples = min(num_examples, len(next(iter(columns.values()))))
+        local = batch_size // process_count
+        self._places = np.arange(process_index * local, (process_index + 1) * local)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the columns' rows and mask, float32 [b], 0 for padding."""
+        for base in range(0, self.num_examples, self._size):
+            places = base + self._places
+            rows = np.minimum(places, self.num_examples - 1)
+            mask = (places < self.num_examples).astype(np.float32)
+            yield {name: column[rows] for name, column in self._columns.items()} | {"mask": mask}

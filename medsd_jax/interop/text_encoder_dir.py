@@ -1,0 +1,158 @@
+"""The text encoder of a diffusers folder: CLIP or BERT, its tokenizer, and a projection.
+
+    text_encoder/               config.json and safetensors of transformers' class
+    tokenizer/                  of the same family
+    text_encoder_projection/    config.json and model.safetensors, where model_index.json says so
+
+transformers has no class for the projection, so it lies in a folder of its own, which torch reads
+into ``torch.nn.Sequential(Linear, GELU, Linear)`` or, where it is linear, ``Sequential(Linear)``.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medsd_jax.errors import UserError
+from medsd_jax.interop.bert_dir import read_bert_weights
+from medsd_jax.interop.legacy import modernize
+from medsd_jax.interop.model_index import (
+    PROJECTION_FOLDER,
+    TextClasses,
+    read_json,
+    write_json,
+)
+from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, read_weights, write_weights
+from medsd_jax.interop.tokenization import load_tokenizer
+from medsd_jax.interop.torch_layout import from_torch
+from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
+from medsd_jax.models.config import CLIPTextConfig
+from medsd_jax.models.params import abstract, component, with_prefix
+from medsd_jax.models.text_encoder import PROJECTION, TextEncoderConfig, text_encoder_module
+
+_STEM = WEIGHT_STEMS["text_encoder"]
+_CLASSES: dict[str, tuple[type[TextEncoderConfig], str]] = {
+    "CLIPTextModel": (CLIPTextConfig, "CLIPTokenizer"),
+    "BertModel": (BertTextConfig, "BertTokenizer"),
+}
+
+
+class LoadedTextEncoder(NamedTuple):
+    """A text encoder on its own.
+
+    Attributes:
+        config: its shape.
+        tokenizer: of its vocabulary; `model_max_length` is S.
+        params: weights by their names in the module; numpy arrays.
+    """
+
+    config: TextEncoderConfig
+    tokenizer: Any
+    params: dict[str, np.ndarray]
+
+
+def text_classes(config: TextEncoderConfig) -> TextClasses:
+    """What model_index.json says of this text encoder."""
+    name = next(k for k, (kind, _) in _CLASSES.items() if isinstance(config, kind))
+    return TextClasses(name, _CLASSES[name][1], getattr(config, "projection", None) is not None)
+
+
+def read_text_config(folder: Path, classes: TextClasses) -> TextEncoderConfig:
+    """Reads the shape of the text encoder and of its projection.
+
+    Args:
+        folder: the diffusers folder.
+        classes: what its model_index.json says.
+
+    Raises:
+        UserError: a config.json is missing or describes what is not supported.
+    """
+    path = folder / "text_encoder" / "config.json"
+    config = _CLASSES[classes.text_encoder][0].from_dict(read_json(path), str(path))
+    if not classes.projection:
+        return config
+    path = folder / PROJECTION_FOLDER / "config.json"
+    values = read_json(path)
+    projection = TextProjectionConfig.from_dict(values, str(path))
+    if projection.in_features != config.hidden_size:
+        raise UserError(
+            f"{path}: in_features = {projection.in_features}, but the text encoder is "
+            f"{config.hidden_size} wide; take both from the same model"
+        )
+    return dataclasses.replace(config, projection=projection)
+
+
+def read_text_params(
+    folder: Path, config: TextEncoderConfig, variant: str | None, dtype: np.dtype
+) -> dict[str, np.ndarray]:
+    """Reads the weights, those of a projection under ``projection.``.
+
+    Raises:
+        UserError: they are missing, pickled, or do not fit the config.
+    """
+    where = folder / "text_encoder"
+    if not isinstance(config, BertTextConfig):
+        tensors = modernize(
+            "text_encoder", read_weights(where, _STEM, variant=variant, dtype=dtype)
+        )
+        return from_torch(tensors, _like(config), str(where))
+    params = read_bert_weights(where, config, variant=variant, dtype=dtype)
+    if config.projection is not None:
+        where = folder / PROJECTION_FOLDER
+        # The projection is written by us alone, and in no variant.
+        tensors = read_weights(where, _STEM, dtype=dtype)
+        like = component(_like(config), PROJECTION)
+        params |= with_prefix(from_torch(tensors, like, str(where)), PROJECTION)
+    return params
+
+
+def read_text_encoder(
+    folder: Path, classes: TextClasses, variant: str | None, dtype: np.dtype
+) -> LoadedTextEncoder:
+    """Reads config, tokenizer and weights; errors as of the functions above."""
+    config = read_text_config(folder, classes)
+    tokenizer = read_text_tokenizer(folder, config)
+    return LoadedTextEncoder(config, tokenizer, read_text_params(folder, config, variant, dtype))
+
+
+def read_text_tokenizer(folder: Path, config: TextEncoderConfig) -> Any:
+    """Reads the tokenizer and bounds its length by the encoder's positions.
+
+    Raises:
+        UserError: it cannot be read, or has more words than the encoder.
+    """
+    tokenizer = load_tokenizer(folder / "tokenizer", text_classes(config).tokenizer)
+    # Ids beyond the table would be read as its last row: jax clamps where torch raises.
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the text encoder only "
+            f"{config.vocab_size}; take both from the same model"
+        )
+    if tokenizer.model_max_length > config.max_position_embeddings:
+        tokenizer.model_max_length = config.max_position_embeddings
+    return tokenizer
+
+
+def split_projection(
+    tensors: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Parts torch's tensors into those of transformers' class and those of the projection."""
+    projection = component(tensors, PROJECTION)
+    return {k: x for k, x in tensors.items() if not k.startswith(f"{PROJECTION}.")}, projection
+
+
+def write_projection(
+    folder: Path, config: TextProjectionConfig, tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Writes a projection's folder below a new diffusers folder."""
+    (folder / PROJECTION_FOLDER).mkdir()
+    write_json(folder / PROJECTION_FOLDER / "config.json", config.to_dict())
+    write_weights(folder / PROJECTION_FOLDER, f"{_STEM}.safetensors", tensors)
+
+
+@functools.cache  # tracing a module's constructor takes a second
+def _like(config: TextEncoderConfig) -> dict[str, Any]:
+    return abstract(text_encoder_module(config))[1]
