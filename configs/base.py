@@ -113,6 +113,11 @@ def get_config() -> ConfigDict:
     # Regular expressions on weight names; r"^vae\.(decoder|post_quant_conv)\." keeps the latents.
     config.vae.train = (r"^vae\.",)
     config.vae.kl_weight = 1e-6
+    # Times the distance in the feature maps of a frozen network, so that texture counts beside grey
+    # values (training/perceptual.py); 0 switches it off.
+    config.vae.perceptual_weight = 0.0
+    # That network: "classifier=FOLDER", "xrv=FILE" or "inception=FILE", as for `evaluate`.
+    config.vae.perceptual_features = config_dict.placeholder(str)
     # At the end, set scaling_factor to 1 / std of the latents of the validation images.
     config.vae.measure_scaling_factor = False
 

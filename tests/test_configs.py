@@ -121,7 +121,10 @@ def test_every_key_is_read(tmp_path, monkeypatch):
             **{f"adaptation__{key}": value for key, value in inversion.items()},
             "few_shot__prompt_with": "<x> effusion",
         },
-        ("vae", "full"): {},
+        ("vae", "full"): {
+            "vae__perceptual_weight": 0.1,
+            "vae__perceptual_features": f"classifier={tmp_path / 'judge'}",
+        },
     }
     for (task, name), changes in kinds.items():
         config = recipe(

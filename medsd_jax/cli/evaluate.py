@@ -27,6 +27,8 @@ _EXAMPLES = """examples:
       --model runs/demo --prompts_csv prompts.csv --guidance_scale 4 \\
       --output runs/evaluation --features classifier=runs/judge
 
+`python -m medsd_jax evaluate vae` measures a model's autoencoder alone, on real pictures.
+
 a set of pictures (R, S, T) is
   FOLDER              its pictures, or those of its metadata.csv, metadata.jsonl, samples.jsonl
   TABLE.csv           with a column of paths; further columns: prompt, patient_id, labels

@@ -66,3 +66,20 @@ def plot_parts(values: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> by
     axes.errorbar(middle, places, xerr=reach, fmt="o", color=MAIN, ms=4, lw=1.2)
     axes.set_yticks(places, [part for part, _ in values])
     return to_svg(figure, x=name, legend=False)
+
+
+def plot_histogram(values: np.ndarray, least: float, name: str) -> bytes:
+    """How often each value occurs among pictures, and the threshold.
+
+    Args:
+        values: [n].
+        least: the threshold.
+        name: of the values.
+    """
+    figure, axes = new_plot()
+    middle, reach = (values.min() + values.max()) / 2, max(np.ptp(values), 1e-3) / 2
+    ends = (middle - reach, middle + reach)  # equal values leave no room for 40 bins
+    axes.hist(values, bins=40, range=ends, color=MAIN, alpha=0.8, label="pictures")
+    axes.axvline(least, color=GREY, lw=1.2, ls="--", label="threshold of the mean")
+    axes.set_yticks([])
+    return to_svg(figure, x=name)

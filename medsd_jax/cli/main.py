@@ -10,6 +10,7 @@ one line on stderr; 130 interrupted. A traceback means a bug.
 
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "swap-text-encoder": "put a BERT in the place of a model's text encoder",
     "train-projection": "teach a projection from a BERT into CLIP's space",
     "evaluate": "measure generated pictures against real ones",
+    "evaluate vae": "measure what a model's autoencoder keeps of pictures",
     "reproduce": "compare all adaptations of the papers in one table",
     "probe-text": "measure what text encoders know of the findings in a text",
     "plan": "say what a recipe needs on a TPU slice, without a TPU",
@@ -31,8 +33,8 @@ COMMANDS = {
     "compare-training": "say what synthetic pictures add to a classifier's training",
     "data": "prepare a data set and show what is in it",
 }
-"""Command -> one line of help. The file of the same name, with _ for -, is imported only when it is
-asked for."""
+"""Command -> one line of help. The file of the same name, with _ for - and space, is imported only
+when it is asked for."""
 
 _EPILOG = "example: python -m medsd_jax demo --output runs/demo"
 
@@ -73,7 +75,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _run_command(words: list[str]) -> int | None:
-    chosen = next((word for word in words if not word.startswith("-")), None)
+    words, chosen = _find_command(words)
     parser = ArgumentParser(
         prog="python -m medsd_jax",
         description="Stable Diffusion in JAX for medical images.",
@@ -83,7 +85,7 @@ def _run_command(words: list[str]) -> int | None:
     module = None
     for name, summary in COMMANDS.items():
         if name == chosen:
-            module = importlib.import_module(f"medsd_jax.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"medsd_jax.cli.{re.sub('[- ]', '_', name)}")
             if hasattr(module, "run_words"):
                 return module.run_words(words[words.index(name) + 1 :])
             module.add_parser(subparsers)
@@ -93,6 +95,17 @@ def _run_command(words: list[str]) -> int | None:
     args = parser.parse_args(words)
     assert module is not None, words  # argparse refuses what is not in COMMANDS
     return module.run(args)
+
+
+def _find_command(words: list[str]) -> tuple[list[str], str | None]:
+    """The words with the command as one of them, such as "evaluate vae", and the command."""
+    first = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
+    if first is None:
+        return words, None
+    two = " ".join(words[first : first + 2])
+    if two in COMMANDS:
+        words = [*words[:first], two, *words[first + 2 :]]
+    return words, words[first]
 
 
 def _start_log() -> None:

@@ -34,6 +34,7 @@ from medsd_jax.cli.train_data import (
 from medsd_jax.cli.train_evaluation import make_evaluation
 from medsd_jax.cli.train_latents import with_measured_scale
 from medsd_jax.cli.train_preview import make_preview
+from medsd_jax.cli.train_vae import frozen_features, make_vae_steps, open_features
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
@@ -52,7 +53,6 @@ from medsd_jax.parallel.multihost import (
 from medsd_jax.training.loop import LoopSettings, train
 from medsd_jax.training.optim import make_optimizer, make_schedule
 from medsd_jax.training.step import DiffusionModel, make_eval_step, make_train_step
-from medsd_jax.training.vae_step import make_vae_eval_step, make_vae_train_step
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,9 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     check_word(config, dataset.train.texts)
     is_vae = config.task == "vae"
     adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config, model)
+    features = open_features(config) if is_vae else None
     if is_vae:
-        train_step, eval_step = _vae_steps(config, model, adaptation, optimizer)
+        train_step, eval_step = make_vae_steps(config, model, adaptation, optimizer, features)
     else:
         (empty,) = encode_prompts(model.tokenizer, [""])
         train_step, eval_step = diffusion_steps(config, model, adaptation, optimizer, empty)
@@ -128,7 +129,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
                 evaluate_every=config.evaluation.every_steps,
             ),
             mesh=mesh,
-            params=model.params,
+            params=model.params | frozen_features(features),
             adaptation=adaptation,
             tx=optimizer,
             learning_rate=learning_rate,
@@ -221,24 +222,3 @@ def make_diffusion_model(
         latent_channels=model.vae.latent_channels,
         downscale=model.vae.downscale,
     )
-
-
-def _vae_steps(
-    config: ConfigDict,
-    model: StableDiffusion,
-    adaptation: Adaptation,
-    optimizer: optax.GradientTransformation,
-) -> tuple[Callable, Callable]:
-    dtype = jnp.dtype(config.model.dtype)
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=dtype))
-    train_step = make_vae_train_step(
-        vae,
-        adaptation,
-        optimizer,
-        latent_channels=model.vae.latent_channels,
-        downscale=model.vae.downscale,
-        kl_weight=config.vae.kl_weight,
-        accumulation_steps=config.train.accumulation_steps,
-        ema_decay=config.train.ema_decay,
-    )
-    return train_step, make_vae_eval_step(vae, adaptation)

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from medsd_jax.api import MAX_STEPS, schedule_of
 from medsd_jax.cli.train_evaluation import check_evaluation
+from medsd_jax.cli.train_vae import check_perceptual, check_vae_patterns
 from medsd_jax.diffusion.samplers import make_plan
 from medsd_jax.errors import UserError
 from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -33,8 +34,8 @@ _RANGES = {
         lambda x: 0 <= x < math.inf,
         "validation.every_steps preview.every_steps preview.seed evaluation.every_steps"
         " evaluation.seed optim.learning_rate"
-        " optim.weight_decay optim.clip_norm vae.kl_weight few_shot.images_per_prompt"
-        " prior.weight prior.seed",
+        " optim.weight_decay optim.clip_norm vae.kl_weight vae.perceptual_weight"
+        " few_shot.images_per_prompt prior.weight prior.seed",
     ),
     "at least 0 and below 2**32": (lambda x: 0 <= x < 2**32, "seed validation.seed"),
     "at least 0 and below 1": (
@@ -68,6 +69,7 @@ def check_config(config: ConfigDict) -> None:
         raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
     if config.task == "diffusion":
         _check_adaptation(config)
+    check_perceptual(config)
     if config.prior.weight:
         _check_prior(config)
     check_evaluation(config)
@@ -121,6 +123,7 @@ def check_model(config: ConfigDict, model: StableDiffusion) -> None:
             f"data.image_size = {config.data.image_size} must be a multiple of {downscale} pixels"
         )
     if config.task == "vae":
+        check_vae_patterns(config.vae.train, model)
         return
     channels = {model.unet.in_channels, model.unet.out_channels, model.vae.latent_channels}
     if len(channels) > 1:

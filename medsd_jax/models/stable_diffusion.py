@@ -35,9 +35,14 @@ class StableDiffusion:
 
     def fingerprint(self) -> str:
         """16 hex digits that change with any bit of any weight; written beside samples."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name in sorted(self.params):
-            array = np.ascontiguousarray(self.params[name])
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.view(np.uint8).data)
-        return digest.hexdigest()
+        return weights_fingerprint(self.params)
+
+
+def weights_fingerprint(params: Params) -> str:
+    """16 hex digits that change with any name, shape or bit of these weights."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(params):
+        array = np.ascontiguousarray(params[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,9 +1,10 @@
-"""The VAE train step: L1 reconstruction plus a small KL.
+"""The VAE train step: L1 reconstruction plus a small KL, and a perceptual term where asked for.
 
-    L = |x - decode(z)| + kl_weight KL(q(z | x) || N(0, I)),   z = mean + exp(logvar / 2) u
+    L = |x - y| + kl_weight KL(q(z | x) || N(0, I)) + perceptual_weight P(x, y)
+    y = decode(z),   z = mean + exp(logvar / 2) u,   P as in perceptual.py
 
-Both terms are sums divided by the number of pixel values, so `kl_weight` means what it means in
-latent diffusion (arXiv 2112.10752, appendix G; 1e-6 there).
+The first two terms are sums divided by the number of pixel values, so `kl_weight` means what it
+means in latent diffusion (arXiv 2112.10752, appendix G; 1e-6 there).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,13 +19,14 @@ from medsd_jax.arrays import Params
 from medsd_jax.models.params import bind, component
 from medsd_jax.models.vae import sample_posterior
 from medsd_jax.training.accumulation import accumulated_grad
+from medsd_jax.training.perceptual import PREFIX, Features, perceptual_distance
 from medsd_jax.training.state import TrainState, apply_gradients
 
 Batch = Mapping[str, jax.Array]
 
 
 def vae_losses(vae: nnx.GraphDef, params: Params, images: jax.Array, noise: jax.Array | None):
-    """Reconstruction and KL terms of each image.
+    """Reconstruction and KL terms of each image, and the reconstruction.
 
     Args:
         vae: graph definition.
@@ -33,14 +35,16 @@ def vae_losses(vae: nnx.GraphDef, params: Params, images: jax.Array, noise: jax.
         noise: [B, h, w, C] float32; None decodes the posterior's mean.
 
     Returns:
-        (l1 [B], kl [B]) float32, both per pixel value.
+        (l1 [B], kl [B]) float32, both per pixel value, and y [B, H, W, 3] float32.
     """
     module = bind(vae, component(params, "vae"))
     mean, logvar = module.encode(images)
     latents = mean if noise is None else sample_posterior(mean, logvar, noise)
-    l1 = jnp.mean(jnp.abs(module.decode(latents) - images), axis=(1, 2, 3))
+    reconstruction = module.decode(latents)
+    l1 = jnp.mean(jnp.abs(reconstruction - images), axis=(1, 2, 3))
     kl = 0.5 * jnp.sum(jnp.square(mean) + jnp.exp(logvar) - 1.0 - logvar, axis=(1, 2, 3))
-    return l1, kl / (images.shape[1] * images.shape[2] * images.shape[3])
+    kl = kl / (images.shape[1] * images.shape[2] * images.shape[3])
+    return l1, kl, reconstruction
 
 
 def make_vae_train_step(
@@ -53,10 +57,14 @@ def make_vae_train_step(
     kl_weight: float,
     accumulation_steps: int,
     ema_decay: float,
+    features: Features | None = None,
+    perceptual_weight: float = 0.0,
 ) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the pure ``train_step(state, frozen, batch, rng) -> (state, metrics)``.
 
-    `rng` is the run's key, the same at every step: the step folds its own number in.
+    `rng` is the run's key, the same at every step: the step folds its own number in. With
+    `features`, `frozen` holds that network's weights below ``perceptual.``, and the metrics hold
+    the term "perceptual", not weighted.
     """
 
     def train_step(state: TrainState, frozen: Params, batch: Batch, rng: jax.Array):
@@ -66,8 +74,15 @@ def make_vae_train_step(
         )
 
         def loss_fn(trainable: Params, micro_batch):
-            l1, kl = vae_losses(vae, adaptation.apply(frozen, trainable), *micro_batch)
-            return jnp.mean(l1 + kl_weight * kl), {"l1": jnp.mean(l1), "kl": jnp.mean(kl)}
+            params = adaptation.apply(frozen, trainable)
+            l1, kl, reconstruction = vae_losses(vae, params, *micro_batch)
+            losses, terms = l1 + kl_weight * kl, {"l1": l1, "kl": kl}
+            if features is not None:
+                terms["perceptual"] = perceptual_distance(
+                    features, component(frozen, PREFIX), micro_batch[0], reconstruction
+                )
+                losses = losses + perceptual_weight * terms["perceptual"]
+            return jnp.mean(losses), {name: jnp.mean(term) for name, term in terms.items()}
 
         scalars, grads = accumulated_grad(
             loss_fn, state.trainable, (images, noise), accumulation_steps
@@ -102,7 +117,7 @@ def make_vae_eval_step(vae: nnx.GraphDef, adaptation: Adaptation) -> Callable:
         trainable: Params, frozen: Params, batch: Batch, rng: jax.Array, first_row: jax.Array
     ):
         del rng, first_row
-        l1, _ = vae_losses(vae, adaptation.apply(frozen, trainable), batch["images"], None)
+        l1, _, _ = vae_losses(vae, adaptation.apply(frozen, trainable), batch["images"], None)
         return jnp.sum(l1 * batch["mask"]), jnp.sum(batch["mask"])
 
     return eval_step

@@ -11,10 +11,11 @@ def _norm_relu(weights, name, x):
     )
 
 
-def pooled_features(weights: dict[str, torch.Tensor], block_config, x: torch.Tensor):
-    """Images [B, C, H, W] in the network's own range -> [B, D]."""
+def feature_maps(weights: dict[str, torch.Tensor], block_config, x: torch.Tensor):
+    """Images [B, C, H, W] in the network's own range -> maps [B, D, h, w] of every stage."""
     x = F.conv2d(x, weights["features.conv0.weight"], stride=2, padding=3)
-    x = F.max_pool2d(_norm_relu(weights, "features.norm0", x), 3, 2, 1)
+    maps = [_norm_relu(weights, "features.norm0", x)]
+    x = F.max_pool2d(maps[0], 3, 2, 1)
     for block, layers in enumerate(block_config, 1):
         if block > 1:
             name = f"features.transition{block - 1}"
@@ -27,4 +28,10 @@ def pooled_features(weights: dict[str, torch.Tensor], block_config, x: torch.Ten
             new = _norm_relu(weights, f"{name}.norm2", new)
             new = F.conv2d(new, weights[f"{name}.conv2.weight"], padding=1)
             x = torch.cat([x, new], 1)
-    return _norm_relu(weights, "features.norm5", x).mean(dim=(2, 3))
+        maps.append(x)
+    return [*maps[:-1], _norm_relu(weights, "features.norm5", x)]
+
+
+def pooled_features(weights: dict[str, torch.Tensor], block_config, x: torch.Tensor):
+    """Images [B, C, H, W] in the network's own range -> [B, D]."""
+    return feature_maps(weights, block_config, x)[-1].mean(dim=(2, 3))

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from medsd_jax.adaptation.full import full
-from medsd_jax.cli.train import _vae_steps
+from medsd_jax.cli.train_vae import make_vae_steps
 from medsd_jax.training.state import init_state
 from medsd_jax.training.step import draw
 from medsd_jax.training.vae_step import draw_posterior_noise
@@ -111,11 +111,14 @@ def test_vae_loss_and_every_gradient():
     config = ml_collections.ConfigDict(
         {
             "model": {"dtype": "float32"},
-            "vae": {"kl_weight": 1e-2},  # large, so that the KL's gradient is seen
+            "vae": {
+                "kl_weight": 1e-2,
+                "perceptual_weight": 0.0,
+            },  # large, so that the KL's gradient is seen
             "train": {"accumulation_steps": 1, "ema_decay": 0.0},
         }
     )
-    step, _ = _vae_steps(config, model, full((r"^vae\.",)), tx)
+    step, _ = make_vae_steps(config, model, full((r"^vae\.",)), tx, None)
     state = init_state(full((r"^vae\.",)).init(model.params, None), tx, ema=False)
     images, rng = make_batch(2)["images"], jax.random.key(4)
     after, metrics = jit(step)(state, {}, {"images": images}, rng)

@@ -182,12 +182,22 @@ class DenseFeatures(nnx.Module):
         self.stage_names = tuple(names)
         self.norm5 = norm(channels)
 
-    def __call__(self, x: _Map) -> Float[Array, "B h w D"]:
-        """X [B, H, W, in_channels] -> [B, h, w, feature_size], before the last ReLU."""
-        x = max_pool(nnx.relu(self.norm0(self.conv0(x))), 3, 2, 1)
+    def stages(self, x: _Map) -> list[Array]:
+        """X [B, H, W, in_channels] -> maps after the first convolution and after each dense block.
+
+        The last one is normalised by norm5, before its ReLU.
+        """
+        maps = [nnx.relu(self.norm0(self.conv0(x)))]
+        x = max_pool(maps[0], 3, 2, 1)
         for name in self.stage_names:
             x = getattr(self, name)(x)
-        return self.norm5(x)
+            if name.startswith("denseblock"):
+                maps.append(x)
+        return [*maps[:-1], self.norm5(x)]
+
+    def __call__(self, x: _Map) -> Float[Array, "B h w D"]:
+        """X [B, H, W, in_channels] -> [B, h, w, feature_size], before the last ReLU."""
+        return self.stages(x)[-1]
 
 
 class DenseNet(nnx.Module):
@@ -232,6 +242,16 @@ class DenseNet(nnx.Module):
         """
         require_image(images, self.config.in_channels, self.config.smallest_image)
         return global_average(nnx.relu(self.features(images)))
+
+    def feature_maps(self, images: Float[Array, "B H W C"]) -> list[Array]:
+        """Images as for `pooled_features` -> the maps of every stage, which a loss compares.
+
+        Half the side after the first convolution, a quarter after the first dense block, half as
+        much after each further one.
+        """
+        require_image(images, self.config.in_channels, self.config.smallest_image)
+        *maps, last = self.features.stages(images)
+        return [*maps, nnx.relu(last)]
 
     def classify(self, features: Float[Array, "B D"]) -> Float[Array, "B K"]:
         """Pooled features [B, feature_size] -> class scores [B, num_classes] float32."""

@@ -273,13 +273,17 @@ class InceptionV3(nnx.Module):
         Returns:
             [B, 2048] float32, the last feature map averaged over its positions; not negative.
         """
+        return global_average(self.feature_maps(images)[-1])
+
+    def feature_maps(self, images: Float[Array, "B H W C"]) -> list[Array]:
+        """Images as for `pooled_features` -> the maps before each halving, and the last ones."""
         require_image(images, 3, SMALLEST_IMAGE)
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(max_pool(x, 3, 2)))
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(max_pool(x, 3, 2))))
-        x = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
-        x = self.Mixed_6e(self.Mixed_6d(x))
-        return global_average(self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))))
+        first = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(images)))
+        second = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(max_pool(first, 3, 2)))
+        third = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(max_pool(second, 3, 2))))
+        fourth = self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(third)))
+        fourth = self.Mixed_6e(self.Mixed_6d(fourth))
+        return [first, second, third, fourth, self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(fourth)))]
 
     def classify(self, features: Float[Array, "B 2048"]) -> Float[Array, "B K"]:
         """Pooled features [B, 2048] -> class scores [B, 1008 or 1000] float32, before softmax."""

@@ -21,7 +21,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.layers import require_image
 from medsd_jax.evaluation.picture_sets import squared
 from medsd_jax.interop.model_index import read_json
-from medsd_jax.interop.pipeline_dir import load_vae
+from medsd_jax.interop.pipeline_dir import LoadedVAE, load_vae
 from medsd_jax.models.config import VAEConfig
 from medsd_jax.models.params import abstract
 from medsd_jax.models.vae import AutoencoderKL
@@ -95,10 +95,15 @@ def open_latent_space(model: str) -> LatentSpace:
     vae = load_vae(model)
     if vae.config.in_channels != 3:
         raise UserError(f"latent={model}: its VAE takes {vae.config.in_channels} channels, not RGB")
-    side, mode = _of_the_recipe(Path(model).expanduser()) or (vae.image_size, _RESIZE_MODE)
+    side, mode = input_of(model, vae)
     graphdef, like = abstract(functools.partial(LatentMean, vae.config))
     params = {name: vae.params[name] for name in like}
     return LatentSpace(vae.config, side, mode, graphdef, params)
+
+
+def input_of(model: str, vae: LoadedVAE) -> tuple[int, str]:
+    """Size and resize mode that pictures get for a model's VAE, see `open_latent_space`."""
+    return _of_the_recipe(Path(model).expanduser()) or (vae.image_size, _RESIZE_MODE)
 
 
 def _of_the_recipe(workdir: Path) -> tuple[int, str] | None:

@@ -1,0 +1,43 @@
+r"""Fine-tune the decoder of a Stable Diffusion VAE on your own images, 512 pixels.
+
+The encoder stays as it is, and with it the latents: every U-Net that was trained on them goes on
+working, cached latents stay valid, and the new decoder can be exchanged for the old one.
+
+Command:   python train.py --config configs/vae_decoder.py --workdir runs/vae_decoder \
+               --config.model.path=CompVis/stable-diffusion-v1-4 \
+               --config.data.source=folder --config.data.path=my_images
+           Texture too: --config.vae.perceptual_weight=0.1 \
+               --config.vae.perceptual_features=xrv=FILE   (or classifier=FOLDER, inception=FILE)
+           Before and after: python -m medsd_jax evaluate vae --model runs/vae_decoder \
+               --real runs/vae_decoder/data:validation --output runs/vae_audit
+Hardware:  one GPU or TPU chip of 24 GB. By XLA's analysis of the step on a CPU, a picture of a
+           micro-batch takes 7.9 GiB in float32, weights and moments 0.9. On N chips
+           train.accumulation_steps=1 gives each chip 8 / N pictures at once.
+Expected:  not run at this size yet.
+
+The paper (arXiv 2210.04133) measures the VAE as it is and finds that it needs no fine-tuning, so
+that it is silent on all of this. Here the loss is that of latent diffusion without its
+discriminator. Learning rate, batch and steps are our own choice for a start. KL is off: it
+belongs to the encoder, and the decoder gets no gradient from it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """base.py with the decoder alone trained."""
+    config = base.get_config()
+    config.task = "vae"
+    config.vae.train = (r"^vae\.(decoder|post_quant_conv)\.",)
+    config.vae.kl_weight = 0.0
+    config.data.source = "folder"
+    config.data.batch_size = 8
+    config.optim.learning_rate = 1e-5
+    config.optim.warmup_steps = 100
+    config.optim.weight_decay = 0.0
+    config.train.steps = 5000
+    config.train.accumulation_steps = 4  # two pictures at once
+    config.train.ema_decay = 0.999
+    return config

@@ -1,0 +1,100 @@
+"""A feature network as a differentiable function of pictures: what a perceptual loss compares.
+
+    classifier=FOLDER   the judge that train-classifier wrote
+    xrv=FILE            torchxrayvision's DenseNet-121, fed as its own README says
+    inception=FILE      InceptionV3 of the FID literature, fed as clean-fid does
+
+Elsewhere pictures are prepared on the host, by Pillow (preprocessing.py). Here it is done in JAX,
+so that the gradient passes: the same filters, and nothing is rounded to 8 bits on the way.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medsd_jax.arrays import Params
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.classifier import load_classifier, network_input, structure
+from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet
+from medsd_jax.evaluation.features.inception import InceptionV3
+from medsd_jax.evaluation.features.weights import load_weights
+from medsd_jax.models.params import abstract, bind
+
+KINDS = ("classifier", "xrv", "inception")
+
+_Images = Float[Array, "B H W C"]
+_Prepared = Float[Array, "B h w D"]
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """A frozen network.
+
+    Attributes:
+        maps: ``(params, images) -> maps``: [B, H, W, 3] float32 in [-1, 1], square, of any size ->
+            a list of [B, h, w, D] float32, from the first layers to the last; traced.
+        params: weights on the host.
+    """
+
+    maps: Callable[[Params, jax.Array], list[jax.Array]]
+    params: Mapping[str, Any]
+
+
+def open_feature_maps(spec: str) -> FeatureMaps:
+    """Reads ``kind=path``.
+
+    Raises:
+        UserError: another kind, or the weights cannot be read.
+    """
+    kind, equals, where = spec.partition("=")
+    if kind not in KINDS or not equals or not where:
+        known = ", ".join(f"{k}=PATH" for k in KINDS)
+        raise UserError(f"perceptual features {spec!r} are not known: write one of {known}")
+    path = Path(where).expanduser()
+    if kind == "classifier":
+        classifier = load_classifier(path)
+        graphdef, _ = structure(classifier.network)
+        params, side = classifier.params, classifier.image_size
+
+        def prepare(images: _Images) -> _Prepared:
+            return network_input(classifier.network, resize(_grey(images), side, "bilinear"))
+
+    else:
+        make, prepare = {
+            "xrv": (functools.partial(DenseNet, XRV_DENSENET121), _xrv),
+            "inception": (functools.partial(InceptionV3, "fid"), _clean_fid),
+        }[kind]
+        graphdef, like = abstract(make)
+        params = load_weights(path, like, kind)
+    return FeatureMaps(
+        lambda params, images: bind(graphdef, params).feature_maps(prepare(images)), params
+    )
+
+
+def resize(images: _Images, side: int, method: str) -> _Prepared:
+    """Antialiased resize of square pictures, as Pillow's in float32; "bilinear" or "cubic"."""
+    b, height, _, channels = images.shape
+    if height == side:
+        return images
+    return jax.image.resize(images, (b, side, side, channels), method, antialias=True)
+
+
+def _grey(images: _Images) -> _Prepared:
+    return jnp.mean(images, axis=-1, keepdims=True)
+
+
+def _xrv(images: _Images) -> _Prepared:
+    """preprocessing.py's chain "xrv"."""
+    return resize(1024.0 * _grey(images), 224, "bilinear")
+
+
+def _clean_fid(images: _Images) -> _Prepared:
+    """preprocessing.py's chain "clean-fid"."""
+    pixels = resize(127.5 * (images + 1.0), 299, "cubic")
+    return (jnp.clip(pixels, 0.0, 255.0) - 128.0) / 128.0

@@ -1,0 +1,276 @@
+"""What an autoencoder keeps of pictures (E1 of arXiv 2210.04133), in numbers.
+
+Symbols: x a picture [H, W, 3] in [0, 1], y what the autoencoder gives back, clipped to [0, 1]; g
+the mean of the three channels; sums and means run over pixels.
+
+    (1)  e = g(y) - g(x)
+    (2)  RMSE, PSNR, SSIM and MS-SSIM of g(x) and g(y), by similarity.py
+    (3)  cast_RG = sqrt(mean ((y_R - y_G) - (x_R - x_G))^2), likewise GB and BR: how far the
+         channels of a grey picture come apart
+    (4)  band k holds the n_k pixels with k / 4 <= g(x) < (k + 1) / 4, the last one its end too:
+         share_k = n_k / n,   bias_k = sum_k e / n_k,   RMSE_k = sqrt(sum_k e^2 / n_k)
+
+(2) and (3) are computed of each picture and averaged over pictures; (4) pools the pixels of all
+pictures. Intervals resample patients.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.autoencoder import Autoencoder
+from medsd_jax.evaluation.classifier import Classifier, predict
+from medsd_jax.evaluation.intervals import bootstrap_interval
+from medsd_jax.evaluation.picture_sets import PictureSet, squared
+from medsd_jax.evaluation.similarity import most_scales, ms_ssim, psnr, rmse, ssim
+from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
+from medsd_jax.parallel.multihost import fetch, put_global
+
+SIMILARITY = ("rmse", "psnr", "ssim", "ms_ssim")
+COLOUR_CAST = ("red_green", "green_blue", "blue_red")
+BANDS = ("air", "lung", "soft_tissue", "bone")
+"""Names for orientation: which grey a tissue has is a matter of each picture's window."""
+MOST_PSNR = 100.0
+"""In decibels, of pictures that are equal or nearly so: infinity has no mean."""
+QUANTILES = (0.05, 0.5, 0.95)
+CAVEAT = (
+    "The thresholds are conventions of lossy image compression, not a medical validation: they "
+    "say how like two pictures are on average, and not whether a finding can still be seen."
+)
+_CASES_KEPT = 8
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture with its reconstruction.
+
+    Attributes:
+        row: where in the set it stands.
+        original: [S, S, 3] uint8, as the autoencoder was shown it.
+        reconstruction: [S, S, 3] uint8.
+        values: its numbers by their names in `SIMILARITY`.
+    """
+
+    row: int
+    original: np.ndarray
+    reconstruction: np.ndarray
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The numbers of each measured picture.
+
+    Attributes:
+        rows: [n] int, where in their set the pictures stand.
+        values: name of `SIMILARITY` or `COLOUR_CAST` -> [n] float32.
+        bands: "count", "error" and "squared" -> [n, bands] float64: pixels of each band, sums of e
+            and of e^2 over them.
+        num_scales: of MS-SSIM.
+        calls: the judge's probabilities of the originals and of the reconstructions, each
+            [n, labels] float32; None without a judge.
+        worst: the pictures with the largest RMSE, largest first.
+    """
+
+    rows: np.ndarray
+    values: Mapping[str, np.ndarray]
+    bands: Mapping[str, np.ndarray]
+    num_scales: int
+    calls: tuple[np.ndarray, np.ndarray] | None
+    worst: tuple[Case, ...]
+
+
+def compare(originals: jax.Array, reconstructions: jax.Array) -> dict[str, jax.Array]:
+    """Computes (2), (3) and the sums of (4) of each pair.
+
+    Args:
+        originals: [B, S, S, 3] float32 in [0, 1].
+        reconstructions: likewise, clipped.
+
+    Returns:
+        The names of `SIMILARITY` and `COLOUR_CAST` -> [B]; count, error, squared -> [B, bands].
+    """
+    x, y = (jnp.mean(p, axis=-1, keepdims=True) for p in (originals, reconstructions))
+    found = {
+        "rmse": rmse(x, y),
+        "psnr": jnp.minimum(psnr(x, y), MOST_PSNR),
+        "ssim": ssim(x, y),
+        "ms_ssim": ms_ssim(x, y, num_scales=most_scales(*x.shape[1:3])),
+    }
+    apart = [p - jnp.roll(p, -1, axis=-1) for p in (reconstructions, originals)]
+    casts = jnp.sqrt(jnp.mean(jnp.square(apart[0] - apart[1]), axis=(1, 2)))
+    found |= {name: casts[:, i] for i, name in enumerate(COLOUR_CAST)}
+    band = jnp.minimum(jnp.floor(x * len(BANDS)), len(BANDS) - 1)
+    inside = band == jnp.arange(len(BANDS), dtype=band.dtype)[None, None, None]
+    error = y - x
+    sums = {"count": jnp.ones_like(error), "error": error, "squared": jnp.square(error)}
+    return found | {
+        name: jnp.sum(jnp.where(inside, value, 0.0), axis=(1, 2)) for name, value in sums.items()
+    }
+
+
+def measure(
+    autoencoder: Autoencoder,
+    pictures: PictureSet,
+    rows: Sequence[int],
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    judge: Classifier | None = None,
+) -> Measurement:
+    """Reconstructs pictures batch by batch over all devices and compares.
+
+    Args:
+        autoencoder: from `open_autoencoder`.
+        pictures: the set.
+        rows: which of its pictures, in ascending order.
+        batch_size: pictures at once on each device.
+        mesh: the devices.
+        judge: shown both pictures, in 8 bits and at its own size.
+
+    Raises:
+        UserError: there are fewer than 2 pictures.
+    """
+    if len(rows) < 2:
+        raise UserError(
+            f"{len(rows)} picture of {pictures.name}: a spread needs at least 2; give more pictures"
+        )
+    side, mode = autoencoder.image_size, autoencoder.resize_mode
+    size = batch_shards(mesh) * min(batch_size, math.ceil(len(rows) / batch_shards(mesh)))
+    by_rows = batch_sharding(mesh)
+    run = jax.jit(functools.partial(_reconstruct, autoencoder.reconstruct), out_shardings=by_rows)
+    params = dict(autoencoder.params)
+    params = put_global(params, dict.fromkeys(params, replicated(mesh)))
+    found: list[dict[str, np.ndarray]] = []
+    calls: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    worst: list[Case] = []
+    for start in tqdm(range(0, len(rows), size), unit="batch", desc="reconstructed"):
+        batch = rows[start : start + size]
+        originals = squared([pictures.read(row) for row in batch], side, mode)
+        # The last batch is filled up and cut: one shape is compiled.
+        filled = originals[np.arange(size).clip(max=len(batch) - 1)]
+        images_u8, numbers = jax.tree.map(fetch, run(params, put_global(filled, by_rows)))
+        found.append({name: x[: len(batch)] for name, x in numbers.items()})
+        if judge is not None:
+            for side_calls, shown in zip(calls, (filled, images_u8), strict=True):
+                input_u8 = squared(list(shown), judge.image_size, judge.resize_mode)
+                side_calls.append(predict(judge, input_u8, mesh)[: len(batch)])
+        for i, row in enumerate(batch):
+            values = {name: float(numbers[name][i]) for name in SIMILARITY}
+            worst.append(Case(row, originals[i], images_u8[i], values))
+        worst = sorted(worst, key=lambda case: -case.values["rmse"])[:_CASES_KEPT]
+    numbers = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return Measurement(
+        rows=np.asarray(rows),
+        values={name: numbers[name] for name in (*SIMILARITY, *COLOUR_CAST)},
+        bands={name: numbers[name].astype(np.float64) for name in ("count", "error", "squared")},
+        num_scales=most_scales(side, side),
+        calls=None if judge is None else tuple(map(np.concatenate, calls)),
+        worst=tuple(worst),
+    )
+
+
+def summarise(measured: Measurement, patient_ids: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """The report's entries similarity, colour_cast and bands.
+
+    Args:
+        measured: from `measure`.
+        patient_ids: [n], of the measured pictures: the unit of the intervals.
+        seed: of the bootstrap.
+
+    Returns:
+        similarity: num_scales, and of each name mean (value, n = patients, ci95 where there are two
+        patients or more), std and quantiles; colour_cast: name -> a mean likewise; bands: of each
+        name, low, high, share, bias and rmse, the latter two null where no pixel is in it.
+    """
+    of_patients = functools.partial(estimate, units=np.asarray(patient_ids), seed=seed)
+    similarity: dict[str, Any] = {"num_scales": measured.num_scales}
+    for name in SIMILARITY:
+        values = measured.values[name].astype(np.float64)
+        similarity[name] = {
+            "mean": of_patients(np.mean, values),
+            "std": float(values.std(ddof=1)),
+            "quantiles": {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES},
+        }
+    count, error, squared_error = (measured.bands[k] for k in ("count", "error", "squared"))
+    bands = []
+    for k, name in enumerate(BANDS):
+        is_there = count[:, k].any()
+        sums = {"bias": error[:, k], "rmse": squared_error[:, k]}
+        bands.append(
+            {
+                "name": name,
+                "low": k / len(BANDS),
+                "high": (k + 1) / len(BANDS),
+                "share": of_patients(_ratio, count[:, k], count.sum(axis=1)),
+                "bias": of_patients(_ratio, sums["bias"], count[:, k]) if is_there else None,
+                "rmse": of_patients(_root, sums["rmse"], count[:, k]) if is_there else None,
+            }
+        )
+    colour_cast = {
+        name: of_patients(np.mean, measured.values[name].astype(np.float64)) for name in COLOUR_CAST
+    }
+    return {"similarity": similarity, "colour_cast": colour_cast, "bands": bands}
+
+
+def give_verdict(measured: Measurement, least: Mapping[str, float]) -> dict[str, Any]:
+    """Says whether the means reach their thresholds.
+
+    Args:
+        measured: from `measure`.
+        least: name of `SIMILARITY` -> the smallest mean that is good enough.
+
+    Returns:
+        good_enough, criteria (name, least, value, passed, and share_below, of the pictures) and
+        the caveat.
+    """
+    criteria = []
+    for name, threshold in least.items():
+        values = measured.values[name].astype(np.float64)
+        criteria.append(
+            {
+                "name": name,
+                "least": float(threshold),
+                "value": float(values.mean()),
+                "passed": bool(values.mean() >= threshold),
+                "share_below": float(np.mean(values < threshold)),
+            }
+        )
+    good_enough = all(criterion["passed"] for criterion in criteria)
+    return {"good_enough": good_enough, "criteria": criteria, "caveat": CAVEAT}
+
+
+def estimate(
+    statistic: Callable[..., float], *arrays: np.ndarray, units: np.ndarray, seed: int
+) -> dict[str, Any]:
+    """A number with its interval over units, or without one where there is a single unit."""
+    if len(set(units)) < 2:
+        return {"value": float(statistic(*arrays)), "n": 1}
+    return bootstrap_interval(statistic, *arrays, units=units, seed=seed).to_dict()
+
+
+def _reconstruct(reconstruct: Callable, params: Any, originals_u8: jax.Array):
+    """[B, S, S, 3] uint8 -> reconstructions of the same shape and type, and what `compare` says."""
+    pixels = originals_u8.astype(jnp.float32)
+    # On [-1, 1] as in training, and on [0, 1] as the metrics are defined.
+    images = reconstruct(params, pixels / 127.5 - 1.0)
+    reconstructions = jnp.clip((images + 1.0) / 2.0, 0.0, 1.0)
+    images_u8 = jnp.round(255.0 * reconstructions).astype(jnp.uint8)
+    return images_u8, compare(pixels / 255.0, reconstructions)
+
+
+def _ratio(parts: np.ndarray, whole: np.ndarray) -> float:
+    return float(parts.sum() / whole.sum()) if whole.any() else float("nan")
+
+
+def _root(squares: np.ndarray, count: np.ndarray) -> float:
+    return float(np.sqrt(_ratio(squares, count)))
