@@ -126,7 +126,7 @@ def test_wrong_words(parse, words, message, capsys):
 
 
 def test_missing_flags(recipe):
-    with pytest.raises(UserError, match="required: --config, --workdir"):
+    with pytest.raises(UserError, match="required: --workdir, --config"):
         parse_train_flags([])
     with pytest.raises(UserError, match="required: --workdir"):
         parse_train_flags(["--config", str(recipe)])

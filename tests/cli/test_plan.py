@@ -1,0 +1,63 @@
+"""Plans: mistakes are one line, and a tiny recipe compiles for a slice that is not there."""
+
+import importlib.util
+import json
+
+import pytest
+
+from medsd_jax.cli.main import exit_code
+from medsd_jax.cli.plan import in_words, run_words
+from tests.e2e.tiny_run import ROOT, write_model
+
+BASE = ["--config", str(ROOT / "configs" / "base.py")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model's folder without its weights."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    write_model(folder)
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "topology, words, message",
+    [
+        ("v5e", [], "GENERATION:SHAPE"),
+        ("v9:2x2", [], "v4, v5e, v5p, v6e"),
+        ("v5e:2x2", ["--config.task=vae"], "task = 'diffusion'"),
+        ("v5e:2x2", ["--config.train.steps=0"], "train.steps = 0"),
+    ],
+)
+def test_mistakes_are_one_line_and_2(model, capsys, topology, words, message):
+    flags = [*BASE, f"--config.model.path={model}", "--topology", topology, *words]
+    assert exit_code(lambda: run_words(flags)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("medsd_jax: error: ") and message in line
+
+
+def test_words_of_a_plan_that_does_not_fit():
+    found = {
+        "topology": "v5e:2x2", "chips": 4, "mesh": {"data": 4}, "batch_size": 16,
+        "images_a_chip": 4.0, "arguments": 9 * 2**30, "temporaries": 8 * 2**30,
+        "memory": 16 * 2**30, "fits": False, "operations": 12e12, "bytes": 239e9,
+        "seconds_by_arithmetic": 0.06, "seconds_by_memory": 0.32,
+    }  # fmt: skip
+    text = in_words(found)
+    assert "does NOT fit" in text and "17.00 of 16 GiB" in text
+    assert "0.32 s at least, by memory traffic; 50 images/s" in text
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_tiny_recipe_is_compiled_for_a_slice(model, tmp_path, capsys):
+    words = ["data.image_size=16", "data.batch_size=8", "model.dtype=bfloat16"]
+    flags = [*BASE, f"--config.model.path={model}", "--topology", "v5e:2x2"]
+    flags += [f"--config.{word}" for word in words] + ["--output", str(tmp_path / "plan.json")]
+    assert exit_code(lambda: run_words(flags)) == 0
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["fits"] and found["chips"] == 4 and found["images_a_chip"] == 2
+    assert found["operations"] > 1e6 and found["arguments"] > 0
+    assert "fits" in capsys.readouterr().out
