@@ -198,9 +198,10 @@ def get_classifier_config() -> ConfigDict:
     config.network.growth_rate = 32
     config.network.block_config = (6, 12, 24, 16)  # layers of each dense block
     config.network.num_init_features = 64
-    # Start from a weight file (.safetensors, .pth or .pt) of torchvision's densenet121 or
-    # torchxrayvision's densenet121-res224-*; None: from random weights. The class scores start
-    # anew, batch norm keeps its stored statistics. A tenth of the learning rate below is usual.
+    # Start from the folder of a classifier that was trained here, or from a weight file
+    # (.safetensors, .pth or .pt) of torchvision's densenet121 or torchxrayvision's
+    # densenet121-res224-*; None: from random weights. The class scores start anew, batch norm keeps
+    # its stored statistics. A tenth of the learning rate below is usual.
     config.network.weights = config_dict.placeholder(str)
 
     config.augmentation = ConfigDict()

@@ -23,7 +23,12 @@ from medsd_jax.data.splits import first_patients
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier, predict_logits
-from medsd_jax.evaluation.classifier_start import Start, from_published, from_scratch
+from medsd_jax.evaluation.classifier_start import (
+    Start,
+    from_classifier,
+    from_published,
+    from_scratch,
+)
 from medsd_jax.evaluation.classifier_training import Augmentation, calibrate, fit
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
 from medsd_jax.parallel.mesh import check_batch, make_mesh
@@ -224,4 +229,5 @@ def _start(config: ConfigDict) -> Start:
     )
     if config.network.weights is None:
         return from_scratch(asked)
-    return from_published(Path(config.network.weights).expanduser(), asked)
+    path = Path(config.network.weights).expanduser()
+    return (from_classifier if path.is_dir() else from_published)(path, asked)

@@ -1,4 +1,4 @@
-"""Where a classifier's training starts: random weights, or a published DenseNet with a new head.
+"""Where a classifier's training starts: random weights, or those of another one with a new head.
 
 Published are torchvision's DenseNets (three channels, ImageNet) and torchxrayvision's (one channel,
 chest X-rays); which one a file holds, its first convolution says. Their batch norm stays as it is
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.classifier import structure
+from medsd_jax.evaluation.classifier import load_classifier, structure
 from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
 from medsd_jax.evaluation.features.weights import modernize, read_state_dict
 from medsd_jax.interop.torch_layout import from_torch
@@ -61,17 +61,37 @@ def from_published(path: Path, network: DenseNetConfig) -> Start:
     """
     tensors, _ = modernize(read_state_dict(path))
     found = _shape_in(tensors, path)
-    told = ("num_init_features", "growth_rate", "block_config")
-    if any(getattr(found, key) != getattr(network, key) for key in told):
-        listed = ", ".join(f"network.{key}={getattr(found, key)}" for key in told)
-        asked = ", ".join(str(getattr(network, key)) for key in told)
-        raise UserError(f"{path} holds a DenseNet of another shape than {asked}: set {listed}")
+    _check_shape(path, found, network)
     like = {k: x for k, x in structure(found)[1].items() if not k.startswith(_HEAD)}
     body = {k: x for k, x in tensors.items() if not k.startswith(_HEAD)}
     published = from_torch(
         body, like, str(path), owner="its DenseNet", advice="take the file as it was published"
     )
     return Start(dataclasses.replace(found, num_classes=network.num_classes), published)
+
+
+def from_classifier(folder: Path, network: DenseNetConfig) -> Start:
+    """Starts from a classifier that was trained here, on other pictures or for other labels.
+
+    Args:
+        folder: that train-classifier wrote.
+        network: what the recipe asks for; as for `from_published`.
+
+    Raises:
+        UserError: the folder holds no classifier, or one of another shape.
+    """
+    found = load_classifier(folder)
+    _check_shape(folder, found.network, network)
+    body = {k: x for k, x in found.params.items() if not k.startswith(_HEAD)}
+    return Start(dataclasses.replace(found.network, num_classes=network.num_classes), body)
+
+
+def _check_shape(path: Path, found: DenseNetConfig, asked: DenseNetConfig) -> None:
+    told = ("num_init_features", "growth_rate", "block_config")
+    if any(getattr(found, key) != getattr(asked, key) for key in told):
+        listed = ", ".join(f"network.{key}={getattr(found, key)}" for key in told)
+        given = ", ".join(str(getattr(asked, key)) for key in told)
+        raise UserError(f"{path} holds a DenseNet of another shape than {given}: set {listed}")
 
 
 def _shape_in(tensors: Mapping[str, np.ndarray], path: Path) -> DenseNetConfig:
@@ -88,8 +108,8 @@ def _shape_in(tensors: Mapping[str, np.ndarray], path: Path) -> DenseNetConfig:
         )
     if "features.norm0.running_mean" not in tensors:
         raise UserError(
-            f"{path}: this DenseNet has group norm, whose weights are not published ones; give "
-            "torchvision's densenet121 or torchxrayvision's densenet121-res224-*"
+            f"{path}: this DenseNet has group norm, so it is none of torchvision's or "
+            "torchxrayvision's; of a classifier that train-classifier wrote give the folder"
         )
     channels, growth = first.shape[1], growing.shape[0]
     if channels not in _RANGE_BY_CHANNELS:

@@ -1,5 +1,6 @@
 """Published weights as a start: the torch module's scores before training, and what moves in it."""
 
+import dataclasses
 import itertools
 
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation import classifier as judge
-from medsd_jax.evaluation.classifier_start import from_published, from_scratch
+from medsd_jax.evaluation.classifier_start import from_classifier, from_published, from_scratch
 from medsd_jax.evaluation.classifier_training import Augmentation, fit
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
 from medsd_jax.evaluation.features.extraction import open_network
@@ -18,6 +19,7 @@ from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.models.params import bind
 from medsd_jax.parallel.mesh import make_mesh
 from tests.evaluation.features import cases
+from tests.tiny_judge import write_judge
 
 ASKED = DenseNetConfig(
     growth_rate=cases.TINY["growth_rate"],
@@ -175,3 +177,20 @@ def test_mistakes_are_told(tmp_path):
     })  # fmt: skip
     two = np.zeros((16, 2, 7, 7), np.float32)
     refused("2 channels", tensors | {"features.conv0.weight": two})
+
+
+def test_a_classifier_of_ours_gives_all_but_its_head(tmp_path):
+    write_judge(tmp_path, 16)
+    before = judge.load_classifier(tmp_path)
+    asked = dataclasses.replace(before.network, num_classes=5)
+    start = from_classifier(tmp_path, asked)
+    assert start.network == asked
+    for name, weight in start.params(0).items():
+        if name.startswith("classifier."):
+            assert weight.shape[-1] == 5
+        else:
+            np.testing.assert_array_equal(weight, before.params[name], err_msg=name)
+    with pytest.raises(UserError, match="set network.num_init_features=8, network.growth_rate=8"):
+        from_classifier(tmp_path, ASKED)
+    with pytest.raises(UserError, match="holds no classifier.json"):
+        from_classifier(tmp_path / "elsewhere", ASKED)
