@@ -190,7 +190,7 @@ def test_a_classifier_of_ours_gives_all_but_its_head(tmp_path):
             assert weight.shape[-1] == 5
         else:
             np.testing.assert_array_equal(weight, before.params[name], err_msg=name)
-    with pytest.raises(UserError, match="set network.num_init_features=8, network.growth_rate=8"):
+    with pytest.raises(UserError, match=r"set network.num_init_features=8, network.growth_rate=8"):
         from_classifier(tmp_path, ASKED)
-    with pytest.raises(UserError, match="holds no classifier.json"):
+    with pytest.raises(UserError, match=r"holds no classifier.json"):
         from_classifier(tmp_path / "elsewhere", ASKED)
