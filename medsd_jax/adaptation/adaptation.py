@@ -5,12 +5,13 @@ data are the same for all of them.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 
 from medsd_jax.arrays import Params
+from medsd_jax.errors import UserError
 
 NEVER_TRAINED = re.compile(r"^text_encoder\.pooler\.")
 """No adaptation trains these: no loss reads a BERT's pooler, but weight decay would move it."""
@@ -27,6 +28,22 @@ class Adaptation:
 
     init: Callable[[Params, jax.Array], Params]
     apply: Callable[[Params, Params], Params]
+
+
+def compile_patterns(patterns: Sequence[str]) -> list[re.Pattern]:
+    """The regular expressions of `adaptation.train`.
+
+    Raises:
+        UserError: there is none, or one is no regular expression.
+    """
+    if not patterns:
+        raise UserError("no train pattern given: nothing would be trained")
+    try:
+        return [re.compile(pattern) for pattern in patterns]
+    except re.error as error:
+        raise UserError(
+            f"train pattern {error.pattern!r} is not a regular expression: {error}"
+        ) from None
 
 
 def frozen_params(params: Params, trainable: Params) -> Params:

@@ -1,11 +1,10 @@
 """Full fine-tuning of the weights whose names match: the U-Net alone, or more."""
 
-import re
 from collections.abc import Sequence
 
 import jax
 
-from medsd_jax.adaptation.adaptation import NEVER_TRAINED, Adaptation
+from medsd_jax.adaptation.adaptation import NEVER_TRAINED, Adaptation, compile_patterns
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 
@@ -22,14 +21,7 @@ def full(patterns: Sequence[str]) -> Adaptation:
         UserError: at init, when a pattern matches nothing or the pooler alone; here, when one is no
             regular expression.
     """
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
-        raise UserError(
-            f"train pattern {error.pattern!r} is not a regular expression: {error}"
-        ) from None
-    if not compiled:
-        raise UserError("no train pattern given: nothing would be trained")
+    compiled = compile_patterns(patterns)
 
     def init(params: Params, rng: jax.Array) -> Params:
         del rng  # nothing is drawn: training starts from the checkpoint's values

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from medsd_jax.adaptation.adaptation import NEVER_TRAINED, Adaptation
+from medsd_jax.adaptation.adaptation import NEVER_TRAINED, Adaptation, compile_patterns
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 
@@ -53,14 +53,7 @@ def lora(settings: LoraSettings) -> Adaptation:
         raise UserError(f"adaptation.lora_rank = {settings.rank} must be at least 1")
     if not 0 < settings.alpha < math.inf:
         raise UserError(f"adaptation.lora_alpha = {settings.alpha} must be above 0")
-    try:
-        compiled = [re.compile(pattern) for pattern in settings.targets]
-    except re.error as error:
-        raise UserError(
-            f"train pattern {error.pattern!r} is not a regular expression: {error}"
-        ) from None
-    if not compiled:
-        raise UserError("no train pattern given: nothing would be trained")
+    compiled = compile_patterns(settings.targets)
 
     def init(params: Params, rng: jax.Array) -> Params:
         names = _matching(compiled, params)

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,17 +18,10 @@ from medsd_jax.evaluation.fidelity import fidelity
 from medsd_jax.evaluation.picture_sets import open_pictures
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.metrics import read_scalars
-from tests.e2e.tiny_run import ROOT, recipe, write_model
+from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 from tests.tiny_judge import write_judge
 
 NUM = 9  # not divisible by the devices
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

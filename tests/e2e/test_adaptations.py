@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,7 +10,7 @@ from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.train import run, train_by_config
 from medsd_jax.interop.learned_embeddings import token_table
 from medsd_jax.training.metrics import read_scalars
-from tests.e2e.tiny_run import ROOT, recipe, write_model
+from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 LORA = {
     "adaptation__name": "lora",
@@ -33,13 +32,6 @@ INVERSION = {
     "validation__num_images": 9,
     "train__steps": 2,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

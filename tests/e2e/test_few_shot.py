@@ -1,6 +1,5 @@
 """Few pictures and prior preservation, from the config to the weights, on 8 virtual devices."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,7 +9,7 @@ from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.train import run, train_by_config
 from medsd_jax.sampling.images import read_metadata
 from medsd_jax.training.metrics import read_scalars
-from tests.e2e.tiny_run import ROOT, recipe, write_model
+from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 FEW = {
     "few_shot__images_per_prompt": 4,
@@ -21,13 +20,6 @@ FEW = {
     "train__steps": 2,
     "validation__num_images": 9,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,15 +10,7 @@ from medsd_jax import api
 from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.train import run, train_by_config
 from medsd_jax.training.metrics import check_finite, read_scalars
-from tests.e2e.tiny_run import ROOT, recipe, write_model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Machine code is optimised for runs of hours; here it runs for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import jax
+import pytest
 from ml_collections import ConfigDict
 
 from medsd_jax import api
@@ -13,6 +15,14 @@ from tests.training.tiny_training import tiny_model
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ("Chest X-ray. Large left pleural effusion.", "Frontal chest radiograph, no finding.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """For the modules that import it: machine code is optimised for hours, and runs for seconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def write_model(folder: Path, captions=CAPTIONS, num_merges: int = 20) -> None:
