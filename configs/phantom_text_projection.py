@@ -5,6 +5,7 @@ Command:   python -m medsd_jax train-projection --config configs/phantom_text_pr
                --config.encoder.path=FOLDER_OF_A_BERT   (after configs/phantom_base.py)
            `python -m medsd_jax reproduce` makes a BERT that is small enough.
 Hardware:  two CPU cores, about a minute.
+Expected:  pictures as of the base model, and no effusions: it has never seen one.
 """
 
 from ml_collections import ConfigDict

@@ -4,6 +4,7 @@ Command:   python train.py --config configs/phantom_textual_inversion.py \
                --workdir runs/inversion --config.model.path=runs/base
                (after configs/phantom_base.py)
 Hardware:  two CPU cores, about 2 minutes.
+Expected:  50.4 % (44.3 to 56.5) of 256 pictures show what their prompt asks for: no effusions.
 """
 
 from ml_collections import ConfigDict

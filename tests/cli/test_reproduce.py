@@ -88,7 +88,7 @@ def test_a_short_run_has_all_rows_and_goes_on(tmp_path, capsys):
     trained = {entry["name"]: entry["trained_parameters"] for entry in results["rows"]}
     assert trained["base"] == 0 and trained["textual_inversion"] == 96
     assert trained["lora"] < trained["unet_prior"] < trained["unet_and_text"]
-    assert len(results["findings"]) == 6
+    assert len(results["findings"]) == 7
     assert (tmp_path / "results.html").stat().st_size > 20_000
     before = (tmp_path / "results.json").read_text()
     assert main(words) == 0  # everything is there already
