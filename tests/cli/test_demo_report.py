@@ -204,7 +204,7 @@ def test_commands_parse(page, run):
         assert python == "python"
         if words[0] == "sample.py":
             args = sample.make_parser().parse_args(words[1:])
-            assert len(sample.read_requests(args)) == 16 and args.model == str(run)
+            assert len(sample.read_requests(args, args.num_images)) == 16 and args.model == str(run)
         elif words[0] == "train.py":
             flags = parse_train_flags(words[1:])
             assert flags.config.optim.warmup_steps <= flags.config.train.steps

@@ -33,20 +33,6 @@ def level_difference(a, b):
     return np.abs(a.astype(int) - b.astype(int))
 
 
-@pytest.fixture
-def backend_compiles():
-    """A list that grows by one with every program that XLA is asked for."""
-    seen = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            seen.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
 @pytest.fixture(scope="module")
 def torch_sample(tmp_path_factory):
     """torch diffusers' StableDiffusionPipeline with its DDIMScheduler, on the same weights."""
