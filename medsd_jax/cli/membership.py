@@ -110,6 +110,11 @@ def config_of_run(workdir: Path) -> "ConfigDict":
         ) from error
     if config.get("task") != "diffusion" or "data" not in config:
         raise UserError(f"{path} is of no run with task = 'diffusion': it has no denoising loss")
+    if "few_shot" not in config or "phantom_findings" not in config.data:
+        raise UserError(
+            f"{path} was written by an older version, which had no few_shot and no "
+            "data.phantom_findings: train again"
+        )
     return config
 
 

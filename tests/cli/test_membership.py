@@ -90,3 +90,6 @@ def test_vae_run_has_no_denoising_loss(tmp_path, capsys):
     (tmp_path / "config.json").write_text('{"task": "vae", "data": {}}')
     assert attack(tmp_path) == 2
     assert "task = 'diffusion'" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"task": "diffusion", "data": {}}')
+    assert main(["membership", "--workdir", str(tmp_path)]) == 2
+    assert "written by an older version" in capsys.readouterr().err
