@@ -5,10 +5,10 @@ Command:   python train.py --config configs/roentgen.py --workdir runs/roentgen 
            Sampled as in the paper:
                python sample.py --model runs/roentgen --sampler pndm --num_steps 75 \
                    --guidance_scale 4 --prompt "..." --output runs/roentgen_samples
-Hardware:  planned for a TPU v5e-64 (8x8): mesh data=16, fsdp=4, 4 images a chip, 256 in all. The
+Hardware:  meant for a TPU v5e-64 (8x8): mesh data=16, fsdp=4, 4 images a chip, 256 in all. The
            paper took two instances of 32 A100, 8 images on each, one day for 60,000 steps.
-Expected:  not run at this size yet. The paper: FID 3.6 in torchxrayvision's features, 54.9 in
-           InceptionV3's, at 60,000 steps.
+Expected:  neither planned (`python -m medsd_jax plan`) nor run at this size yet. The paper: FID 3.6
+           in torchxrayvision's features, 54.9 in InceptionV3's, at 60,000 steps.
 Settings:  the paper's: Stable Diffusion 1.4, learning rate 5e-5, constant, batch 256, bfloat16,
            60,000 steps (its grid: 1,000, 12,500 and 60,000), the text encoder trained too.
            Silent, as the same group's later code: AdamW (0.9, 0.999), weight decay 0.01, gradients

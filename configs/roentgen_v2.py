@@ -9,8 +9,9 @@ Command:   python train.py --config configs/roentgen_v2.py --workdir runs/roentg
                python sample.py --model runs/roentgen_v2 --sampler pndm --num_steps 75 \
                    --guidance_scale 3 --prompt "50 year old female. Normal chest radiograph." \
                    --output runs/roentgen_v2_samples
-Hardware:  planned for a TPU v5e-16 (4x4): mesh data=4, fsdp=4, 3 images a chip, 48 in all.
-Expected:  not run at this size yet; the paper's own FID is not known.
+Hardware:  meant for a TPU v5e-16 (4x4): mesh data=4, fsdp=4, 3 images a chip, 48 in all.
+Expected:  neither planned (`python -m medsd_jax plan`) nor run at this size yet; the paper's own
+           FID is not known.
 Settings:  the published recipe's: learning rate 1e-5, cosine, 500 steps of warm-up, 60,000 steps,
            AdamW (0.9, 0.999), weight decay 0.01, gradients clipped at 1, bfloat16, no EMA, no
            caption dropout, square by padding, seed 873. Its batch of 48 may be meant for each GPU.
