@@ -88,6 +88,7 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     import jax
     import numpy as np
 
+    from medsd_jax.adaptation.adaptation import frozen_params
     from medsd_jax.cli.train import diffusion_steps, optimizer_of
     from medsd_jax.cli.train_adaptation import make_adaptation
     from medsd_jax.cli.train_checks import check_config
@@ -112,7 +113,7 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     empty = np.zeros(tokens, np.int32)
     train_step, _ = diffusion_steps(config, model, adaptation, optimizer, empty)
     trainable = jax.eval_shape(lambda p: adaptation.init(p, jax.random.key(0)), model.params)
-    frozen = {k: x for k, x in model.params.items() if k not in trainable}
+    frozen = frozen_params(model.params, trainable)
     make_state = functools.partial(init_state, tx=optimizer, ema=config.train.ema_decay > 0)
     state = jax.eval_shape(make_state, trainable)
     batch = _batch(config, model, optimizer_batch(config), tokens)

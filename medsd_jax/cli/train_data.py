@@ -102,14 +102,15 @@ def make_batches(
         prior_settings = {"beside": len(prior), "beside_batch_size": config.prior.batch_size}
     moments = None
     if config.data.cache_latents:
+        encoder, key = make_encoder(model, mesh), vae_fingerprint(model)
         found = [
             encode_split(
                 part,
-                make_encoder(model, mesh),
+                encoder,
                 batch_size=_forward_batch(config),
                 image_size=config.data.image_size,
                 resize_mode=config.data.resize_mode,
-                key=vae_fingerprint(model),
+                key=key,
                 folder=folder,
                 true_everywhere=true_everywhere,
             )

@@ -63,6 +63,7 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
 
     from medsd_jax import api
     from medsd_jax.adaptation.full import full
+    from medsd_jax.cli.train import optimizer_of
     from medsd_jax.data.prompt_batches import PromptBatches, PromptEvalBatches
     from medsd_jax.interop.pipeline_dir import check_writable
     from medsd_jax.models.params import abstract, component, with_prefix
@@ -70,7 +71,6 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
     from medsd_jax.parallel.mesh import check_batch, make_mesh
     from medsd_jax.parallel.multihost import is_main_process, on_every_host
     from medsd_jax.training.loop import LoopSettings, train
-    from medsd_jax.training.optim import make_optimizer, make_schedule
     from medsd_jax.training.projection_step import (
         TEACHER,
         make_projection_eval_step,
@@ -80,12 +80,7 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
     check_config(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_batch(config.data.batch_size, mesh, config.train.accumulation_steps)
-    learning_rate = make_schedule(
-        config.optim.schedule, config.optim.learning_rate,
-        warmup_steps=config.optim.warmup_steps, total_steps=config.train.steps,
-    )  # fmt: skip
-    settings = ("b1", "b2", "eps", "weight_decay", "clip_norm", "no_decay")
-    optimizer = make_optimizer(learning_rate, **{key: config.optim[key] for key in settings})
+    learning_rate, optimizer = optimizer_of(config)
     check_writable(workdir / "model")
     model = api.load(config.model.path, variant=config.model.variant)
     swapped = projected(model, config)
