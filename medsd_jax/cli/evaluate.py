@@ -5,14 +5,18 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medsd_jax.cli.flags import positive_int
+from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from medsd_jax.cli.evaluate_sampling import Sampling
 
 AUDIT_ONLY = "latent"
 """A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
@@ -71,15 +75,64 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     model.add_argument("--model", metavar="M", help="diffusers folder, hub id, or training workdir")
     model.add_argument("--prompts_csv", type=Path, metavar="F", help="as for sample.py")
     model.add_argument("--num_images", type=positive_int, metavar="N", help="of each prompt (1)")
+    model.add_argument("--sampler", choices=SAMPLER_NAMES, help="(ddim)")
     model.add_argument("--num_steps", type=positive_int, metavar="N", help="sampling steps (50)")
     model.add_argument("--guidance_scale", type=float, metavar="G", help="(7.5)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from medsd_jax.cli import evaluate_report
+    check_flags(args)
     from medsd_jax.cli.device_setup import start_devices
-    from medsd_jax.cli.evaluate_sampling import sampled
+    from medsd_jax.cli.evaluate_sampling import Sampling
+
+    start_devices()
+    synthetic = args.synthetic or Sampling(
+        args.model,
+        args.prompts_csv,
+        args.num_images or 1,
+        args.sampler,
+        args.num_steps,
+        args.guidance_scale,
+    )
+    evaluate(
+        args.real,
+        synthetic,
+        args.output,
+        train=args.train,
+        features=args.features,
+        judge=args.judge,
+        seed=args.seed,
+    )
+    return 0
+
+
+def evaluate(
+    real: str,
+    synthetic: "str | Sampling",
+    output: Path,
+    *,
+    features: Sequence[str],
+    train: str | None = None,
+    judge: Path | None = None,
+    seed: int = 0,
+) -> None:
+    """Measures two sets of pictures; writes report.json and report.html, and prints a summary.
+
+    Args:
+        real: real pictures, as the flag names them.
+        synthetic: generated pictures likewise, or what to sample into OUTPUT/samples first.
+        output: a folder; made where it is missing.
+        features: feature spaces, KIND=PATH.
+        train: what the model was trained on, for the audit.
+        judge: folder of a classifier that says what pictures show.
+        seed: of subsets and resamples.
+
+    Raises:
+        UserError: something of this cannot be read or does not fit together.
+    """
+    from medsd_jax.cli import evaluate_report
+    from medsd_jax.cli.evaluate_sampling import Sampling, sampled
     from medsd_jax.evaluation.classifier import load_classifier
     from medsd_jax.evaluation.condition import judge_pictures
     from medsd_jax.evaluation.diversity import diversity
@@ -93,28 +146,28 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
-    check_flags(args)
-    start_devices()
-    networks = {spec: open_network(spec) for spec in args.features}
-    judge = None if args.judge is None else load_classifier(args.judge)
+    networks = {spec: open_network(spec) for spec in features}
+    classifier = None if judge is None else load_classifier(judge)
     # Sampling takes longest: what is wrong with the other sets is said before.
-    sets = {"real": open_pictures(args.real)}
-    if args.train:
-        sets["train"] = open_pictures(args.train)
-    sets["synthetic"] = open_pictures(args.synthetic or sampled(args))
-    real, synthetic = sets["real"], sets["synthetic"]
+    sets = {"real": open_pictures(real)}
+    if train:
+        sets["train"] = open_pictures(train)
+    if isinstance(synthetic, Sampling):
+        synthetic = sampled(synthetic, output)
+    sets["synthetic"] = open_pictures(synthetic)
+    reals, drawn = sets["real"], sets["synthetic"]
     labels = {name: known_labels(pictures) for name, pictures in sets.items()}
-    mesh, cache = make_mesh({"data": -1}), args.output / "features"
+    mesh, cache = make_mesh({"data": -1}), output / "features"
 
     spaces, by_part, audits, realness = {}, {}, {}, None
     for spec, network in networks.items():
-        features = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
-        pair = features["real"], features["synthetic"]
-        if args.train:
-            audits[spec] = audit_features(features["train"], *pair)
+        found = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
+        pair = found["real"], found["synthetic"]
+        if train:
+            audits[spec] = audit_features(found["train"], *pair)
         if network.kind == AUDIT_ONLY:
             continue
-        settings = {"real_patients": real.patient_ids, "seed": args.seed}
+        settings = {"real_patients": reals.patient_ids, "seed": seed}
         spaces[spec] = {
             "network": network.kind,
             "weights_and_input": network.fingerprint,
@@ -137,10 +190,10 @@ def run(args: argparse.Namespace) -> int:
         },
         "fidelity": spaces,
         "parts": by_part,
-        "diversity": diversity(synthetic, seed=args.seed),
+        "diversity": diversity(drawn, seed=seed),
         "condition": None,
         "privacy": None,
-        "seed": args.seed,
+        "seed": seed,
         # Equal hashes: the numbers were measured in the same way and may be compared.
         "protocol": hashlib.blake2b(
             json.dumps([_DEFINITIONS, sorted(protocol)]).encode(), digest_size=8
@@ -151,17 +204,16 @@ def run(args: argparse.Namespace) -> int:
         },
     }
     judgements = {}
-    if judge is not None:
-        report["condition"], judgements = judge_pictures(judge, real, synthetic, labels, mesh)
-    if args.train:
+    if classifier is not None:
+        report["condition"], judgements = judge_pictures(classifier, reals, drawn, labels, mesh)
+    if train:
         audits = {"pixels": audit_pixels(*_pictures(sets)), **audits}
         report["privacy"] = _privacy(audits, sets)
     if is_main_process():
         print_summary(report)
         cases = evaluate_report.Cases(realness, judgements, audits)
-        page = evaluate_report.write(args.output, report, sets, cases)
+        page = evaluate_report.write(output, report, sets, cases)
         print(f"open {page}; its numbers are in {page.with_suffix('.json')}")
-    return 0
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -178,7 +230,7 @@ def check_flags(args: argparse.Namespace) -> None:
     if set(spaces) == {AUDIT_ONLY}:
         raise UserError(f"--features {AUDIT_ONLY}=MODEL measures no distance: name another one too")
     if args.model is None:
-        for name in ("num_images", "num_steps", "guidance_scale"):
+        for name in ("num_images", "sampler", "num_steps", "guidance_scale"):
             if getattr(args, name) is not None:
                 raise UserError(f"--{name} is for sampling and would not be read: leave it out")
 

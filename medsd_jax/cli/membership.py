@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
     from medsd_jax import api
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.files import write_json
     from medsd_jax.parallel.multihost import is_main_process
-    from medsd_jax.training.checkpoint import write_json_atomically
 
     start_devices()
     where = str(args.model or args.workdir)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if is_main_process():
         output = args.output or args.workdir
         output.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(output / REPORT, report)
+        write_json(output / REPORT, report)
         print(in_words(report))
         print(f"losses by timestep are in {output / REPORT}")
     return 0

@@ -94,8 +94,8 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     from medsd_jax.cli.train_checks import check_config
     from medsd_jax.cli.train_data import optimizer_batch
     from medsd_jax.interop.pipeline_dir import load_structure
-    from medsd_jax.parallel.mesh import batch_sharding, check_batch, make_mesh, replicated
-    from medsd_jax.parallel.sharding import tree_shardings
+    from medsd_jax.parallel.mesh import check_batch, make_mesh
+    from medsd_jax.training.sharded_step import shard_step
     from medsd_jax.training.state import init_state
 
     check_config(config)
@@ -117,14 +117,7 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     make_state = functools.partial(init_state, tx=optimizer, ema=config.train.ema_decay > 0)
     state = jax.eval_shape(make_state, trainable)
     batch = _batch(config, model, optimizer_batch(config), tokens)
-    state_sharding, frozen_sharding = (tree_shardings(x, mesh) for x in (state, frozen))
-    rows, whole = batch_sharding(mesh), replicated(mesh)
-    step = jax.jit(
-        train_step,
-        in_shardings=(state_sharding, frozen_sharding, rows, whole),
-        out_shardings=(state_sharding, whole),
-        donate_argnums=0,
-    )
+    step = shard_step(train_step, state, frozen, mesh).step
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = step.trace(state, frozen, batch, key).lower(lowering_platforms=("tpu",)).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()

@@ -83,10 +83,10 @@ def run(args: argparse.Namespace) -> int:
 
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.evaluation.text_embeddings import check_pooling, parse_pooling
+    from medsd_jax.files import write_json
     from medsd_jax.interop.any_text_encoder import load_text_encoder
     from medsd_jax.models.bert_config import BertTextConfig
     from medsd_jax.parallel.multihost import is_main_process
-    from medsd_jax.training.checkpoint import write_json_atomically
 
     if len(set(args.encoder)) < len(args.encoder):
         raise UserError("an --encoder is named twice; leave one out")
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     jsonschema.validate(report, schema())
     if is_main_process():
         args.output.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(args.output / REPORT, report)
+        write_json(args.output / REPORT, report)
         print(in_words(report))
         print(f"all numbers are in {args.output / REPORT}")
     return 0

@@ -5,10 +5,7 @@ Each row is trained by its recipe in configs/, samples the paper's two prompts a
 """
 
 import argparse
-import json
 import logging
-import time
-from argparse import Namespace
 from pathlib import Path
 
 from medsd_jax.cli.flags import positive_int
@@ -20,7 +17,9 @@ from medsd_jax.cli.reproduce_experiments import (
     few_shot_recipe,
     prompts_of,
     recipe_of,
+    timed,
 )
+from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ phantom: a small model is trained first, on phantoms without any effusion; then 
 starts from it. Two CPU cores, within 90 minutes.
 full: the papers' scale, from a published model, with your data, judge and feature networks."""
 
-_FULL_ONLY = ("model", "source", "path", "encoder", "real", "judge", "features")
+_FULL_ONLY = ("model", "source", "path", "prompts", "encoder", "real", "judge", "features")
 _NEEDED = ("model", "source", "encoder", "real", "judge", "features")
 
 
@@ -61,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="pictures of each prompt (default 128)",
     )  # fmt: skip
     add("--guidance_scale", type=float, default=4.0, metavar="G", help="default 4, RoentGen's")
+    add("--sampler", choices=SAMPLER_NAMES, default="ddim", help="(default ddim)")
     add("--num_steps", type=positive_int, default=50, metavar="N", help="of sampling (default 50)")
     add("--train_steps", type=positive_int, metavar="N", help="of every training: for a quick look")
     add("--configs", type=Path, help="folder of the recipes (default: the project's)")
@@ -68,6 +68,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     full.add_argument("--model", metavar="M", help="the model that is adapted")
     full.add_argument("--source", metavar="S", help="data set of the ten pictures: data.source")
     full.add_argument("--path", metavar="DIR", help="its folder: data.path")
+    full.add_argument(
+        "--prompts", metavar="FILE",
+        help="what textual projection learns from, a prompt a line; the paper took 1,000,000 of "
+        "LAION-400M (default: the captions of --source)",
+    )  # fmt: skip
     full.add_argument("--encoder", metavar="BERT", help="folder or hub id of an in-domain BERT")
     full.add_argument("--real", metavar="R", help="held-out real pictures, as for evaluate")
     full.add_argument("--judge", type=Path, metavar="FOLDER", help="of train-classifier")
@@ -117,7 +122,7 @@ def train_experiment(args: argparse.Namespace, experiment: Experiment, materials
     Returns:
         The model, as `medsd_jax.load` takes it.
     """
-    from medsd_jax.cli import swap_text_encoder
+    from medsd_jax.cli.swap_text_encoder import write_swapped
     from medsd_jax.cli.train import train_by_config
     from medsd_jax.cli.train_projection import train_projection
 
@@ -128,25 +133,18 @@ def train_experiment(args: argparse.Namespace, experiment: Experiment, materials
         return str(workdir)
     config = recipe_of(args, experiment.recipe[args.scale])
     config.model.path = materials.base
-    began = time.perf_counter()
-    if experiment.encoder == "projected":
-        config.encoder.path = materials.encoder
-        train_projection(config.lock(), workdir)
-    else:
-        if experiment.encoder == "swapped":
-            swapped = workdir / "swapped"
-            if not (swapped / "model_index.json").exists():
-                words = Namespace(
-                    model=materials.base, variant=None, encoder=materials.encoder, output=swapped,
-                    projection="none", hidden_features=None, fresh_unet=False, max_length=77,
-                    seed=0,
-                )  # fmt: skip
-                swap_text_encoder.run(words)
-            config.model.path = str(swapped)
-            config.prior.path = materials.base
-        train_by_config(config.lock(), workdir)
-    # Of this call: a run that was resumed took longer.
-    (workdir / "seconds.json").write_text(json.dumps(time.perf_counter() - began) + "\n")
+    with timed(workdir):
+        if experiment.encoder == "projected":
+            config.encoder.path = materials.encoder
+            train_projection(config.lock(), workdir)
+        else:
+            if experiment.encoder == "swapped":
+                swapped = workdir / "swapped"
+                if not (swapped / "model_index.json").exists():
+                    write_swapped(materials.base, materials.encoder, swapped)
+                config.model.path = str(swapped)
+                config.prior.path = materials.base
+            train_by_config(config.lock(), workdir)
     return str(workdir)
 
 
@@ -154,7 +152,8 @@ def evaluate_experiment(
     args: argparse.Namespace, experiment: Experiment, model: str, materials: Materials
 ) -> Path:
     """Samples and measures one row unless it is measured already; returns its folder."""
-    from medsd_jax.cli import evaluate
+    from medsd_jax.cli.evaluate import evaluate
+    from medsd_jax.cli.evaluate_sampling import Sampling
 
     # The base model draws without any training of its own.
     folder = args.output / experiment.name / "evaluation"
@@ -165,12 +164,19 @@ def evaluate_experiment(
     table = folder / "prompts.csv"
     lines = [f'"{prompt}"' for prompt in prompts_of(config)]
     table.write_text("\n".join(["prompt", *lines]) + "\n", encoding="utf-8")
-    words = Namespace(
-        real=materials.real, synthetic=None, train=None, output=folder,
-        features=list(materials.features), judge=materials.judge, seed=0,
-        model=model, prompts_csv=table, num_images=args.num_images, num_steps=args.num_steps,
+    sampling = Sampling(
+        model,
+        table,
+        num_images=args.num_images,
+        sampler=args.sampler,
+        num_steps=args.num_steps,
         guidance_scale=args.guidance_scale,
-    )  # fmt: skip
-    code = evaluate.run(words)
-    assert code == 0, code
+    )
+    evaluate(
+        materials.real,
+        sampling,
+        folder,
+        features=materials.features,
+        judge=materials.judge,
+    )
     return folder

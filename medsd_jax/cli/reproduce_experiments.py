@@ -1,9 +1,14 @@
 """The adaptations that arXiv 2210.04133 and RoentGen compare, in the order of the result table."""
 
 import argparse
+import contextlib
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from medsd_jax.files import write_json
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -108,6 +113,14 @@ def prompts_of(config: "ConfigDict") -> tuple[str, str]:
     return config.few_shot.prompt_without, config.few_shot.prompt_with
 
 
+@contextlib.contextmanager
+def timed(workdir: Path) -> Iterator[None]:
+    """Leaves the seconds of a training in its folder; of this call: a resumed run took longer."""
+    began = time.perf_counter()
+    yield
+    write_json(workdir / "seconds.json", time.perf_counter() - began)
+
+
 def recipe_of(args: argparse.Namespace, name: str) -> "ConfigDict":
     """A recipe, with the data that the flags name and shorter where they ask for it."""
     from medsd_jax.cli.demo import find_configs
@@ -115,8 +128,10 @@ def recipe_of(args: argparse.Namespace, name: str) -> "ConfigDict":
 
     config = load_config(find_configs(args.configs) / f"{name}.py")
     config.data.cache_dir = str(args.output / "data")
-    if args.scale == "full" and "encoder" not in config:
+    if args.scale == "full":
         config.data.source, config.data.path = args.source, args.path
+        if "prompts" in config.data:  # of a projection between text encoders
+            config.data.prompts = args.prompts
     if args.train_steps is not None:
         config.train.steps = args.train_steps
         config.optim.warmup_steps = min(config.optim.warmup_steps, args.train_steps // 10)

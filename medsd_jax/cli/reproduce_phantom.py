@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from medsd_jax.cli.demo import make_untrained
-from medsd_jax.cli.reproduce_experiments import Materials, prompts_of, recipe_of
+from medsd_jax.cli.reproduce_experiments import Materials, prompts_of, recipe_of, timed
 from medsd_jax.cli.train import train_by_config
 from medsd_jax.cli.train_classifier import REPORT, train_classifier
 from medsd_jax.cli.train_data import open_data
@@ -44,11 +43,10 @@ def make_materials(args: Namespace) -> Materials:
     ):
         if not (workdir / "model" / "model_index.json").exists():
             print(f"[reproduce] {name}", flush=True)
-            config, began = recipe_of(args, name), time.perf_counter()
+            config = recipe_of(args, name)
             config.model.path = str(start)
-            train_by_config(config.lock(), workdir)
-            seconds = json.dumps(time.perf_counter() - began)
-            (workdir / "seconds.json").write_text(seconds + "\n")
+            with timed(workdir):
+                train_by_config(config.lock(), workdir)
     if not (judge / REPORT).exists():
         print("[reproduce] judge", flush=True)
         train_classifier(recipe_of(args, "demo_classifier").lock(), judge)

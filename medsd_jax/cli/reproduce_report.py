@@ -75,6 +75,7 @@ def write(args: Namespace, materials: Materials, rows: list[dict[str, Any]]) -> 
         "features": list(materials.features),
         "judge": str(materials.judge),
         "guidance_scale": args.guidance_scale,
+        "sampler": args.sampler,
         "num_steps": args.num_steps,
         "num_images": 2 * args.num_images,
         "rows": rows,

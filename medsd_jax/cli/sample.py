@@ -15,6 +15,7 @@ from medsd_jax.cli.flags import ArgumentParser, positive_int
 from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
+from medsd_jax.files import content_hash
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ def run(argv: Sequence[str]) -> int:
         "embedding": args.embedding,
         "model_hash": model.fingerprint(),
         "start_latents": args.latents and str(args.latents),
+        "start_latents_hash": None if latents is None else content_hash(latents),
         **({} if edit is None else edit.about),
     }
     entries = [

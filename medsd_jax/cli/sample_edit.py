@@ -15,6 +15,7 @@ import numpy as np
 from medsd_jax.data.stored_image import UnreadableImageError, to_stored
 from medsd_jax.data.transforms import RESIZE_MODES, decode, resize
 from medsd_jax.errors import UserError
+from medsd_jax.files import content_hash
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ def read_edit(args: argparse.Namespace) -> Edit | None:
     strength = DEFAULT_STRENGTH if args.strength is None else args.strength
     mode = args.resize_mode or "pad"
     about = {
-        "init_image": str(args.init_image), "strength": strength, "mask": told, "resize_mode": mode
+        "init_image": str(args.init_image), "strength": strength, "mask": told, "resize_mode": mode,
+        "edit_hash": content_hash(image, mask),
     }  # fmt: skip
     return Edit(image, mask, mode, strength, about)
 

@@ -11,7 +11,6 @@ one when it was killed. Processes that share one mesh agree on where that is; th
 
 import csv
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,13 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.hand_over import GENERATIONS, chexpert_cell, numbered_ids
 from medsd_jax.evaluation.picture_tables import SAMPLES_FILE, read_table
 from medsd_jax.evaluation.prompt_labels import labels_or_words
+from medsd_jax.files import whole_file
 from medsd_jax.parallel.multihost import from_main, is_main_process
 from medsd_jax.sampling.images import save_png
 
 _JPEG_QUALITY = 95
-_NOT_COMPARED = ("model",)
-"""A model may have moved: model_hash tells whether it is the same."""
+_NOT_COMPARED = ("model", "init_image", "start_latents")
+"""Files may have moved: model_hash, edit_hash and start_latents_hash tell what was in them."""
 
 
 class SampleFolder:
@@ -117,13 +117,11 @@ class SampleFolder:
         return np.stack(images)
 
     def _save(self, image: np.ndarray, path: Path, entry: Mapping[str, Any]) -> None:
-        """Renamed at the end: a killed run leaves no half picture under a picture's name."""
-        part = path.with_name(f".{path.name}")
-        if self._layout == "roentgen":
-            Image.fromarray(image).save(part, format="JPEG", quality=_JPEG_QUALITY)
-        else:
-            save_png(image, part, entry)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            if self._layout == "roentgen":
+                Image.fromarray(image).save(part, format="JPEG", quality=_JPEG_QUALITY)
+            else:
+                save_png(image, part, entry)
 
     def _agree_on_done(self) -> int:
         """The main process looks; the others hear how many there are, or that it refused."""
@@ -153,9 +151,8 @@ class SampleFolder:
                 break
             done += 1
         kept = "".join(line + "\n" for line in lines[:done])
-        part = manifest.with_name(f".{manifest.name}")
-        part.write_text(kept, encoding="utf-8")
-        os.replace(part, manifest)
+        with whole_file(manifest) as part:
+            part.write_text(kept, encoding="utf-8")
         return done
 
     def _compare(self, manifest: Path, line: str, wanted: Mapping[str, Any]) -> None:

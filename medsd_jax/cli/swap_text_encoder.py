@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.errors import UserError
@@ -52,25 +53,53 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
+    if not 0 <= args.seed < 2**32:
+        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+    output = args.output.expanduser()
+    write_swapped(
+        args.model,
+        args.encoder,
+        output,
+        variant=args.variant,
+        projection=args.projection,
+        hidden_features=args.hidden_features,
+        fresh_unet=args.fresh_unet,
+        max_length=args.max_length,
+        seed=args.seed,
+    )
+    new = ["a fresh U-Net"] if args.fresh_unet else []
+    new += [f"a projection ({args.projection})"] if args.projection != "none" else []
+    random = f"; of random weights: {' and '.join(new)}" if new else ""
+    print(f"the model is in {output}, prompts of {args.max_length} tokens{random}")
+    return 0
+
+
+def write_swapped(
+    model: str,
+    encoder: str,
+    output: Path,
+    *,
+    variant: str | None = None,
+    **settings: Any,
+) -> None:
+    """Writes `model` with a BERT in the place of its text encoder.
+
+    Args:
+        model: diffusers folder, hub id, or training workdir.
+        encoder: folder or hub id of a BERT.
+        output: the folder to write.
+        variant: of the model's weight files.
+        settings: of `models.text_encoder_swap.swap_text_encoder`.
+
+    Raises:
+        UserError: one of them cannot be read, they do not fit, or `output` cannot be written.
+    """
     from medsd_jax import api
     from medsd_jax.interop.bert_dir import load_bert
     from medsd_jax.interop.pipeline_dir import check_writable
     from medsd_jax.models.text_encoder_swap import swap_text_encoder
 
-    output = args.output.expanduser()
     check_writable(output)
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
-    bert = load_bert(args.encoder)
-    model = api.load(args.model, variant=args.variant)
-    swapped = swap_text_encoder(
-        model, *bert,
-        projection=args.projection, hidden_features=args.hidden_features,
-        fresh_unet=args.fresh_unet, max_length=args.max_length, seed=args.seed,
-    )  # fmt: skip
+    bert = load_bert(encoder)
+    swapped = swap_text_encoder(api.load(model, variant=variant), *bert, **settings)
     api.save(swapped, output)
-    new = [name for name, x in (("a fresh U-Net", args.fresh_unet),) if x]
-    new += [f"a projection ({args.projection})"] if args.projection != "none" else []
-    random = f"; of random weights: {' and '.join(new)}" if new else ""
-    print(f"the model is in {output}, prompts of {args.max_length} tokens{random}")
-    return 0

@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from medsd_jax.cli.train_preview import make_sample
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.records import Record
 from medsd_jax.errors import UserError
+from medsd_jax.files import whole_file
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards
 from medsd_jax.parallel.multihost import true_everywhere
@@ -80,17 +79,10 @@ def prior_pictures(
         seeds = [asked.seed + int(i) for i in rows]
         images = sample(model.params, [prompts[i] for i in rows], seeds)
         for i, seed, image in zip(rows, seeds, images, strict=True):
-            _save_whole(image, paths[i], {**about, "prompt": prompts[i], "seed": seed})
+            with whole_file(paths[i]) as part:
+                save_png(image, part, {**about, "prompt": prompts[i], "seed": seed})
     records = [
         Record(key=path.name, image=path, text=prompt, patient_id=path.name)
         for path, prompt in zip(paths, prompts, strict=True)
     ]
     return RecordList(records, f"prior-{asked.num_images}", fingerprint), folder
-
-
-def _save_whole(image: np.ndarray, path: Path, about: dict) -> None:
-    """Renamed at the end: a killed run leaves no half picture, whoever else writes the same."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".png", dir=path.parent)
-    os.close(handle)
-    save_png(image, name, about)
-    os.replace(name, path)

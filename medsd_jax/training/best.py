@@ -10,8 +10,9 @@ from typing import Any
 
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_json
 from medsd_jax.parallel.multihost import is_main_process, on_every_host, true_everywhere
-from medsd_jax.training.checkpoint import plain, write_json_atomically
+from medsd_jax.training.checkpoint import plain
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class KeepBest:
             return
         self._save(weights, self._new)
         about = {"metric": self._metric, "value": value, "step": step, "metrics": dict(metrics)}
-        write_json_atomically(self._new / ABOUT, {**about, "settings": self._settings})
+        write_json(self._new / ABOUT, {**about, "settings": self._settings})
         if self.folder.exists():
             self.folder.rename(self._old)
         self._new.rename(self.folder)

@@ -126,10 +126,3 @@ def changed_keys(
         elif old != new:
             changed[prefix + key] = (old, new)
     return changed
-
-
-def write_json_atomically(path: Path, value: Any) -> None:
-    """Writes beside the target and renames, so that a reader never sees half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    temporary.replace(path)

@@ -20,17 +20,18 @@ from tqdm import tqdm
 
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
-from medsd_jax.parallel.mesh import batch_sharding, put_batch, replicated
+from medsd_jax.files import write_json
+from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import is_main_process, put_global, replicated_key
-from medsd_jax.parallel.sharding import bytes_per_device, tree_shardings
+from medsd_jax.parallel.sharding import bytes_per_device
 from medsd_jax.training.checkpoint import (
     Checkpoints,
     changed_keys,
     plain,
-    write_json_atomically,
 )
 from medsd_jax.training.interrupt import Interrupt
 from medsd_jax.training.metrics import ScalarWriter, Throughput, check_finite
+from medsd_jax.training.sharded_step import shard_step
 from medsd_jax.training.state import init_state
 
 log = logging.getLogger(__name__)
@@ -128,16 +129,15 @@ def train(
     frozen = frozen_params(params, trainable)
     make_state = lambda trainable: init_state(trainable, tx, ema=settings.ema)  # noqa: E731
     shapes = jax.eval_shape(make_state, trainable)
-    state_sharding = tree_shardings(shapes, mesh)
-    frozen_sharding = tree_shardings(frozen, mesh)
+    sharded = shard_step(train_step, shapes, frozen, mesh)
     num_trained, num_frozen = _count(trainable), _count(frozen)
     log.info(
         "training %s of %s weights; a device holds %.2f GiB of state and %.2f GiB of frozen "
         "weights; mesh %s",
         f"{num_trained:,}",
         f"{num_trained + num_frozen:,}",
-        bytes_per_device(shapes, state_sharding) / 2**30,
-        bytes_per_device(frozen, frozen_sharding) / 2**30,
+        bytes_per_device(shapes, sharded.state) / 2**30,
+        bytes_per_device(frozen, sharded.frozen) / 2**30,
         dict(mesh.shape),
     )
 
@@ -150,7 +150,7 @@ def train(
             like = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
                 shapes,
-                state_sharding,
+                sharded.state,
             )
             state, position, config_before = checkpoints.restore(like)
             batches.set_state(position)
@@ -159,29 +159,22 @@ def train(
             log.info("resumed %s at step %d", workdir, int(state.step))
         else:
             # Donated, so that the weights are not on the devices twice.
-            state = jax.jit(make_state, out_shardings=state_sharding, donate_argnums=0)(
-                put_global(trainable, state_sharding.trainable)
+            state = jax.jit(make_state, out_shardings=sharded.state, donate_argnums=0)(
+                put_global(trainable, sharded.state.trainable)
             )
-        frozen = put_global(frozen, frozen_sharding)
+        frozen = put_global(frozen, sharded.frozen)
         rng = replicated_key(settings.seed, mesh)
         del params, trainable  # stale from the first step on
         start = int(state.step)
         if start >= settings.steps:
             log.info("step %d of %d is done already", start, settings.steps)
         if is_main_process():
-            write_json_atomically(workdir / "config.json", config)
+            write_json(workdir / "config.json", config)
             parameters = {"trained": num_trained, "frozen": num_frozen}
-            write_json_atomically(workdir / "parameters.json", parameters)
+            write_json(workdir / "parameters.json", parameters)
 
-        # -- Compile -----------------------------------------------------------------------------
-        rows, whole = batch_sharding(mesh), replicated(mesh)
-        step_fn = jax.jit(
-            train_step,
-            in_shardings=(state_sharding, frozen_sharding, rows, whole),
-            out_shardings=(state_sharding, whole),
-            donate_argnums=0,
-        )
-        eval_fn = jax.jit(eval_step, out_shardings=whole)
+        # -- What the loop calls -----------------------------------------------------------------
+        eval_fn = jax.jit(eval_step, out_shardings=replicated(mesh))
         writer = ScalarWriter(
             workdir, keep_through=start if resumed else None, enabled=is_main_process()
         )
@@ -211,7 +204,7 @@ def train(
         for step in range(start + 1, settings.steps + 1):
             batch = put_batch(next(batches), mesh)
             began = time.perf_counter()
-            state, metrics = step_fn(state, frozen, batch, rng)
+            state, metrics = sharded.step(state, frozen, batch, rng)
             pending.append(metrics)
             if step == start + 1:
                 jax.block_until_ready(metrics)

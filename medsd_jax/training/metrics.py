@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from medsd_jax.files import whole_file
+
 
 class ScalarWriter:
     """Writes scalars by step: a line of metrics.jsonl is ``{"step": 10, "train/loss": 0.5, ...}``.
@@ -30,9 +32,8 @@ class ScalarWriter:
             lines = "".join(
                 json.dumps(row) + "\n" for row in read_scalars(workdir) if row["step"] <= last
             )
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(lines)
-            temporary.replace(path)
+            with whole_file(path) as part:
+                part.write_text(lines)
         self._file = path.open("a")
         # purge_step hides from TensorBoard what a killed run had logged beyond its last checkpoint.
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last + 1)

@@ -81,23 +81,71 @@ def test_mistakes_are_one_line_and_2(tmp_path, capsys, words, message):
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.slow
-def test_a_short_run_has_all_rows_and_goes_on(tmp_path):
-    """In a process of its own: ten pictures cannot be dealt out to the tests' eight devices."""
-    words = ["reproduce", "--scale", "phantom", "--output", str(tmp_path), "--train_steps", "2"]
-    words += ["--num_images", "8", "--num_steps", "2"]
-    command = [sys.executable, "-m", "medsd_jax", *words]
+def reproduce(output, *words):
+    """A short run in a process of its own: ten pictures cannot be dealt out to eight devices."""
+    words = ["reproduce", "--output", str(output), *words, "--train_steps", "2"]
+    command = [sys.executable, "-m", "medsd_jax", *words, "--num_images", "8", "--num_steps", "2"]
     alone = {k: x for k, x in os.environ.items() if k != "XLA_FLAGS"}
+    subprocess.run(command, env=alone, cwd=ROOT, check=True)
+    return json.loads((output / "results.json").read_text())
 
-    def results():
-        subprocess.run(command, env=alone, cwd=ROOT, check=True)
-        return json.loads((tmp_path / "results.json").read_text())
 
-    found = results()
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """What --scale phantom leaves after a few steps, and its results."""
+    output = tmp_path_factory.mktemp("phantom")
+    return output, reproduce(output, "--scale", "phantom")
+
+
+@pytest.mark.slow
+def test_a_short_run_has_all_rows_and_goes_on(short_run):
+    output, found = short_run
     assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
     trained = {entry["name"]: entry["trained_parameters"] for entry in found["rows"]}
     assert trained["base"] == 0 and trained["textual_inversion"] == 96
     assert trained["lora"] < trained["unet_prior"] < trained["unet_and_text"]
     assert len(found["findings"]) == 7
-    assert (tmp_path / "results.html").stat().st_size > 20_000
-    assert results() == found  # everything is there already
+    assert (output / "results.html").stat().st_size > 20_000
+    assert reproduce(output, "--scale", "phantom") == found  # everything is there already
+
+
+SMALL = """
+from configs import {name} as recipe
+
+def get_config():
+    config = recipe.get_config()
+    config.model.dtype = "float32"
+    config.data.image_size = 64
+    if "prior" in config:
+        config.prior.num_images, config.prior.num_steps = 8, 2
+        config.validation.every_steps = config.preview.every_steps = 0
+    else:
+        config.data.batch_size, config.data.validation_fraction = 16, 0.2
+    return config
+"""
+
+
+@pytest.mark.slow
+def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
+    """The recipes of the papers' scale as they are, but for pictures of 64 pixels in float32."""
+    from medsd_jax.data.sources.folder import write_image_folder
+    from medsd_jax.data.sources.phantom import phantom_records
+
+    phantom, _ = short_run
+    recipes, pictures = tmp_path / "configs", tmp_path / "pictures"
+    recipes.mkdir()
+    full = {e.recipe["full"] for e in EXPERIMENTS if e.recipe}
+    for name in (*full, "demo"):
+        (recipes / f"{name}.py").write_text(SMALL.format(name=name))
+    write_image_folder(phantom_records(300, seed=5), pictures, progress=False)
+    found = reproduce(
+        tmp_path / "run", "--scale", "full", "--configs", str(recipes),
+        "--model", str(phantom / "base"), "--encoder", str(phantom / "encoder"),
+        "--source", "folder", "--path", str(pictures), "--real", str(phantom / "real"),
+        "--judge", str(phantom / "judge"), "--features", f"classifier={phantom / 'judge'}",
+        "--sampler", "pndm",
+    )  # fmt: skip
+    assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
+    assert found["sampler"] == "pndm" and found["base_model"] == str(phantom / "base")
+    learnt = tmp_path / "run" / "text_projection" / "config.json"
+    assert json.loads(learnt.read_text())["data"]["path"] == str(pictures)

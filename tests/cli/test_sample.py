@@ -84,13 +84,16 @@ def test_a_damaged_csv_is_told_by_line(model, tmp_path, capsys, text, said):
     assert said in capsys.readouterr().err
 
 
-def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path):
+def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path, capsys):
     noise = np.random.default_rng(0).standard_normal((2, 8, 8, 4)).astype(np.float32)
     np.save(tmp_path / "start.npy", np.stack([noise[0], noise[0]]))
     flags = ["--latents", str(tmp_path / "start.npy"), "--prompt", "a", "--num_images", "2"]
     assert sample(model, tmp_path / "out", *flags) == 0
     one, two = (np.asarray(Image.open(tmp_path / f"out/0000{i}.png")) for i in range(2))
     np.testing.assert_array_equal(one, two)
+    np.save(tmp_path / "start.npy", noise)
+    assert sample(model, tmp_path / "out", *flags) == 2  # neither resumed nor mixed with the old
+    assert "was made with start_latents_hash = " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,18 @@ def test_the_same_mask_in_other_words(places, tmp_path, flags, told):
     assert list(line["mask"]) == [told] and line["strength"] == 0.8
 
 
+def test_a_moved_picture_is_the_same_and_another_one_is_refused(places, tmp_path, capsys):
+    image = tmp_path / "given.png"
+    Image.fromarray(WIDE).save(image)
+    output = tmp_path / "o"
+    assert sample(places, output, *WHOLE, "--init_image", str(image)) == 0
+    moved = image.rename(tmp_path / "moved.png")
+    assert sample(places, output, *WHOLE, "--init_image", str(moved)) == 0
+    Image.fromarray(WIDE[::-1]).save(moved)
+    assert sample(places, output, *WHOLE, "--init_image", str(moved)) == 2
+    assert "00000.png was made with edit_hash = " in capsys.readouterr().err
+
+
 def test_without_a_mask_all_of_the_picture_changes(places, tmp_path):
     flags = [*WHOLE, "--init_image", "HERE/wide.png", "--resize_mode", "squash", "--seed", "4"]
     assert sample(places, tmp_path / "o", *flags) == 0

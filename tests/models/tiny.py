@@ -96,9 +96,13 @@ def random_weights(make_module, seed: int = 0):
     return graphdef, {name: draw(name, x.shape) for name, x in like.items()}
 
 
+QUICK = {"xla_backend_optimization_level": 0}
+"""Little time for machine code: compiling is what a tiny model costs."""
+
+
 def jit(fn, **kwargs):
-    """jax.jit that spends little time on machine code: compiling is what a tiny model costs."""
-    return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 0}, **kwargs)
+    """jax.jit with `QUICK`."""
+    return jax.jit(fn, compiler_options=QUICK, **kwargs)
 
 
 def run(graphdef, weights, *args, method: str = "__call__", jit=jit):

@@ -172,11 +172,11 @@ def test_killed_while_replacing(tmp_path, monkeypatch, dies_in):
     if dies_in == "save":
         best = keeper(tmp_path, resumed=True, save=half_a_save)
     elif dies_in == "json":
-        monkeypatch.setattr(best_module, "write_json_atomically", die)
+        monkeypatch.setattr(best_module, "write_json", die)
     else:
         best._new = tmp_path / "best" / "not there"  # the second rename of the two fails
         monkeypatch.setattr(best, "_save", lambda params, folder: None)
-        monkeypatch.setattr(best_module, "write_json_atomically", lambda path, about: None)
+        monkeypatch.setattr(best_module, "write_json", lambda path, about: None)
     with pytest.raises((RuntimeError, OSError)):
         best({"w": jax.numpy.zeros(2)}, 4, {"kid": 0.1})
     monkeypatch.undo()

@@ -5,10 +5,10 @@ import numpy as np
 import optax
 import pytest
 
-from medsd_jax.parallel.mesh import batch_sharding, make_mesh, put_batch, replicated
-from medsd_jax.parallel.sharding import tree_shardings
+from medsd_jax.parallel.mesh import make_mesh, put_batch, replicated
 from medsd_jax.training.optim import make_optimizer
-from tests.models.tiny import jit
+from medsd_jax.training.sharded_step import shard_step
+from tests.models.tiny import QUICK
 from tests.training.tiny_training import TEXT, UNET, make_batch, make_run
 
 # A large eps: with a small one Adam's first step is the sign of the gradient, and rounding decides
@@ -20,16 +20,9 @@ def two_steps(axes: dict[str, int], **settings):
     mesh = make_mesh(axes, jax.devices()[: int(np.prod(list(axes.values())))])
     tx = make_optimizer(optax.constant_schedule(1e-2), **TX)
     step, state, frozen = make_run(patterns=(UNET, TEXT), tx=tx, caption_dropout=0.3, **settings)
-    places = tree_shardings(state, mesh), tree_shardings(frozen, mesh)
-    whole = replicated(mesh)
-    step = jit(
-        step,
-        in_shardings=(*places, batch_sharding(mesh), whole),
-        out_shardings=(places[0], whole),
-        donate_argnums=0,
-    )
-    state, frozen = jax.device_put(state, places[0]), jax.device_put(frozen, places[1])
-    rng = jax.device_put(jax.random.key(6), whole)
+    step, *places = shard_step(step, state, frozen, mesh, compiler_options=QUICK)
+    state, frozen = jax.device_put((state, frozen), tuple(places))
+    rng = jax.device_put(jax.random.key(6), replicated(mesh))
     losses = []
     for seed in range(2):
         batch = put_batch(make_batch(8, seed, latents=True), mesh)

@@ -11,8 +11,6 @@ latent=MODEL        the VAE's posterior mean of a Stable Diffusion model: for ne
 import functools
 import hashlib
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from medsd_jax.evaluation.features.preprocessing import preprocessing
 from medsd_jax.evaluation.features.transformers_folder import open_tower
 from medsd_jax.evaluation.features.weights import load_weights
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
+from medsd_jax.files import whole_file
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
@@ -180,11 +179,8 @@ def features_of(
             bar.update(len(batch))
     features = np.concatenate(found)
     cache.mkdir(parents=True, exist_ok=True)
-    # Renamed at the end: a killed run leaves no half file.
-    handle, temporary = tempfile.mkstemp(suffix=".npy", dir=cache)
-    with os.fdopen(handle, "wb") as file:
-        np.save(file, features)
-    Path(temporary).replace(path)
+    with whole_file(path) as part:
+        np.save(part, features)
     return features
 
 

@@ -1,0 +1,48 @@
+"""Files that are whole or not there."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medsd_jax.files import content_hash, whole_file, write_json
+
+
+def test_a_killed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "numbers.json"
+    write_json(path, {"b": 1, "a": [2]})
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as part:
+        part.write_text("{")
+        assert json.loads(path.read_text()) == {"a": [2], "b": 1}
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text()) == {"a": [2], "b": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_part_keeps_the_suffix_that_writers_go_by(tmp_path):
+    path = tmp_path / "x.npy"
+    with whole_file(path) as part:
+        np.save(part, np.arange(3))  # which would add .npy to another name
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(np.load(path), np.arange(3))
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode  # others may read a shared cache
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "x.txt"
+    with whole_file(path) as one, whole_file(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"  # it ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_hash_sees_values_shapes_types_and_what_is_missing():
+    x = np.arange(6, dtype=np.int32)
+    others = [x + 1, x.reshape(2, 3), x.astype(np.int64), x.astype(np.uint32)]
+    hashes = [content_hash(y) for y in (x, *others)]
+    hashes += [content_hash(x, None), content_hash(None, x), content_hash(), content_hash(None)]
+    assert len(set(hashes)) == len(hashes)
+    assert content_hash(x) == content_hash(x.copy())
