@@ -3,12 +3,17 @@
 import argparse
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
+
+LEAST = {"psnr": 30.0, "ssim": 0.9}
+"""Means that are good enough."""
+BATCH_SIZE = 4
 
 _EXAMPLES = """examples:
   python -m medsd_jax evaluate vae --model runs/demo --real runs/demo/data:validation \\
@@ -60,25 +65,79 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="how pictures become square (default: of the workdir's recipe, else pad)",
     )  # fmt: skip
     add(
-        "--least_psnr", type=float, default=30.0, metavar="DB",
+        "--least_psnr", type=float, default=LEAST["psnr"], metavar="DB",
         help="mean PSNR that is good enough: a convention, see below (default 30)",
     )  # fmt: skip
     add(
-        "--least_ssim", type=float, default=0.9, metavar="X",
+        "--least_ssim", type=float, default=LEAST["ssim"], metavar="X",
         help="mean SSIM that is good enough: a convention, see below (default 0.9)",
     )  # fmt: skip
-    add("--batch_size", type=positive_int, default=4, help="on each device (default 4)")
+    add("--batch_size", type=positive_int, default=BATCH_SIZE, help="on each device (default 4)")
     add("--seed", type=int, default=0, help="of the resamples of the intervals (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     check_flags(args)
+    from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.parallel.multihost import is_main_process
 
+    start_devices()
+    report = audit(
+        args.model,
+        args.real,
+        args.output,
+        judge_folder=args.judge,
+        num_images=args.num_images,
+        image_size=args.image_size,
+        resize_mode=args.resize_mode,
+        least={"psnr": args.least_psnr, "ssim": args.least_ssim},
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    if is_main_process():
+        print(in_words(report))
+        page = args.output / "report.html"
+        print(f"open {page}; its numbers are in {page.with_suffix('.json')}")
+    return 0
+
+
+def audit(
+    model: str,
+    real: str,
+    output: Path,
+    *,
+    judge_folder: Path | None = None,
+    num_images: int | None = None,
+    image_size: int | None = None,
+    resize_mode: str | None = None,
+    least: Mapping[str, float] = LEAST,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures a model's autoencoder and writes report.json, report.html and worst.png.
+
+    Args:
+        model: diffusers folder, hub id, or training workdir.
+        real: the pictures, as the flag names them.
+        output: a folder; made where it is missing.
+        judge_folder: a classifier that looks at originals and reconstructions.
+        num_images: so many, spread evenly over the set; None: all.
+        image_size: pixels, square; None: of the workdir's recipe, else the U-Net's.
+        resize_mode: likewise.
+        least: "psnr" and "ssim" -> the smallest mean that is good enough.
+        batch_size: on each device.
+        seed: of the resamples of the intervals.
+
+    Returns:
+        What report.json holds.
+
+    Raises:
+        UserError: the model, the pictures or the judge cannot be read or do not fit together.
+    """
     import numpy as np
 
     from medsd_jax.cli import evaluate_vae_report
-    from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.evaluation.autoencoder import open_autoencoder
     from medsd_jax.evaluation.changed_calls import changed_calls, check_judge
     from medsd_jax.evaluation.classifier import load_classifier
@@ -88,11 +147,10 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
-    start_devices()
-    autoencoder = open_autoencoder(args.model, args.image_size, args.resize_mode)
-    judge = None if args.judge is None else load_classifier(args.judge)
-    pictures = open_pictures(args.real)
-    last, most = len(pictures) - 1, args.num_images or len(pictures)
+    autoencoder = open_autoencoder(model, image_size, resize_mode)
+    judge = None if judge_folder is None else load_classifier(judge_folder)
+    pictures = open_pictures(real)
+    last, most = len(pictures) - 1, num_images or len(pictures)
     rows = np.unique(np.linspace(0, last, most).round().astype(int)).tolist()
     everything = known_labels(pictures)
     labels = [everything[row] for row in rows]
@@ -100,11 +158,11 @@ def run(args: argparse.Namespace) -> int:
     if judge is not None:
         check_judge(judge, labels, autoencoder.image_size)
     measured = measure(
-        autoencoder, pictures, rows, batch_size=args.batch_size, mesh=make_mesh({"data": -1}),
+        autoencoder, pictures, rows, batch_size=batch_size, mesh=make_mesh({"data": -1}),
         judge=judge,
     )  # fmt: skip
     report: dict[str, Any] = {
-        "model": {"where": args.model, "vae_hash": autoencoder.fingerprint},
+        "model": {"where": model, "vae_hash": autoencoder.fingerprint},
         "set": {
             "where": pictures.name,
             "num_pictures": len(pictures),
@@ -118,11 +176,11 @@ def run(args: argparse.Namespace) -> int:
             "image_size": autoencoder.image_size,
             "resize_mode": autoencoder.resize_mode,
         },
-        "verdict": give_verdict(measured, {"psnr": args.least_psnr, "ssim": args.least_ssim}),
-        **summarise(measured, patient_ids, seed=args.seed),
+        "verdict": give_verdict(measured, least),
+        **summarise(measured, patient_ids, seed=seed),
         "judge": None,
         "worst": [{"picture": pictures.keys[case.row], **case.values} for case in measured.worst],
-        "seed": args.seed,
+        "seed": seed,
         "versions": {
             "python": platform.python_version(),
             **{n: importlib.metadata.version(n) for n in ("medsd_jax", "jax", "numpy", "scipy")},
@@ -131,15 +189,13 @@ def run(args: argparse.Namespace) -> int:
     if judge is not None:
         assert measured.calls is not None
         report["judge"] = {
-            "where": str(args.judge),
+            "where": str(judge_folder),
             "image_size": judge.image_size,
-            "labels": changed_calls(judge, measured.calls, labels, patient_ids, seed=args.seed),
+            "labels": changed_calls(judge, measured.calls, labels, patient_ids, seed=seed),
         }
     if is_main_process():
-        page = evaluate_vae_report.write(args.output, report, measured)
-        print(in_words(report))
-        print(f"open {page}; its numbers are in {page.with_suffix('.json')}")
-    return 0
+        evaluate_vae_report.write(output, report, measured)
+    return report
 
 
 def check_flags(args: argparse.Namespace) -> None:

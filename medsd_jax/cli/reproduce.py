@@ -84,6 +84,12 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     from medsd_jax.cli import reproduce_report
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.reproduce_parts import (
+        AUTOENCODER,
+        TEXT_ENCODERS,
+        audit_autoencoder,
+        probe_text_encoders,
+    )
     from medsd_jax.cli.reproduce_phantom import make_materials
 
     start_devices()
@@ -94,12 +100,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         materials = Materials(args.model, args.encoder, args.real, args.judge, tuple(args.features))
     rows = []
+    parts = {AUTOENCODER: audit_autoencoder(args, materials), TEXT_ENCODERS: None}
     for number, experiment in enumerate(chosen, start=1):
         print(f"[reproduce] {number} of {len(chosen)}: {experiment.title}", flush=True)
         model = train_experiment(args, experiment, materials)
         evaluation = evaluate_experiment(args, experiment, model, materials)
         rows.append(reproduce_report.row(experiment, args.output, model, materials, evaluation))
-        reproduce_report.write(args, materials, rows)
+        reproduce_report.write(args, materials, rows, parts)
+    models = {entry["name"]: entry["model"] for entry in rows}
+    parts[TEXT_ENCODERS] = probe_text_encoders(args, materials, models)
+    reproduce_report.write(args, materials, rows, parts)
     print(reproduce_report.in_words(rows))
     print(f"[reproduce] open {args.output / 'results.html'}; numbers: {args.output}/results.json")
     return 0

@@ -34,6 +34,7 @@ class Experiment:
 
 
 BASE = "base"
+LABEL = "pleural_effusion"
 WITH_PRIOR, WITHOUT_PRIOR = "unet_prior", "unet_no_prior"
 
 EXPERIMENTS = (

@@ -10,6 +10,8 @@ results.json holds scale, prompts, settings, the protocol and versions, and rows
     seconds                 of training; null where nothing was trained
     prompts                 without and with the finding
     model                   as `sample.py --model` takes it
+
+autoencoder and text_encoders hold the main numbers of the experiments that train nothing.
 """
 
 import importlib.metadata
@@ -26,16 +28,17 @@ import medsd_jax
 from medsd_jax.cli.report_page import page_template
 from medsd_jax.cli.reproduce_experiments import (
     BASE,
+    LABEL,
     WITH_PRIOR,
     WITHOUT_PRIOR,
     Experiment,
     Materials,
 )
+from medsd_jax.cli.reproduce_parts import ENCODER_TITLES
 from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
 from medsd_jax.sampling.images import make_grid
 
-LABEL = "pleural_effusion"
 GROUP = 4  # pictures of one prompt that are compared with each other: RoentGen's number
 SHOWN = 8
 PACKAGES = ("jax", "flax", "optax", "numpy")
@@ -66,8 +69,10 @@ def row(
     }
 
 
-def write(args: Namespace, materials: Materials, rows: list[dict[str, Any]]) -> None:
-    """Writes both files; rows that are still to come are missing from them."""
+def write(
+    args: Namespace, materials: Materials, rows: list[dict[str, Any]], parts: dict[str, Any]
+) -> None:
+    """Writes both files; rows and parts that are still to come are missing from them."""
     results = {
         "scale": args.scale,
         "base_model": materials.base,
@@ -79,6 +84,7 @@ def write(args: Namespace, materials: Materials, rows: list[dict[str, Any]]) -> 
         "num_steps": args.num_steps,
         "num_images": 2 * args.num_images,
         "rows": rows,
+        **parts,
         "findings": findings(rows),
         "versions": {"medsd_jax": medsd_jax.__version__}
         | {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -91,7 +97,9 @@ def write(args: Namespace, materials: Materials, rows: list[dict[str, Any]]) -> 
         samples = _samples(args.output / entry["evaluation"] / "samples")
         shown = [x for images in samples.values() for x in images[:SHOWN]]
         pictures[entry["name"]] = make_grid(np.stack(shown), columns=SHOWN)
-    page = page_template("reproduce.html.jinja").render(results=results, pictures=pictures)
+    page = page_template("reproduce.html.jinja").render(
+        results=results, pictures=pictures, encoder_titles=ENCODER_TITLES
+    )
     (args.output / "results.html").write_text(page, encoding="utf-8")
 
 

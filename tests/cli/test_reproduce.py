@@ -105,6 +105,10 @@ def test_a_short_run_has_all_rows_and_goes_on(short_run):
     assert trained["base"] == 0 and trained["textual_inversion"] == 96
     assert trained["lora"] < trained["unet_prior"] < trained["unet_and_text"]
     assert len(found["findings"]) == 7
+    assert found["autoencoder"]["num_images"] == 512
+    probed = {entry["name"]: entry for entry in found["text_encoders"]["encoders"]}
+    assert list(probed) == ["base", "in_domain", "unet_and_text", "bert"]
+    assert probed["bert"]["class"] == "Bert" and probed["base"]["auroc"]["value"] > 0.9
     assert (output / "results.html").stat().st_size > 20_000
     assert reproduce(output, "--scale", "phantom") == found  # everything is there already
 

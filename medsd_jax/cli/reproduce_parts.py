@@ -1,0 +1,128 @@
+"""The experiments of `reproduce` in which nothing is trained: the autoencoder, the text encoders.
+
+E1 of arXiv 2210.04133 asks whether Stable Diffusion's autoencoder keeps radiographs, E3 what its
+text encoder knows of findings beside an in-domain BERT; RoentGen asks the latter of encoders that
+were fine-tuned, too.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from medsd_jax.cli.probe_text import REPORT
+from medsd_jax.cli.reproduce_experiments import BASE, LABEL, Materials
+
+AUTOENCODER, TEXT_ENCODERS = "autoencoder", "text_encoders"
+ENCODER_TITLES = {
+    BASE: "the base model's",
+    "in_domain": "in-domain BERT, as it is",
+    "unet_and_text": "the base model's, trained on ten pictures",
+    "bert": "BERT in its place, trained on ten pictures",
+}
+"""The base model's, the BERT, and the rows that trained one of them."""
+SHOWN = ("rmse", "psnr", "ssim", "ms_ssim")
+AUDITED = 1000
+"""Pictures at most: the paper's number for each data set."""
+PROBED_PHANTOMS = 1000
+VALIDATION_FRACTION = 0.3
+RESAMPLES = 1000
+TEXT_LENGTH = 77
+POOLING = "mean"
+
+
+def audit_autoencoder(args: argparse.Namespace, materials: Materials) -> dict[str, Any]:
+    """What the base model's autoencoder keeps of the held-out pictures (E1).
+
+    Returns:
+        The main numbers of `evaluate vae`, whose report is made once, in OUTPUT/autoencoder.
+    """
+    from medsd_jax.cli.evaluate_vae import audit
+
+    folder = args.output / AUTOENCODER
+    if not (folder / "report.json").exists():
+        print("[reproduce] the autoencoder", flush=True)
+        audit(
+            materials.base,
+            materials.real,
+            folder,
+            judge_folder=materials.judge,
+            num_images=AUDITED,
+        )
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return _autoencoder_in_short(report)
+
+
+def probe_text_encoders(
+    args: argparse.Namespace, materials: Materials, models: dict[str, str]
+) -> dict[str, Any]:
+    """What the text encoders know of the finding in a caption, before and after training (E3).
+
+    Args:
+        args: of the command.
+        materials: with the BERT.
+        models: row -> model.
+
+    Returns:
+        The main numbers of `probe-text`, whose report is made once for these encoders, in
+        OUTPUT/text_encoders.
+    """
+    from medsd_jax.cli.probe_text import probe_encoders
+    from medsd_jax.data.dataset import open_dataset
+    from medsd_jax.files import write_json
+    from medsd_jax.interop.any_text_encoder import load_text_encoder
+
+    path = args.output / TEXT_ENCODERS / REPORT
+    everything = {**models, "in_domain": materials.encoder}
+    wanted = {name: everything[name] for name in ENCODER_TITLES if name in everything}
+    if path.exists():
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if [entry["name"] for entry in report["encoders"]] == list(wanted):
+            return _text_encoders_in_short(report)
+    print(f"[reproduce] what {len(wanted)} text encoders know", flush=True)
+    source = ("phantom", None) if args.scale == "phantom" else (args.source, args.path)
+    dataset = open_dataset(
+        *source,
+        params={"num_images": PROBED_PHANTOMS} if args.scale == "phantom" else {},
+        cache_dir=args.output / "data",
+        validation_fraction=VALIDATION_FRACTION,
+    )
+    report = probe_encoders(
+        {name: load_text_encoder(x, max_length=TEXT_LENGTH) for name, x in wanted.items()},
+        dataset,
+        labels=[LABEL],
+        pooling=POOLING,
+        attention_mask=False,
+        num_resamples=RESAMPLES,
+        seed=0,
+    )
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, report)
+    return _text_encoders_in_short(report)
+
+
+def _autoencoder_in_short(report: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "num_images": report["measured"]["num_images"],
+        "image_size": report["measured"]["image_size"],
+        **{name: entry["mean"] for name, entry in report["similarity"].items() if name in SHOWN},
+        "good_enough": report["verdict"]["good_enough"],
+        "changed_calls": report["judge"]["labels"][LABEL]["changed"],
+        "report": f"{AUTOENCODER}/report.html",
+    }
+
+
+def _text_encoders_in_short(report: dict[str, Any]) -> dict[str, Any]:
+    """An encoder's scores are null where too few captions have the finding, or lack it."""
+    return {
+        "num_texts": report["data"]["validation"]["num_texts"],
+        "encoders": [
+            {
+                "name": entry["name"],
+                "class": entry["class"],
+                "width": entry["width"],
+                **{score: entry["labels"][LABEL].get(score) for score in ("auroc", "f1")},
+            }
+            for entry in report["encoders"]
+        ],
+        "report": f"{TEXT_ENCODERS}/{REPORT}",
+    }
