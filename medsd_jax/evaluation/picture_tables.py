@@ -11,7 +11,6 @@ Labels are findings, 1 present and 0 absent, under lower-case names with undersc
 """
 
 import ast
-import csv
 import json
 import logging
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medsd_jax.data.sources.tables import read_csv
 from medsd_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -187,16 +187,8 @@ def _trait(trait: str, cell: Any) -> Labels:
 
 
 def _read_csv(table: Path) -> list[tuple[str, dict[str, str]]]:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table} cannot be read as a UTF-8 .csv table: {error}") from error
-    entries = [(f"{table} line {n}", row) for n, row in enumerate(rows, start=2)]  # 1: the header
-    for where, row in entries:
-        if None in row:
-            raise UserError(f"{where} has more cells than the header; quote texts with commas")
-    return entries
+    _, rows = read_csv(table)
+    return [(f"{table} line {n}", row) for n, row in enumerate(rows, start=2)]  # 1: the header
 
 
 def _read_jsonl(table: Path) -> list[tuple[str, dict[str, Any]]]:

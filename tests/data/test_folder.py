@@ -92,6 +92,7 @@ def test_no_metadata_shows_the_format(tmp_path):
         ("metadata.csv", "file_name,text\n../a.png,x\n", "leaves the folder"),
         ("metadata.csv", "file_name,text,split\na.png,x,maybe\n", "line 2.*'maybe'"),
         ("metadata.csv", 'file_name,text\na.png,"x', "CSV"),
+        ("metadata.csv", "file_name,text\na.png,Effusion, large\n", "line 2 has more cells"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{oops\n', "line 2 is not JSON"),
         ("metadata.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("metadata.jsonl", '{"file_name": "a.png"}\n', "line 1 has no text"),
@@ -103,6 +104,13 @@ def test_bad_metadata(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message) as error:
         folder.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_empty_cells_beyond_the_header_are_nothing(tmp_path):
+    """NIH's own table ends every line with a comma."""
+    _image(tmp_path / "a.png")
+    _csv(tmp_path, "file_name,text\na.png,x,,\n")
+    assert [record.text for record in folder.load(tmp_path).records] == ["x"]
 
 
 def test_both_metadata_files(tmp_path):

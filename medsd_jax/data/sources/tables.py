@@ -47,6 +47,8 @@ def read_text(file: Path) -> str:
         raise UserError(f"{file} is not UTF-8 text: save it as UTF-8 CSV") from error
     except (gzip.BadGzipFile, EOFError) as error:
         raise UserError(f"{file} is not a whole gzip file: copy it again") from error
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def read_csv(file: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
@@ -57,12 +59,23 @@ def read_csv(file: Path) -> tuple[tuple[str, ...], list[dict[str, str]]]:
 
     Returns:
         (column names, rows); cells are stripped, cells missing at a row's end are "".
+
+    Raises:
+        UserError: it is no such file, or a row has more cells than the header: a text with commas
+            that is not quoted would move what stands behind it into other columns.
     """
+    rows = []
     try:
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
         names = tuple(name.strip() for name in reader.fieldnames or ())
         reader.fieldnames = list(names)
-        rows = [{k: (v or "").strip() for k, v in row.items() if k is not None} for row in reader]
+        for row in reader:
+            if any(cell.strip() for cell in row.pop(None, ())):
+                raise UserError(
+                    f"{file} line {reader.line_num} has more cells than the header; quote texts "
+                    "with commas"
+                )
+            rows.append({name: (cell or "").strip() for name, cell in row.items()})
     except csv.Error as error:
         raise UserError(f"{file} is not a readable CSV file: {error}") from error
     return names, rows
