@@ -1,4 +1,4 @@
-"""Two processes with four devices each train as one process with eight."""
+"""Two processes with four devices each train and sample as one process with eight."""
 
 import json
 import os
@@ -15,14 +15,19 @@ from medsd_jax.training.metrics import read_scalars
 from tests.e2e.tiny_run import ROOT, write_model
 from tests.tiny_judge import write_judge
 
-CODE = """
+START = """
 import sys
 from pathlib import Path
 import jax
-number, count, port, model, judge, data, workdir, steps = sys.argv[1:]
+number, count, port, *words = sys.argv[1:]
 jax.config.update("jax_disable_most_optimizations", True)
 if int(count) > 1:
     jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
+"""
+TRAIN = (
+    START
+    + """
+model, judge, data, workdir, steps = words
 from medsd_jax.cli.train import train_by_config
 from tests.e2e.tiny_run import recipe
 config = recipe(
@@ -41,9 +46,17 @@ config = recipe(
 )
 train_by_config(config, Path(workdir))
 """
+)
+SAMPLE = (
+    START
+    + """
+from medsd_jax.cli.sample import run
+run(words)
+"""
+)
 
 
-def run(count: int, *words) -> None:
+def run(code: str, count: int, *words) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -51,7 +64,7 @@ def run(count: int, *words) -> None:
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", CODE, *map(str, (number, count, port, *words))],
+            [sys.executable, "-c", code, *map(str, (number, count, port, *words))],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,
@@ -69,9 +82,9 @@ def test_two_processes_train_and_resume_as_one(tmp_path):
     model, judge = tmp_path / "model", tmp_path / "judge"
     write_model(model)
     write_judge(judge, 16)
-    run(1, model, judge, tmp_path / "data_of_one", tmp_path / "one", 4)
+    run(TRAIN, 1, model, judge, tmp_path / "data_of_one", tmp_path / "one", 4)
     for steps in (2, 4):  # the second call resumes
-        run(2, model, judge, tmp_path / "data_of_two", tmp_path / "two", steps)
+        run(TRAIN, 2, model, judge, tmp_path / "data_of_two", tmp_path / "two", steps)
     runs = ("one", "two")
     one, two = (
         {(row["step"], name): x for row in read_scalars(tmp_path / run) for name, x in row.items()}
@@ -99,3 +112,33 @@ def test_two_processes_train_and_resume_as_one(tmp_path):
     for name, x in api.load(tmp_path / "two").params.items():
         # Adam's first steps are the sign of the gradient, which rounding decides where it is 0.
         assert np.abs(x - weights[name]).mean() < 2e-5, name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_sample_a_cohort_as_one(tmp_path):
+    """A run that was killed goes on; what the dead one wrote is where both processes start."""
+    write_model(tmp_path / "model")
+    table = tmp_path / "prompts.csv"
+    table.write_text("id,prompt\n" + "".join(f"p{i},effusion {i}\n" for i in range(10)))
+    words = ["--model", tmp_path / "model", "--prompts_csv", table, "--num_images", "2"]
+    words += ["--num_steps", "2", "--batch_size", "8", "--layout", "roentgen", "--output"]
+    for count in (1, 2):
+        run(SAMPLE, count, *words, tmp_path / str(count))
+    manifest = tmp_path / "2" / "samples.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:11]))
+    for line in lines[11:]:
+        (tmp_path / "2" / json.loads(line)["file"]).unlink()
+    run(SAMPLE, 2, *words, tmp_path / "2")
+    assert manifest.read_text().splitlines(keepends=True) == lines
+    files = sorted(path.name for path in (tmp_path / "1").iterdir())
+    assert len(files) == 20 + 10 + 2  # pictures, texts, manifest and grid
+    assert sorted(path.name for path in (tmp_path / "2").iterdir()) == files
+    for path in (tmp_path / "1").glob("*_*.jpg"):
+        one, two = (
+            np.asarray(Image.open(folder / path.name), int)
+            for folder in (tmp_path / "1", tmp_path / "2")
+        )
+        # Other batch shapes a device make other programs, and JPEG spreads what rounds apart.
+        assert np.abs(one - two).max() <= 2, path.name
