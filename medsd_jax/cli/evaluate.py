@@ -168,13 +168,16 @@ def evaluate(
         if network.kind == AUDIT_ONLY:
             continue
         settings = {"real_patients": reals.patient_ids, "seed": seed}
+        whole = fidelity(*pair, **settings)
         spaces[spec] = {
             "network": network.kind,
             "weights_and_input": network.fingerprint,
             "input_chain": network.chain,
-            **fidelity(*pair, **settings),
+            **whole,
         }
-        by_part[spec] = sliced_fidelity(*pair, labels["real"], labels["synthetic"], **settings)
+        by_part[spec] = sliced_fidelity(
+            *pair, labels["real"], labels["synthetic"], whole=whole, **settings
+        )
         realness = realism(*pair) if realness is None else realness
     protocol = [[space["weights_and_input"], space["k"]] for space in spaces.values()]
     report: dict[str, Any] = {

@@ -55,3 +55,9 @@ def test_parts_with_few_pictures_are_marked_and_get_no_number(sets):
     assert found["edema"] == {"num_real": 100, "num_synthetic": 120, "too_few": True}
     assert found["age=20-39"] == {"num_real": 0, "num_synthetic": 1, "too_few": True}
     assert "fid" in found["sex=F"]
+
+
+def test_a_part_that_all_pictures_are_in_is_not_measured_twice(sets):
+    whole = {"measured": "before"}
+    found = sliced_fidelity(*sets, whole=whole)
+    assert found["sex=F"] is whole and "fid" in found["edema"]
