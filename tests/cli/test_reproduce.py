@@ -104,7 +104,7 @@ def test_a_short_run_has_all_rows_and_goes_on(short_run):
     trained = {entry["name"]: entry["trained_parameters"] for entry in found["rows"]}
     assert trained["base"] == 0 and trained["textual_inversion"] == 96
     assert trained["lora"] < trained["unet_prior"] < trained["unet_and_text"]
-    assert len(found["findings"]) == 7
+    assert len(found["findings"]) == 9
     assert found["autoencoder"]["num_images"] == 512
     probed = {entry["name"]: entry for entry in found["text_encoders"]["encoders"]}
     assert list(probed) == ["base", "in_domain", "unet_and_text", "bert"]
