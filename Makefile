@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
@@ -19,13 +20,13 @@ help:
 	@echo "make test-all  all tests, full-size parity included (memory and an hour)"
 	@echo "make format    format the code and mend what ruff can mend"
 	@echo "make clean     remove caches and build products; VENV and runs/ stay"
-	@echo "PYTHON=python3.12 picks the interpreter, ARGS='-k ddim' goes to pytest."
+	@echo "PYTHON=python3.12 picks the interpreter, ARGS='-k ddim' goes to pytest, WORKERS=8 is for many cores."
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/python -m medsd_jax demo --output runs/demo
 
 test: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # The empty marker expression lifts the default selection; what the machine lacks is skipped.
 test-all: $(VENV)/.stamp-test
