@@ -5,10 +5,15 @@ Command:   python train.py --config configs/roentgen.py --workdir runs/roentgen 
            Sampled as in the paper:
                python sample.py --model runs/roentgen --sampler pndm --num_steps 75 \
                    --guidance_scale 4 --prompt "..." --output runs/roentgen_samples
-Hardware:  meant for a TPU v5e-64 (8x8): mesh data=16, fsdp=4, 4 images a chip, 256 in all. The
-           paper took two instances of 32 A100, 8 images on each, one day for 60,000 steps.
-Expected:  neither planned (`python -m medsd_jax plan`) nor run at this size yet. The paper: FID 3.6
-           in torchxrayvision's features, 54.9 in InceptionV3's, at 60,000 steps.
+Hardware:  planned for a TPU v5e-64: mesh data=16, fsdp=4, 4 images a chip, 256 in all. A chip holds
+           8.25 of its 16 GiB; a step takes 13.2 TFLOP of it, 0.07 s at its peak, and 298 GB of
+           operands, 0.36 s if all of them go through its memory. By (half an hour and 16 GB of a
+           CPU, libtpu 0.0.42.1):
+               python -m medsd_jax plan --config configs/roentgen.py --topology v5e:8x8 \
+                   --config.model.path=FOLDER --config.data.path=FOLDER
+           The paper took two instances of 32 A100, 8 images on each, one day for 60,000 steps.
+Expected:  not run at this size yet. The paper: FID 3.6 in torchxrayvision's features, 54.9 in
+           InceptionV3's, at 60,000 steps.
 Settings:  the paper's: Stable Diffusion 1.4, learning rate 5e-5, constant, batch 256, bfloat16,
            60,000 steps (its grid: 1,000, 12,500 and 60,000), the text encoder trained too.
            Silent, as the same group's later code: AdamW (0.9, 0.999), weight decay 0.01, gradients

@@ -47,7 +47,8 @@ def test_words_of_a_plan_that_does_not_fit():
     }  # fmt: skip
     text = in_words(found)
     assert "does NOT fit" in text and "17.00 of 16 GiB" in text
-    assert "0.32 s at least, by memory traffic; 50 images/s" in text
+    assert "12.00 TFLOP on each chip, 0.06 s at its peak" in text
+    assert "239 GB, 0.32 s if all of it" in text
 
 
 @pytest.mark.tpu_compile
