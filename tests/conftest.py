@@ -50,6 +50,13 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _programs_of_one_file_at_a_time():
+    """Compiled programs are dropped after each file: over all files they take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def shared_assets() -> Path:
     """Folder of the real data, which lies outside the repository: $MEDSD_ASSETS sets it."""
