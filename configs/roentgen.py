@@ -7,8 +7,8 @@ Command:   python train.py --config configs/roentgen.py --workdir runs/roentgen 
                    --guidance_scale 4 --prompt "..." --output runs/roentgen_samples
 Hardware:  planned for a TPU v5e-64: mesh data=16, fsdp=4, 4 images a chip, 256 in all. A chip holds
            8.25 of its 16 GiB; a step takes 13.2 TFLOP of it, 0.07 s at its peak, and 298 GB of
-           operands, 0.36 s if all of them go through its memory. By (half an hour and 16 GB of a
-           CPU, libtpu 0.0.42.1):
+           operands, 0.36 s if all of them go through its memory. By (half an hour of a
+           CPU core and 24 GB, libtpu 0.0.42.1):
                python -m medsd_jax plan --config configs/roentgen.py --topology v5e:8x8 \
                    --config.model.path=FOLDER --config.data.path=FOLDER
            The paper took two instances of 32 A100, 8 images on each, one day for 60,000 steps.
