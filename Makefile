@@ -30,7 +30,7 @@ test: $(VENV)/.stamp-test
 
 # The empty marker expression lifts the default selection; what the machine lacks is skipped.
 test-all: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -m "" --timeout 3600 $(ARGS)
+	$(BIN)/python -m pytest -m "" --timeout 3600 --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .
