@@ -9,9 +9,13 @@ Command:   python train.py --config configs/roentgen_v2.py --workdir runs/roentg
                python sample.py --model runs/roentgen_v2 --sampler pndm --num_steps 75 \
                    --guidance_scale 3 --prompt "50 year old female. Normal chest radiograph." \
                    --output runs/roentgen_v2_samples
-Hardware:  meant for a TPU v5e-16 (4x4): mesh data=4, fsdp=4, 3 images a chip, 48 in all.
-Expected:  neither planned (`python -m medsd_jax plan`) nor run at this size yet; the paper's own
-           FID is not known.
+Hardware:  planned for a TPU v5e-16: mesh data=4, fsdp=4, 3 images a chip, 48 in all. A chip holds
+           7.44 of its 16 GiB; a step takes 10.3 TFLOP of it, 0.05 s at its peak, and 225 GB of
+           operands, 0.28 s if all of them go through its memory. By (half an hour of a CPU core and
+           24 GB, libtpu 0.0.42.1):
+               python -m medsd_jax plan --config configs/roentgen_v2.py --topology v5e:4x4 \
+                   --config.model.path=FOLDER --config.data.path=FOLDER
+Expected:  not run at this size yet; the paper's own FID is not known.
 Settings:  the published recipe's: learning rate 1e-5, cosine, 500 steps of warm-up, 60,000 steps,
            AdamW (0.9, 0.999), weight decay 0.01, gradients clipped at 1, bfloat16, no EMA, no
            caption dropout, square by padding, seed 873. Its batch of 48 may be meant for each GPU.
