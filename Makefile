@@ -17,7 +17,7 @@ help:
 	@echo "make test      the tests that need neither a GPU nor much time"
 	@echo "make check     what a change must pass: format, lint, import rules, tests"
 	@echo "make lint      the same without the tests"
-	@echo "make test-all  all tests, full-size parity included (memory and an hour)"
+	@echo "make test-all  all tests, full-size parity included (20 GB and twenty minutes)"
 	@echo "make format    format the code and mend what ruff can mend"
 	@echo "make clean     remove caches and build products; VENV and runs/ stay"
 	@echo "PYTHON=python3.12 picks the interpreter, ARGS='-k ddim' goes to pytest, WORKERS=8 is for many cores."
