@@ -7,6 +7,8 @@ WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+# A file's tests stay together: they share what it sets up.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 METADATA := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
@@ -26,11 +28,11 @@ demo: $(VENV)/.stamp-run
 	$(BIN)/python -m medsd_jax demo --output runs/demo
 
 test: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # The empty marker expression lifts the default selection; what the machine lacks is skipped.
 test-all: $(VENV)/.stamp-test
-	$(BIN)/python -m pytest -m "" --timeout 3600 --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -m "" --timeout 3600 $(ARGS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.flags import check_seed, positive_int
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 
@@ -206,8 +206,7 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--least_psnr {args.least_psnr} must be above 0 and at most 100 decibels")
     if not 0 < args.least_ssim <= 1:
         raise UserError(f"--least_ssim {args.least_ssim} must be above 0 and at most 1")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+    check_seed(args.seed)
 
 
 def in_words(report: dict[str, Any]) -> str:

@@ -58,6 +58,12 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def check_seed(seed: int) -> None:
+    """Raises UserError where the value of --seed is none."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed} must be at least 0 and below 2**32")
+
+
 def positive_int(text: str) -> int:
     """Read a flag's value that counts something: the ``type=`` of an argument that starts at 1."""
     try:

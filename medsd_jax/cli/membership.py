@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.flags import check_seed, positive_int
 from medsd_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     config = config_of_run(args.workdir)
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+    check_seed(args.seed)
 
     import jsonschema
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.flags import check_seed, positive_int
 from medsd_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder
 
 REPORT = "report.json"
+POOLING = "mean"
+MAX_LENGTH = 77
+VALIDATION_FRACTION = 0.3
+NUM_RESAMPLES = 1000
 
 _EPILOG = """examples:
   python -m medsd_jax probe-text --encoder CompVis/stable-diffusion-v1-4 \\
@@ -59,21 +63,27 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--label", action="append", metavar="L",
         help="a finding; may be repeated (default: all labels that are 1 or 0)",
     )  # fmt: skip
-    add("--pooling", default="mean", metavar="P", help="last, mean, cls or kth:N (default mean)")
+    add("--pooling", default=POOLING, metavar="P", help="last, mean, cls or kth:N (default mean)")
     add(
         "--attention_mask", action="store_true",
         help="keep a BERT's tokens from attending to padding, which the U-Net's context does not",
     )  # fmt: skip
     add(
-        "--max_length", type=positive_int, default=77, metavar="S",
+        "--max_length", type=positive_int, default=MAX_LENGTH, metavar="S",
         help="tokens of a text for a BERT (default 77); a model has its own",
     )  # fmt: skip
     add(
-        "--validation_fraction", type=float, default=0.3, metavar="F",
+        "--validation_fraction", type=float, default=VALIDATION_FRACTION, metavar="F",
         help="share of the patients that score, where the source names no split (default 0.3)",
     )  # fmt: skip
     add("--num_images", type=positive_int, metavar="N", help="phantom: how many (default 3000)")
-    add("--num_resamples", type=positive_int, default=1000, metavar="R", help="(default 1000)")
+    add(
+        "--num_resamples",
+        type=positive_int,
+        default=NUM_RESAMPLES,
+        metavar="R",
+        help="(default 1000)",
+    )
     add("--seed", type=int, default=0, help="of the resamples (default 0)")
 
 
@@ -90,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
     if len(set(args.encoder)) < len(args.encoder):
         raise UserError("an --encoder is named twice; leave one out")
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+    check_seed(args.seed)
     pooling = parse_pooling(args.pooling)
     start_devices()
     encoders = {x: load_text_encoder(x, max_length=args.max_length) for x in args.encoder}

@@ -9,7 +9,13 @@ import argparse
 import json
 from typing import Any
 
-from medsd_jax.cli.probe_text import REPORT
+from medsd_jax.cli.probe_text import (
+    MAX_LENGTH,
+    NUM_RESAMPLES,
+    POOLING,
+    REPORT,
+    VALIDATION_FRACTION,
+)
 from medsd_jax.cli.reproduce_experiments import BASE, LABEL, Materials
 
 AUTOENCODER, TEXT_ENCODERS = "autoencoder", "text_encoders"
@@ -24,10 +30,6 @@ SHOWN = ("rmse", "psnr", "ssim", "ms_ssim")
 AUDITED = 1000
 """Pictures at most: the paper's number for each data set."""
 PROBED_PHANTOMS = 1000
-VALIDATION_FRACTION = 0.3
-RESAMPLES = 1000
-TEXT_LENGTH = 77
-POOLING = "mean"
 
 
 def audit_autoencoder(args: argparse.Namespace, materials: Materials) -> dict[str, Any]:
@@ -87,12 +89,12 @@ def probe_text_encoders(
         validation_fraction=VALIDATION_FRACTION,
     )
     report = probe_encoders(
-        {name: load_text_encoder(x, max_length=TEXT_LENGTH) for name, x in wanted.items()},
+        {name: load_text_encoder(x, max_length=MAX_LENGTH) for name, x in wanted.items()},
         dataset,
         labels=[LABEL],
         pooling=POOLING,
         attention_mask=False,
-        num_resamples=RESAMPLES,
+        num_resamples=NUM_RESAMPLES,
         seed=0,
     )
     path.parent.mkdir(exist_ok=True)

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medsd_jax.cli.flags import positive_int
-from medsd_jax.errors import UserError
+from medsd_jax.cli.flags import check_seed, positive_int
 
 _EPILOG = """examples:
   python -m medsd_jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
@@ -53,8 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    if not 0 <= args.seed < 2**32:
-        raise UserError(f"--seed {args.seed} must be at least 0 and below 2**32")
+    check_seed(args.seed)
     output = args.output.expanduser()
     write_swapped(
         args.model,
