@@ -2,7 +2,9 @@
 
 `get_config` is for train.py, `get_classifier_config` for the judge of generated pictures,
 `get_compare_training_config` for what generated pictures are good for,
-`get_text_projection_config` for a projection from another text encoder into CLIP's space.
+`get_text_projection_config` for a projection from another text encoder into CLIP's space. What
+trains nothing has `get_vae_audit_config`, `get_text_probe_config` and `get_sampling_config`: there
+every key is a flag, too, and a flag that is given wins.
 
 A recipe imports this and changes what differs. Override a key on the command line with
 ``--config.section.key=value``. A key that does not exist is an error.
@@ -284,4 +286,50 @@ def get_text_projection_config() -> ConfigDict:
     config.validation = ConfigDict()
     config.validation.every_steps = 250  # and at step 0 and at the end; 0 switches it off
     config.validation.num_prompts = 1000  # the first ones of those that validate
+    return config
+
+
+def get_vae_audit_config() -> ConfigDict:
+    """How `python -m medsd_jax evaluate vae` measures."""
+    config = ConfigDict()
+    # Pictures, spread evenly over the set; None: all.
+    config.num_images = config_dict.placeholder(int)
+    # Pixels, square; None: of the workdir's recipe, else what the U-Net was made for.
+    config.image_size = config_dict.placeholder(int)
+    # As data.resize_mode; None: of the workdir's recipe, else "pad".
+    config.resize_mode = config_dict.placeholder(str)
+    # Means that are good enough: conventions of lossy compression, no medical validation.
+    config.least_psnr = 30.0  # decibels
+    config.least_ssim = 0.9
+    config.batch_size = 4  # on each device
+    config.seed = 0  # of the intervals' resamples
+    return config
+
+
+def get_text_probe_config() -> ConfigDict:
+    """How `python -m medsd_jax probe-text` measures."""
+    config = ConfigDict()
+    # How a text becomes one vector: "last", "mean", "cls" or "kth:N"; its --help says more.
+    config.pooling = "mean"
+    # Keep a BERT's tokens from attending to padding, which the U-Net's context does not.
+    config.attention_mask = False
+    config.max_length = 77  # tokens of a text for a BERT; a Stable Diffusion model has its own
+    # Findings; empty: all labels of the data set that are 1 or 0.
+    config.labels = ()
+    # Of the patients, who score the probes, where the source names no split.
+    config.validation_fraction = 0.3
+    config.num_images = config_dict.placeholder(int)  # phantom only; None: 3000
+    config.num_resamples = 1000  # of the bootstrap over patients
+    config.seed = 0  # of the resamples
+    return config
+
+
+def get_sampling_config() -> ConfigDict:
+    """What `python -m medsd_jax evaluate --model` draws before it measures."""
+    config = ConfigDict()
+    config.prompts = ()  # or give --prompts_csv
+    config.num_images = 1  # of each prompt
+    config.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
+    config.num_steps = 50
+    config.guidance_scale = 7.5  # 1 is no guidance
     return config

@@ -4,7 +4,7 @@ Command:   python train.py --config configs/finetune.py --workdir runs/mine \
                --config.model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 \
                --config.data.source=folder --config.data.path=my_images
 Hardware:  one GPU or TPU host with 24 GB or more; more devices by --config.mesh.*.
-Hours:     not measured on an accelerator yet.
+Expected:  not run at this size yet.
 Settings:  RoentGen's learning rate 5e-5 and AdamW (arXiv 2211.12737), at a batch that one device
            holds; RoentGen's batch of 256 is data.batch_size=256 on many devices, or with
            train.accumulation_steps.

@@ -3,6 +3,7 @@ r"""First step from phantoms to real X-rays: the demo's VAE learns NIH ChestX-ra
 Command:   python train.py --config configs/nih14_vae_64px.py --workdir runs/nih_vae \
                --config.data.path=FOLDER   (images/ and labels.csv; starts from runs/demo)
 Hardware:  two CPU cores, about 4 minutes.
+Expected:  the validation loss falls from 0.121 to 0.071.
 """
 
 from ml_collections import ConfigDict

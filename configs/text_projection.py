@@ -4,7 +4,6 @@ Command:   python -m medsd_jax train-projection --config configs/text_projection
                --workdir runs/projection --config.encoder.path=FOLDER_OF_A_BERT \
                --config.data.prompts=prompts.txt
 Hardware:  one GPU or TPU with 16 GB; both encoders run forward alone.
-Hours:     not measured on an accelerator yet.
 Expected:  not measured yet; the paper's pictures by this method did not resemble chest X-rays.
 Settings:  the paper says: one hidden layer, frozen encoder (PubMedBERT, for example), 1,000,000
            prompts of LAION-400M, which prompts.txt holds, one a line. It is silent about the loss,

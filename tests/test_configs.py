@@ -8,8 +8,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from medsd_jax.cli import compare_training, train, train_classifier, train_projection
-from medsd_jax.cli.flags import load_config
+from medsd_jax.cli import (
+    compare_training,
+    evaluate_sampling,
+    evaluate_vae,
+    probe_text,
+    train,
+    train_classifier,
+    train_projection,
+)
+from medsd_jax.cli.recipes import load_config
 from medsd_jax.cli.train_checks import check_config
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
@@ -34,11 +42,26 @@ BASE = base.get_config()
 CLASSIFIER_BASE = base.get_classifier_config()
 COMPARE_BASE = base.get_compare_training_config()
 PROJECTION_BASE = base.get_text_projection_config()
+MEASURING = {
+    "least_psnr": (base.get_vae_audit_config(), evaluate_vae.check_config),
+    "pooling": (base.get_text_probe_config(), probe_text.check_config),
+    "sampler": (base.get_sampling_config(), evaluate_sampling.check_config),
+}
+"""A key of its own -> defaults and check of a command that trains nothing."""
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_recipe_has_the_keys_of_base_and_sensible_values(path):
     config = load_config(path)
+    if path.stem != "base":
+        text = path.read_text()
+        for word in ("Command:", "Hardware:", "Expected:"):
+            assert word in text, f"{path.name} does not say its {word}"
+    for key, (defaults, check) in MEASURING.items():
+        if key in config:
+            assert keys(config) == keys(defaults)
+            check(config)
+            return
     if "synthetic" in config:
         assert keys(config) == keys(COMPARE_BASE)
         compare_training.check_config(config)
@@ -57,10 +80,6 @@ def test_recipe_has_the_keys_of_base_and_sensible_values(path):
         warmup_steps=config.optim.warmup_steps,
         total_steps=config.train.steps,
     )
-    if path.stem != "base":
-        text = path.read_text()
-        for word in ("Command:", "Hardware:"):
-            assert word in text, f"{path.name} does not say its {word}"
 
 
 class Recorder:
@@ -184,6 +203,46 @@ def test_every_key_of_the_projection_is_read(tmp_path):
     read = set()
     train_projection.train_projection(Recorder(config.lock(), read), tmp_path / "run")
     assert keys(PROJECTION_BASE) - read == set()
+
+
+def test_every_key_of_the_audit_is_read(tmp_path):
+    write_model(tmp_path / "model")
+    write_image_folder(phantom_records(4, image_size=16), tmp_path / "real", progress=False)
+    config = base.get_vae_audit_config()
+    config.update(image_size=16, resize_mode="pad")
+    read = set()
+    recorder = Recorder(config.lock(), read)
+    evaluate_vae.audit(recorder, str(tmp_path / "model"), str(tmp_path / "real"), tmp_path / "run")
+    assert keys(base.get_vae_audit_config()) - read == set()
+
+
+def test_every_key_of_the_text_probe_is_read(tmp_path):
+    config = base.get_text_probe_config()
+    config.num_images = 60
+    config.num_resamples = 20
+    read = set()
+    bert = str(write_bert(tmp_path / "bert"))
+    probe_text.probe_encoders(
+        Recorder(config.lock(), read),
+        {"bert": bert},
+        ("phantom", None),
+        tmp_path / "run",
+        cache_dir=tmp_path / "data",
+    )
+    assert keys(base.get_text_probe_config()) - read == set()
+
+
+def test_every_key_of_the_sampling_is_read(tmp_path):
+    write_model(tmp_path / "model")
+    config = base.get_sampling_config()
+    config.num_steps = 1
+    read = set()
+    wanted = evaluate_sampling.Sampling(
+        str(tmp_path / "model"), ("a",), Recorder(config.lock(), read)
+    )
+    evaluate_sampling.sampled(wanted, tmp_path / "run")
+    # The prompts are Sampling's own: a table may stand in their place.
+    assert keys(base.get_sampling_config()) - read == {"prompts"}
 
 
 def _grey(prompts):

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from medsd_jax.cli.flags import positive_int
-from medsd_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax import api
     from medsd_jax.cli import demo_report
     from medsd_jax.cli.device_setup import start_devices
-    from medsd_jax.cli.flags import load_config
+    from medsd_jax.cli.recipes import find_configs, load_config
     from medsd_jax.cli.train import train_by_config
     from medsd_jax.cli.train_classifier import REPORT, train_classifier
     from medsd_jax.evaluation.classifier import load_classifier
@@ -125,21 +124,6 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"[demo] open {output / 'report.html'}")
     return 0
-
-
-def find_configs(folder: Path | None) -> Path:
-    """The folder of the demo's recipes.
-
-    Raises:
-        UserError: the package is installed without the project's configs/ beside it.
-    """
-    if folder is None:
-        folder = Path(__file__).parents[2] / "configs"
-    if not (folder / "demo.py").is_file():
-        raise UserError(
-            f"no recipe {folder / 'demo.py'}: name the project's configs folder with --configs"
-        )
-    return folder
 
 
 def make_untrained(folder: Path, config) -> None:

@@ -7,16 +7,18 @@ import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from medsd_jax.cli.flags import positive_int
-from medsd_jax.diffusion.config import SAMPLER_NAMES
+from medsd_jax.cli.evaluate_sampling import (
+    Sampling,
+    add_sampling_flags,
+    sampled,
+    sampling_of_flags,
+)
+from medsd_jax.cli.flags import check_seed
 from medsd_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from medsd_jax.cli.evaluate_sampling import Sampling
 
 AUDIT_ONLY = "latent"
 """A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
@@ -30,6 +32,9 @@ _EXAMPLES = """examples:
   python -m medsd_jax evaluate --real runs/judge/data:validation --train runs/judge/data:train \\
       --model runs/demo --prompts_csv prompts.csv --guidance_scale 4 \\
       --output runs/evaluation --features classifier=runs/judge
+  python -m medsd_jax evaluate --real runs/judge/data:validation --judge runs/judge \\
+      --model CompVis/stable-diffusion-v1-4 --config configs/out_of_the_box.py \\
+      --output runs/out_of_the_box --features xrv=FILE
 
 `python -m medsd_jax evaluate vae` measures a model's autoencoder alone, on real pictures.
 
@@ -71,33 +76,19 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--judge", type=Path, metavar="FOLDER", help="classifier that says what pictures show")
     add("--seed", type=int, default=0, help="of subsets and resamples (default 0)")
-    model = parser.add_argument_group("instead of --synthetic: sample into OUTPUT/samples first")
-    model.add_argument("--model", metavar="M", help="diffusers folder, hub id, or training workdir")
-    model.add_argument("--prompts_csv", type=Path, metavar="F", help="as for sample.py")
-    model.add_argument("--num_images", type=positive_int, metavar="N", help="of each prompt (1)")
-    model.add_argument("--sampler", choices=SAMPLER_NAMES, help="(ddim)")
-    model.add_argument("--num_steps", type=positive_int, metavar="N", help="sampling steps (50)")
-    model.add_argument("--guidance_scale", type=float, metavar="G", help="(7.5)")
+    add_sampling_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     check_flags(args)
+    sampling = sampling_of_flags(args)
     from medsd_jax.cli.device_setup import start_devices
-    from medsd_jax.cli.evaluate_sampling import Sampling
 
     start_devices()
-    synthetic = args.synthetic or Sampling(
-        args.model,
-        args.prompts_csv,
-        args.num_images or 1,
-        args.sampler,
-        args.num_steps,
-        args.guidance_scale,
-    )
     evaluate(
         args.real,
-        synthetic,
+        sampling or args.synthetic,
         args.output,
         train=args.train,
         features=args.features,
@@ -109,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 def evaluate(
     real: str,
-    synthetic: "str | Sampling",
+    synthetic: str | Sampling,
     output: Path,
     *,
     features: Sequence[str],
@@ -132,7 +123,6 @@ def evaluate(
         UserError: something of this cannot be read or does not fit together.
     """
     from medsd_jax.cli import evaluate_report
-    from medsd_jax.cli.evaluate_sampling import Sampling, sampled
     from medsd_jax.evaluation.classifier import load_classifier
     from medsd_jax.evaluation.condition import judge_pictures
     from medsd_jax.evaluation.diversity import diversity
@@ -222,20 +212,13 @@ def evaluate(
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where the flags do not say one set of generated pictures."""
     if (args.synthetic is None) == (args.model is None):
-        raise UserError(
-            "give --synthetic S, or --model M with --prompts_csv F to sample them first"
-        )
-    if (args.model is None) != (args.prompts_csv is None):
-        raise UserError("--model and --prompts_csv go together: what to sample with, and of what")
+        raise UserError("give --synthetic S, or --model M to sample with and say what")
+    check_seed(args.seed)
     spaces = [spec.partition("=")[0] for spec in args.features]
     if AUDIT_ONLY in spaces and args.train is None:
         raise UserError(f"--features {AUDIT_ONLY}=MODEL is for the audit: give --train too")
     if set(spaces) == {AUDIT_ONLY}:
         raise UserError(f"--features {AUDIT_ONLY}=MODEL measures no distance: name another one too")
-    if args.model is None:
-        for name in ("num_images", "sampler", "num_steps", "guidance_scale"):
-            if getattr(args, name) is not None:
-                raise UserError(f"--{name} is for sampling and would not be read: leave it out")
 
 
 def _pictures(sets: Mapping[str, Any]) -> list[Iterable[np.ndarray]]:

@@ -1,33 +1,99 @@
-"""Sampling for an evaluation: the pictures of a table of prompts, made once for OUTPUT."""
+"""Sampling for an evaluation: the pictures of some prompts, made once for OUTPUT."""
 
+import argparse
+import csv
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medsd_jax import api
-from medsd_jax.cli import sample
+from ml_collections import ConfigDict
+
+from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
+from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
+
+BASE, RECIPE = "get_sampling_config", "configs/out_of_the_box.py"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """What to sample; None is sample.py's default.
+    """What to sample.
 
     Attributes:
         model: diffusers folder, hub id, or training workdir.
-        prompts_csv: as for sample.py.
-        num_images: of each prompt.
-        sampler: one of `diffusion.config.SAMPLER_NAMES`.
-        num_steps: of the sampler.
-        guidance_scale: 1 is no guidance.
+        prompts: a table as for sample.py, or the prompts themselves.
+        config: by `configs.base.get_sampling_config`; its prompts are not looked at.
     """
 
     model: str
-    prompts_csv: Path
-    num_images: int = 1
-    sampler: str | None = None
-    num_steps: int | None = None
-    guidance_scale: float | None = None
+    prompts: Path | Sequence[str]
+    config: ConfigDict
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --model, and what to sample with it."""
+    default = base_config(BASE)
+    group = parser.add_argument_group("instead of --synthetic: sample into OUTPUT/samples first")
+    add = group.add_argument
+    add("--model", metavar="M", help="diffusers folder, hub id, or training workdir")
+    add_recipe_flag(group, RECIPE)
+    add("--prompt", action="append", dest="prompts", metavar="TEXT", help="may be repeated")
+    add("--prompts_csv", type=Path, metavar="F", help="prompts of a table, as for sample.py")
+    add(
+        "--num_images", type=positive_int, metavar="N",
+        help=f"of each prompt (default {default.num_images})",
+    )  # fmt: skip
+    add("--sampler", choices=SAMPLER_NAMES, help=f"(default {default.sampler})")
+    add(
+        "--num_steps", type=positive_int, metavar="N",
+        help=f"of the sampler (default {default.num_steps})",
+    )  # fmt: skip
+    add(
+        "--guidance_scale", type=float, metavar="G",
+        help=f"1 is no guidance (default {default.guidance_scale})",
+    )  # fmt: skip
+
+
+def sampling_of_flags(args: argparse.Namespace) -> Sampling | None:
+    """What the flags, or the recipe that they name, ask to sample; None where there is no --model.
+
+    Raises:
+        UserError: they do not say one thing.
+    """
+    names = {"config": "config", "prompt": "prompts", "prompts_csv": "prompts_csv"}
+    names |= {x: x for x in ("num_images", "sampler", "num_steps", "guidance_scale")}
+    if args.model is None:
+        for flag, name in names.items():
+            if getattr(args, name) is not None:
+                raise UserError(f"--{flag} is for sampling and would not be read: leave it out")
+        return None
+    if args.prompts is not None and args.prompts_csv is not None:
+        raise UserError("give --prompt or --prompts_csv, not both")
+    config = settings_of(args, BASE, RECIPE)
+    check_config(config)
+    prompts = args.prompts_csv or config.prompts
+    if not prompts:
+        raise UserError(
+            "what to sample is missing: give --prompts_csv F, --prompt TEXT, or --config FILE, a "
+            "recipe with prompts"
+        )
+    return Sampling(args.model, prompts, config)
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError where a value makes no sense."""
+    for name in ("num_images", "num_steps"):
+        if config[name] < 1:
+            raise UserError(f"{name} = {config[name]} must be at least 1")
+    if config.sampler not in SAMPLER_NAMES:
+        raise UserError(f"sampler = {config.sampler!r} is none of {', '.join(SAMPLER_NAMES)}")
+    if not math.isfinite(config.guidance_scale):
+        raise UserError(f"guidance_scale = {config.guidance_scale} must be a finite number")
+    if any(not prompt.strip() for prompt in config.prompts):
+        raise UserError("a prompt is empty; leave it out")
 
 
 def sampled(wanted: Sampling, output: Path) -> Path:
@@ -38,14 +104,18 @@ def sampled(wanted: Sampling, output: Path) -> Path:
     Raises:
         UserError: pictures are there that were sampled in another way.
     """
+    from medsd_jax import api
+    from medsd_jax.cli import sample
+
     folder, stamp = output / "samples", output / "samples_request.json"
-    words = ["--prompts_csv", str(wanted.prompts_csv), "--num_images", str(wanted.num_images)]
-    words += ["--output", str(folder)]
-    for name in ("sampler", "num_steps", "guidance_scale"):
-        if getattr(wanted, name) is not None:
-            words += [f"--{name}", str(getattr(wanted, name))]
+    table = wanted.prompts
+    if not isinstance(table, Path):
+        table = _write_table(wanted.prompts, output / "prompts.csv")
+    words = ["--prompts_csv", str(table), "--output", str(folder)]
+    for name in ("num_images", "sampler", "num_steps", "guidance_scale"):
+        words += [f"--{name}", str(wanted.config[name])]
     if stamp.is_file() and (folder / "samples.jsonl").is_file():
-        request = _request(words, wanted, api.load(wanted.model).fingerprint())
+        request = _request(words, table, api.load(wanted.model).fingerprint())
         if json.loads(stamp.read_text(encoding="utf-8")) != request:
             raise UserError(
                 f"{folder} holds pictures of another model, other prompts or settings: "
@@ -56,15 +126,22 @@ def sampled(wanted: Sampling, output: Path) -> Path:
     sample.run(["--model", wanted.model, *words])
     # What sample.py noted of the model: loading it again would take as long as before.
     first = (folder / "samples.jsonl").read_text(encoding="utf-8").partition("\n")[0]
-    text = json.dumps(_request(words, wanted, json.loads(first)["model_hash"]), indent=2)
+    text = json.dumps(_request(words, table, json.loads(first)["model_hash"]), indent=2)
     stamp.write_text(text + "\n", encoding="utf-8")
     return folder
 
 
-def _request(words: list[str], wanted: Sampling, model_hash: str) -> dict:
+def _write_table(prompts: Sequence[str], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["prompt"], *([prompt] for prompt in prompts)])
+    return path
+
+
+def _request(words: list[str], table: Path, model_hash: str) -> dict:
     """What the pictures depend on; the model by its weights."""
     return {
         "words": words,
-        "prompts": wanted.prompts_csv.read_text(encoding="utf-8-sig"),
+        "prompts": table.read_text(encoding="utf-8-sig"),
         "model": model_hash,
     }

@@ -3,23 +3,23 @@
 import argparse
 import importlib.metadata
 import platform
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 
-LEAST = {"psnr": 30.0, "ssim": 0.9}
-"""Means that are good enough."""
-BATCH_SIZE = 4
+BASE, RECIPE = "get_vae_audit_config", "configs/vae_audit.py"
 
 _EXAMPLES = """examples:
   python -m medsd_jax evaluate vae --model runs/demo --real runs/demo/data:validation \\
       --output runs/vae_audit --judge runs/demo/classifier
   python -m medsd_jax evaluate vae --model CompVis/stable-diffusion-v1-4 --real my_images \\
-      --output runs/vae_audit --image_size 512 --num_images 1000
+      --output runs/vae_audit --config configs/vae_audit.py
 
 a set of pictures (R) is what `evaluate` takes: see python -m medsd_jax evaluate --help
 
@@ -41,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "longer calls alike.",
         epilog=_EXAMPLES,
     )
+    default = base_config(BASE)
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="diffusers folder, hub id, or training workdir")
     add("--real", required=True, metavar="R", help="the pictures")
@@ -52,6 +53,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--judge", type=Path, metavar="FOLDER",
         help="classifier that train-classifier wrote; it looks at originals and reconstructions",
     )  # fmt: skip
+    add_recipe_flag(parser, RECIPE)
     add(
         "--num_images", type=positive_int, metavar="N",
         help="measure so many, spread evenly over the set (default: all)",
@@ -65,36 +67,29 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="how pictures become square (default: of the workdir's recipe, else pad)",
     )  # fmt: skip
     add(
-        "--least_psnr", type=float, default=LEAST["psnr"], metavar="DB",
-        help="mean PSNR that is good enough: a convention, see below (default 30)",
+        "--least_psnr", type=float, metavar="DB",
+        help=f"mean PSNR that is good enough: see below (default {default.least_psnr:g})",
     )  # fmt: skip
     add(
-        "--least_ssim", type=float, default=LEAST["ssim"], metavar="X",
-        help="mean SSIM that is good enough: a convention, see below (default 0.9)",
+        "--least_ssim", type=float, metavar="X",
+        help=f"mean SSIM that is good enough: see below (default {default.least_ssim:g})",
     )  # fmt: skip
-    add("--batch_size", type=positive_int, default=BATCH_SIZE, help="on each device (default 4)")
-    add("--seed", type=int, default=0, help="of the resamples of the intervals (default 0)")
+    add(
+        "--batch_size", type=positive_int, metavar="N",
+        help=f"on each device (default {default.batch_size})",
+    )  # fmt: skip
+    add("--seed", type=int, help=f"of the resamples of the intervals (default {default.seed})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    check_flags(args)
+    config = settings_of(args, BASE, RECIPE)
+    check_config(config)
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.parallel.multihost import is_main_process
 
     start_devices()
-    report = audit(
-        args.model,
-        args.real,
-        args.output,
-        judge_folder=args.judge,
-        num_images=args.num_images,
-        image_size=args.image_size,
-        resize_mode=args.resize_mode,
-        least={"psnr": args.least_psnr, "ssim": args.least_ssim},
-        batch_size=args.batch_size,
-        seed=args.seed,
-    )
+    report = audit(config, args.model, args.real, args.output, judge_folder=args.judge)
     if is_main_process():
         print(in_words(report))
         page = args.output / "report.html"
@@ -103,31 +98,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def audit(
-    model: str,
-    real: str,
-    output: Path,
-    *,
-    judge_folder: Path | None = None,
-    num_images: int | None = None,
-    image_size: int | None = None,
-    resize_mode: str | None = None,
-    least: Mapping[str, float] = LEAST,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
+    config: ConfigDict, model: str, real: str, output: Path, *, judge_folder: Path | None = None
 ) -> dict[str, Any]:
     """Measures a model's autoencoder and writes report.json, report.html and worst.png.
 
     Args:
+        config: by `configs.base.get_vae_audit_config`.
         model: diffusers folder, hub id, or training workdir.
         real: the pictures, as the flag names them.
         output: a folder; made where it is missing.
         judge_folder: a classifier that looks at originals and reconstructions.
-        num_images: so many, spread evenly over the set; None: all.
-        image_size: pixels, square; None: of the workdir's recipe, else the U-Net's.
-        resize_mode: likewise.
-        least: "psnr" and "ssim" -> the smallest mean that is good enough.
-        batch_size: on each device.
-        seed: of the resamples of the intervals.
 
     Returns:
         What report.json holds.
@@ -147,10 +127,10 @@ def audit(
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
-    autoencoder = open_autoencoder(model, image_size, resize_mode)
+    autoencoder = open_autoencoder(model, config.image_size, config.resize_mode)
     judge = None if judge_folder is None else load_classifier(judge_folder)
     pictures = open_pictures(real)
-    last, most = len(pictures) - 1, num_images or len(pictures)
+    last, most = len(pictures) - 1, config.num_images or len(pictures)
     rows = np.unique(np.linspace(0, last, most).round().astype(int)).tolist()
     everything = known_labels(pictures)
     labels = [everything[row] for row in rows]
@@ -158,7 +138,7 @@ def audit(
     if judge is not None:
         check_judge(judge, labels, autoencoder.image_size)
     measured = measure(
-        autoencoder, pictures, rows, batch_size=batch_size, mesh=make_mesh({"data": -1}),
+        autoencoder, pictures, rows, batch_size=config.batch_size, mesh=make_mesh({"data": -1}),
         judge=judge,
     )  # fmt: skip
     report: dict[str, Any] = {
@@ -176,11 +156,11 @@ def audit(
             "image_size": autoencoder.image_size,
             "resize_mode": autoencoder.resize_mode,
         },
-        "verdict": give_verdict(measured, least),
-        **summarise(measured, patient_ids, seed=seed),
+        "verdict": give_verdict(measured, {"psnr": config.least_psnr, "ssim": config.least_ssim}),
+        **summarise(measured, patient_ids, seed=config.seed),
         "judge": None,
         "worst": [{"picture": pictures.keys[case.row], **case.values} for case in measured.worst],
-        "seed": seed,
+        "seed": config.seed,
         "versions": {
             "python": platform.python_version(),
             **{n: importlib.metadata.version(n) for n in ("medsd_jax", "jax", "numpy", "scipy")},
@@ -191,22 +171,28 @@ def audit(
         report["judge"] = {
             "where": str(judge_folder),
             "image_size": judge.image_size,
-            "labels": changed_calls(judge, measured.calls, labels, patient_ids, seed=seed),
+            "labels": changed_calls(judge, measured.calls, labels, patient_ids, seed=config.seed),
         }
     if is_main_process():
         evaluate_vae_report.write(output, report, measured)
     return report
 
 
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError where a number makes no sense."""
-    if args.num_images == 1:
-        raise UserError("--num_images 1: a spread needs at least 2 pictures")
-    if not 0 < args.least_psnr <= 100:
-        raise UserError(f"--least_psnr {args.least_psnr} must be above 0 and at most 100 decibels")
-    if not 0 < args.least_ssim <= 1:
-        raise UserError(f"--least_ssim {args.least_ssim} must be above 0 and at most 1")
-    check_seed(args.seed)
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError where a value makes no sense."""
+    for name in ("num_images", "image_size", "batch_size"):
+        if config[name] is not None and config[name] < 1:
+            raise UserError(f"{name} = {config[name]} must be at least 1")
+    if config.num_images == 1:
+        raise UserError("num_images = 1: a spread needs at least 2 pictures")
+    if config.resize_mode not in (None, *RESIZE_MODES):
+        known = ", ".join(RESIZE_MODES)
+        raise UserError(f"resize_mode = {config.resize_mode!r} is none of {known}")
+    if not 0 < config.least_psnr <= 100:
+        raise UserError(f"least_psnr = {config.least_psnr} must be above 0 and at most 100 dB")
+    if not 0 < config.least_ssim <= 1:
+        raise UserError(f"least_ssim = {config.least_ssim} must be above 0 and at most 1")
+    check_seed(config.seed)
 
 
 def in_words(report: dict[str, Any]) -> str:

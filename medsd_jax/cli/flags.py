@@ -8,9 +8,7 @@ with a traceback, and an error inside ``get_config`` with a page of text.
 
 import argparse
 import ast
-import difflib
-import importlib.util
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +18,8 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 from ml_collections.config_flags import tuple_parser
 
-from medsd_jax.errors import UserError
+from medsd_jax.cli.recipes import load_config
+from medsd_jax.errors import UserError, closest
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -73,12 +72,6 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
     return value
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """Suggest what was meant: `` (did you mean X?)``, or nothing where no known word is close."""
-    match = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {match[0]}?)" if match else ""
 
 
 @dataclass(frozen=True)
@@ -154,36 +147,6 @@ def parse_recipe(
     values = {key: _override(config, key, text) for key, text in overrides}
     _check_required(config)
     return args, config.lock(), values
-
-
-def load_config(path: str | Path) -> ConfigDict:
-    """Run a config file.
-
-    Args:
-        path: a Python file with ``get_config() -> ConfigDict``.
-
-    Returns:
-        The config, not locked yet: keys that it requires may still be unset.
-    """
-    path = Path(path)
-    if path.suffix != ".py" or not path.is_file():
-        known = [str(file) for file in path.parent.glob("*.py")]
-        reason = "is not a Python file" if path.exists() else "does not exist"
-        raise UserError(f"--config {path} {reason}{closest(str(path), known)}")
-    spec = importlib.util.spec_from_file_location(f"medsd_jax_config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"--config {path}: line {error.lineno}: {error.msg}") from error
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"--config {path} has no function get_config()")
-    config = module.get_config()
-    if not isinstance(config, ConfigDict):
-        kind = type(config).__name__
-        raise UserError(f"--config {path}: get_config() returns a {kind}, not a ConfigDict")
-    return config
 
 
 def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:

@@ -4,13 +4,15 @@ import argparse
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,14 +20,12 @@ if TYPE_CHECKING:
     from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder
 
 REPORT = "report.json"
-POOLING = "mean"
-MAX_LENGTH = 77
-VALIDATION_FRACTION = 0.3
-NUM_RESAMPLES = 1000
+BASE, RECIPE = "get_text_probe_config", "configs/text_probe.py"
 
 _EPILOG = """examples:
   python -m medsd_jax probe-text --encoder CompVis/stable-diffusion-v1-4 \\
-      --encoder StanfordAIMI/RadBERT --source folder --path my_images --output runs/probe
+      --encoder StanfordAIMI/RadBERT --source folder --path my_images --output runs/probe \\
+      --config configs/text_probe.py
   python -m medsd_jax probe-text --encoder models/radbert --encoder runs/radbert \\
       --source folder --path my_images --output runs/probe
 
@@ -50,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "from the text's embedding, and paired differences between encoders.",
         epilog=_EPILOG,
     )
+    default = base_config(BASE)
     add = parser.add_argument
     add(
         "--encoder", required=True, action="append", metavar="X",
@@ -59,67 +60,71 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--source", required=True, metavar="KIND", help="kind of data: phantom, folder, nih14")
     add("--path", metavar="DIR", help="folder of the images; phantom needs none")
     add("--output", required=True, type=Path, metavar="DIR", help=f"gets {REPORT} and the data")
+    add_recipe_flag(parser, RECIPE)
     add(
-        "--label", action="append", metavar="L",
+        "--label", action="append", dest="labels", metavar="L",
         help="a finding; may be repeated (default: all labels that are 1 or 0)",
     )  # fmt: skip
-    add("--pooling", default=POOLING, metavar="P", help="last, mean, cls or kth:N (default mean)")
+    add("--pooling", metavar="P", help=f"last, mean, cls or kth:N (default {default.pooling})")
     add(
-        "--attention_mask", action="store_true",
+        "--attention_mask", action=argparse.BooleanOptionalAction,
         help="keep a BERT's tokens from attending to padding, which the U-Net's context does not",
     )  # fmt: skip
     add(
-        "--max_length", type=positive_int, default=MAX_LENGTH, metavar="S",
-        help="tokens of a text for a BERT (default 77); a model has its own",
+        "--max_length", type=positive_int, metavar="S",
+        help=f"tokens of a text for a BERT (default {default.max_length}); a model has its own",
     )  # fmt: skip
     add(
-        "--validation_fraction", type=float, default=VALIDATION_FRACTION, metavar="F",
-        help="share of the patients that score, where the source names no split (default 0.3)",
+        "--validation_fraction", type=float, metavar="F",
+        help="share of the patients that score, where the source names no split "
+        f"(default {default.validation_fraction})",
     )  # fmt: skip
     add("--num_images", type=positive_int, metavar="N", help="phantom: how many (default 3000)")
     add(
-        "--num_resamples",
-        type=positive_int,
-        default=NUM_RESAMPLES,
-        metavar="R",
-        help="(default 1000)",
-    )
-    add("--seed", type=int, default=0, help="of the resamples (default 0)")
+        "--num_resamples", type=positive_int, metavar="R",
+        help=f"of the intervals (default {default.num_resamples})",
+    )  # fmt: skip
+    add("--seed", type=int, help=f"of the resamples (default {default.seed})")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    import jsonschema
-
     from medsd_jax.cli.device_setup import start_devices
-    from medsd_jax.evaluation.text_embeddings import check_pooling, parse_pooling
-    from medsd_jax.files import write_json
-    from medsd_jax.interop.any_text_encoder import load_text_encoder
-    from medsd_jax.models.bert_config import BertTextConfig
     from medsd_jax.parallel.multihost import is_main_process
 
     if len(set(args.encoder)) < len(args.encoder):
         raise UserError("an --encoder is named twice; leave one out")
-    check_seed(args.seed)
-    pooling = parse_pooling(args.pooling)
+    config = settings_of(args, BASE, RECIPE)
+    check_config(config)
+    if config.num_images is not None and args.source != "phantom":
+        raise UserError("--num_images is for --source phantom; leave it out")
     start_devices()
-    encoders = {x: load_text_encoder(x, max_length=args.max_length) for x in args.encoder}
-    for name, encoder in encoders.items():
-        check_pooling(encoder, pooling, name)
-    has_bert = any(isinstance(e.config, BertTextConfig) for e in encoders.values())
-    if args.attention_mask and not has_bert:
-        raise UserError("--attention_mask is for BERT encoders, and none is among them")
     report = probe_encoders(
-        encoders, _open_data(args), labels=args.label, pooling=args.pooling,
-        attention_mask=args.attention_mask, num_resamples=args.num_resamples, seed=args.seed,
-    )  # fmt: skip
-    jsonschema.validate(report, schema())
+        config,
+        {name: name for name in args.encoder},
+        (args.source, args.path),
+        args.output,
+        cache_dir=args.output / "data",
+    )
     if is_main_process():
-        args.output.mkdir(parents=True, exist_ok=True)
-        write_json(args.output / REPORT, report)
         print(in_words(report))
         print(f"all numbers are in {args.output / REPORT}")
     return 0
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError where a value makes no sense."""
+    from medsd_jax.evaluation.text_embeddings import parse_pooling
+
+    parse_pooling(config.pooling)
+    for name in ("max_length", "num_resamples", "num_images"):
+        if config[name] is not None and config[name] < 1:
+            raise UserError(f"{name} = {config[name]} must be at least 1")
+    if not 0 < config.validation_fraction < 1:
+        raise UserError(
+            f"validation_fraction = {config.validation_fraction} must be between 0 and 1"
+        )
+    check_seed(config.seed)
 
 
 def schema() -> dict[str, Any]:
@@ -129,32 +134,65 @@ def schema() -> dict[str, Any]:
 
 
 def probe_encoders(
-    encoders: Mapping[str, "LoadedTextEncoder"],
-    dataset: "Dataset",
+    config: ConfigDict,
+    encoders: Mapping[str, str],
+    data: tuple[str, str | None],
+    output: Path,
     *,
-    labels: Sequence[str] | None,
-    pooling: str,
-    attention_mask: bool,
-    num_resamples: int,
-    seed: int,
+    cache_dir: Path,
 ) -> dict[str, Any]:
-    """Embeds a data set's captions with every encoder and probes the embeddings.
+    """Embeds a data set's captions with every encoder, probes the embeddings, writes report.json.
 
     Args:
-        encoders: name -> encoder.
-        dataset: its training patients fit, its validation patients score.
-        labels: findings; None: every label of the data set whose values are 1 and 0.
-        pooling: see `text_embeddings.parse_pooling`.
-        attention_mask: of BERTs.
-        num_resamples: of the bootstrap.
-        seed: likewise.
+        config: by `configs.base.get_text_probe_config`.
+        encoders: name in the report -> folder or hub id.
+        data: kind and folder of the data set, as the flags name them; its training patients fit,
+            its validation patients score.
+        output: a folder; made where it is missing.
+        cache_dir: for the prepared data set.
 
     Returns:
-        The report, as its schema says.
+        What report.json holds, as its schema says.
 
     Raises:
-        UserError: there is no label to probe for, or nobody to score.
+        UserError: an encoder cannot be read, there is no label to probe for, or nobody to score.
     """
+    import jsonschema
+
+    from medsd_jax.data.dataset import open_dataset
+    from medsd_jax.evaluation.text_embeddings import check_pooling, parse_pooling
+    from medsd_jax.files import write_json
+    from medsd_jax.interop.any_text_encoder import load_text_encoder
+    from medsd_jax.models.bert_config import BertTextConfig
+    from medsd_jax.parallel.multihost import is_main_process
+
+    loaded = {
+        name: load_text_encoder(where, max_length=config.max_length)
+        for name, where in encoders.items()
+    }
+    for name, encoder in loaded.items():
+        check_pooling(encoder, parse_pooling(config.pooling), name)
+    has_bert = any(isinstance(encoder.config, BertTextConfig) for encoder in loaded.values())
+    if config.attention_mask and not has_bert:
+        raise UserError("--attention_mask is for BERT encoders, and none is among them")
+    dataset = open_dataset(
+        *data,
+        params={} if config.num_images is None else {"num_images": config.num_images},
+        cache_dir=cache_dir,
+        validation_fraction=config.validation_fraction,
+    )
+    report = _probe(config, loaded, dataset)
+    jsonschema.validate(report, schema())
+    if is_main_process():
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / REPORT, report)
+    return report
+
+
+def _probe(
+    config: ConfigDict, encoders: Mapping[str, "LoadedTextEncoder"], dataset: "Dataset"
+) -> dict[str, Any]:
+    """The report."""
     from medsd_jax.cli.classifier_recipe import targets_of
     from medsd_jax.evaluation.text_embeddings import embed_texts, parse_pooling
     from medsd_jax.evaluation.text_probe import Side, probe
@@ -162,15 +200,17 @@ def probe_encoders(
     splits = (dataset.train, dataset.validation)
     if not all(len(split) for split in splits):
         raise UserError("a side of the data set is empty: change --validation_fraction")
-    names = list(labels or _yes_no_labels(dataset))
+    names = list(config.labels or _yes_no_labels(dataset))
     if not names:
         raise UserError("the data set has no label with both 1 and 0: there is nothing to probe")
     sides = [Side(targets_of(split, names).astype(float), split.patient_ids) for split in splits]
-    how = parse_pooling(pooling)
+    how = parse_pooling(config.pooling)
     embeddings, about = {}, []
     for name, encoder in encoders.items():
         texts = [*dataset.train.texts, *dataset.validation.texts]
-        vectors = embed_texts(encoder, texts, how, attention_mask=attention_mask, progress=True)
+        vectors = embed_texts(
+            encoder, texts, how, attention_mask=config.attention_mask, progress=True
+        )
         embeddings[name] = (vectors[: len(dataset.train)], vectors[len(dataset.train) :])
         about.append(
             {
@@ -181,7 +221,7 @@ def probe_encoders(
                 "max_length": encoder.tokenizer.model_max_length,
             }
         )
-    found = probe(names, *sides, embeddings, num_resamples=num_resamples, seed=seed)
+    found = probe(names, *sides, embeddings, num_resamples=config.num_resamples, seed=config.seed)
     for entry in about:
         entry["labels"] = found["labels"][entry["name"]]
     return {
@@ -197,10 +237,10 @@ def probe_encoders(
                 for split in splits
             },
         },
-        "pooling": pooling,
-        "attention_mask": attention_mask,
-        "num_resamples": num_resamples,
-        "seed": seed,
+        "pooling": config.pooling,
+        "attention_mask": config.attention_mask,
+        "num_resamples": config.num_resamples,
+        "seed": config.seed,
         "encoders": about,
         "differences": found["differences"],
     }
@@ -241,18 +281,6 @@ def _yes_no_labels(dataset: "Dataset") -> list[str]:
     values = {name: {row[name] for row in rows if row.get(name, "") != ""} for name in
               dataset.info.label_names}  # fmt: skip
     return [name for name, found in values.items() if found == {0, 1}]
-
-
-def _open_data(args: argparse.Namespace) -> "Dataset":
-    from medsd_jax.data.dataset import open_dataset
-
-    if args.num_images is not None and args.source != "phantom":
-        raise UserError("--num_images is for --source phantom; leave it out")
-    params = {} if args.num_images is None else {"num_images": args.num_images}
-    return open_dataset(
-        args.source, args.path, params=params, cache_dir=args.output / "data",
-        validation_fraction=args.validation_fraction,
-    )  # fmt: skip
 
 
 def _fingerprint(params: Mapping[str, np.ndarray]) -> str:

@@ -8,15 +8,17 @@ import argparse
 import logging
 from pathlib import Path
 
+from medsd_jax.cli.evaluate_sampling import Sampling, check_config
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.reproduce_experiments import (
     BASE,
+    BASE_RECIPE,
     EXPERIMENTS,
     Experiment,
     Materials,
-    few_shot_recipe,
     prompts_of,
     recipe_of,
+    sampling_of,
     timed,
 )
 from medsd_jax.diffusion.config import SAMPLER_NAMES
@@ -56,12 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help=f"this row alone, may be repeated: {', '.join(e.name for e in EXPERIMENTS)}",
     )  # fmt: skip
     add(
-        "--num_images", type=positive_int, default=128, metavar="N",
-        help="pictures of each prompt (default 128)",
+        "--num_images", type=positive_int, metavar="N",
+        help="pictures of each prompt (default, as of the next three: the recipe's, "
+        f"configs/{BASE_RECIPE['phantom']}.py or {BASE_RECIPE['full']}.py)",
     )  # fmt: skip
-    add("--guidance_scale", type=float, default=4.0, metavar="G", help="default 4, RoentGen's")
-    add("--sampler", choices=SAMPLER_NAMES, default="ddim", help="(default ddim)")
-    add("--num_steps", type=positive_int, default=50, metavar="N", help="of sampling (default 50)")
+    add("--guidance_scale", type=float, metavar="G", help="of sampling")
+    add("--sampler", choices=SAMPLER_NAMES, help="of the pictures that are measured")
+    add("--num_steps", type=positive_int, metavar="N", help="of sampling")
     add("--train_steps", type=positive_int, metavar="N", help="of every training: for a quick look")
     add("--configs", type=Path, help="folder of the recipes (default: the project's)")
     full = parser.add_argument_group("--scale full")
@@ -124,6 +127,7 @@ def check_flags(args: argparse.Namespace) -> None:
         for name in _NEEDED:
             if getattr(args, name) is None:
                 raise UserError(f"--scale full needs --{name}; see --help")
+    check_config(sampling_of(args))
 
 
 def train_experiment(args: argparse.Namespace, experiment: Experiment, materials: Materials) -> str:
@@ -163,25 +167,13 @@ def evaluate_experiment(
 ) -> Path:
     """Samples and measures one row unless it is measured already; returns its folder."""
     from medsd_jax.cli.evaluate import evaluate
-    from medsd_jax.cli.evaluate_sampling import Sampling
 
     # The base model draws without any training of its own.
     folder = args.output / experiment.name / "evaluation"
     if (folder / "report.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    config = few_shot_recipe(args, experiment)
-    table = folder / "prompts.csv"
-    lines = [f'"{prompt}"' for prompt in prompts_of(config)]
-    table.write_text("\n".join(["prompt", *lines]) + "\n", encoding="utf-8")
-    sampling = Sampling(
-        model,
-        table,
-        num_images=args.num_images,
-        sampler=args.sampler,
-        num_steps=args.num_steps,
-        guidance_scale=args.guidance_scale,
-    )
+    sampling = Sampling(model, prompts_of(args, experiment), sampling_of(args))
     evaluate(
         materials.real,
         sampling,

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,8 @@ class Experiment:
 
 
 BASE = "base"
+BASE_RECIPE = {"phantom": "phantom_out_of_the_box", "full": "out_of_the_box"}
+"""Nothing is trained by it; it says what every row samples, and which prompts by default."""
 LABEL = "pleural_effusion"
 WITH_PRIOR, WITHOUT_PRIOR = "unet_prior", "unet_no_prior"
 
@@ -109,9 +111,29 @@ class Materials:
     features: tuple[str, ...]
 
 
-def prompts_of(config: "ConfigDict") -> tuple[str, str]:
-    """The prompt without the finding and the one with it."""
+def sampling_of(args: argparse.Namespace) -> "ConfigDict":
+    """How every row samples: by the base model's recipe, and by the flags that were given."""
+    config = measuring_recipe(args, BASE_RECIPE)
+    for name in ("num_images", "sampler", "num_steps", "guidance_scale"):
+        if getattr(args, name) is not None:
+            config[name] = getattr(args, name)
+    return config.lock()
+
+
+def prompts_of(args: argparse.Namespace, experiment: Experiment | None = None) -> tuple[str, str]:
+    """The prompt without the finding and the one with it: a row's own, or the base model's."""
+    if experiment is None or experiment.recipe is None or experiment.encoder == "projected":
+        without, with_finding = measuring_recipe(args, BASE_RECIPE).prompts
+        return without, with_finding
+    config = recipe_of(args, experiment.recipe[args.scale])
     return config.few_shot.prompt_without, config.few_shot.prompt_with
+
+
+def measuring_recipe(args: argparse.Namespace, names: Mapping[str, str]) -> "ConfigDict":
+    """A recipe by which nothing is trained, of the scale."""
+    from medsd_jax.cli.recipes import find_configs, load_config
+
+    return load_config(find_configs(args.configs) / f"{names[args.scale]}.py")
 
 
 @contextlib.contextmanager
@@ -123,9 +145,8 @@ def timed(workdir: Path) -> Iterator[None]:
 
 
 def recipe_of(args: argparse.Namespace, name: str) -> "ConfigDict":
-    """A recipe, with the data that the flags name and shorter where they ask for it."""
-    from medsd_jax.cli.demo import find_configs
-    from medsd_jax.cli.flags import load_config
+    """A training's recipe, with the data that the flags name and shorter where they ask for it."""
+    from medsd_jax.cli.recipes import find_configs, load_config
 
     config = load_config(find_configs(args.configs) / f"{name}.py")
     config.data.cache_dir = str(args.output / "data")
@@ -137,10 +158,3 @@ def recipe_of(args: argparse.Namespace, name: str) -> "ConfigDict":
         config.train.steps = args.train_steps
         config.optim.warmup_steps = min(config.optim.warmup_steps, args.train_steps // 10)
     return config
-
-
-def few_shot_recipe(args: argparse.Namespace, experiment: Experiment) -> "ConfigDict":
-    """The recipe that says which two prompts a row is asked for: its own, or the paper's."""
-    own = experiment.recipe is not None and experiment.encoder != "projected"
-    default = {"phantom": "phantom_few_shot", "full": "few_shot"}
-    return recipe_of(args, (experiment.recipe if own else default)[args.scale])

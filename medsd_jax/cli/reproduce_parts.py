@@ -9,14 +9,8 @@ import argparse
 import json
 from typing import Any
 
-from medsd_jax.cli.probe_text import (
-    MAX_LENGTH,
-    NUM_RESAMPLES,
-    POOLING,
-    REPORT,
-    VALIDATION_FRACTION,
-)
-from medsd_jax.cli.reproduce_experiments import BASE, LABEL, Materials
+from medsd_jax.cli.probe_text import REPORT
+from medsd_jax.cli.reproduce_experiments import BASE, LABEL, Materials, measuring_recipe
 
 AUTOENCODER, TEXT_ENCODERS = "autoencoder", "text_encoders"
 ENCODER_TITLES = {
@@ -27,9 +21,8 @@ ENCODER_TITLES = {
 }
 """The base model's, the BERT, and the rows that trained one of them."""
 SHOWN = ("rmse", "psnr", "ssim", "ms_ssim")
-AUDITED = 1000
-"""Pictures at most: the paper's number for each data set."""
-PROBED_PHANTOMS = 1000
+AUDIT_RECIPE = {"phantom": "phantom_vae_audit", "full": "vae_audit"}
+PROBE_RECIPE = {"phantom": "phantom_text_probe", "full": "text_probe"}
 
 
 def audit_autoencoder(args: argparse.Namespace, materials: Materials) -> dict[str, Any]:
@@ -43,13 +36,8 @@ def audit_autoencoder(args: argparse.Namespace, materials: Materials) -> dict[st
     folder = args.output / AUTOENCODER
     if not (folder / "report.json").exists():
         print("[reproduce] the autoencoder", flush=True)
-        audit(
-            materials.base,
-            materials.real,
-            folder,
-            judge_folder=materials.judge,
-            num_images=AUDITED,
-        )
+        config = measuring_recipe(args, AUDIT_RECIPE).lock()
+        audit(config, materials.base, materials.real, folder, judge_folder=materials.judge)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return _autoencoder_in_short(report)
 
@@ -69,9 +57,6 @@ def probe_text_encoders(
         OUTPUT/text_encoders.
     """
     from medsd_jax.cli.probe_text import probe_encoders
-    from medsd_jax.data.dataset import open_dataset
-    from medsd_jax.files import write_json
-    from medsd_jax.interop.any_text_encoder import load_text_encoder
 
     path = args.output / TEXT_ENCODERS / REPORT
     everything = {**models, "in_domain": materials.encoder}
@@ -81,24 +66,12 @@ def probe_text_encoders(
         if [entry["name"] for entry in report["encoders"]] == list(wanted):
             return _text_encoders_in_short(report)
     print(f"[reproduce] what {len(wanted)} text encoders know", flush=True)
-    source = ("phantom", None) if args.scale == "phantom" else (args.source, args.path)
-    dataset = open_dataset(
-        *source,
-        params={"num_images": PROBED_PHANTOMS} if args.scale == "phantom" else {},
-        cache_dir=args.output / "data",
-        validation_fraction=VALIDATION_FRACTION,
-    )
+    config = measuring_recipe(args, PROBE_RECIPE)
+    config.labels = (LABEL,)
+    data = ("phantom", None) if args.scale == "phantom" else (args.source, args.path)
     report = probe_encoders(
-        {name: load_text_encoder(x, max_length=MAX_LENGTH) for name, x in wanted.items()},
-        dataset,
-        labels=[LABEL],
-        pooling=POOLING,
-        attention_mask=False,
-        num_resamples=NUM_RESAMPLES,
-        seed=0,
+        config.lock(), wanted, data, path.parent, cache_dir=args.output / "data"
     )
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, report)
     return _text_encoders_in_short(report)
 
 

@@ -53,7 +53,7 @@ def make_materials(args: Namespace) -> Materials:
     if not (bert / "config.json").exists():
         write_small_bert(bert, open_data(recipe_of(args, "phantom_base"), base).train.texts)
     if not (real / "metadata.csv").exists():
-        _draw_real(real, prompts_of(recipe_of(args, "phantom_few_shot")))
+        _draw_real(real, prompts_of(args))
     return Materials(str(base), str(bert), str(real), judge, (f"classifier={judge}",))
 
 

@@ -33,6 +33,7 @@ from medsd_jax.cli.reproduce_experiments import (
     WITHOUT_PRIOR,
     Experiment,
     Materials,
+    sampling_of,
 )
 from medsd_jax.cli.reproduce_parts import ENCODER_TITLES
 from medsd_jax.evaluation.intervals import bootstrap_interval
@@ -73,16 +74,17 @@ def write(
     args: Namespace, materials: Materials, rows: list[dict[str, Any]], parts: dict[str, Any]
 ) -> None:
     """Writes both files; rows and parts that are still to come are missing from them."""
+    sampling = sampling_of(args)
     results = {
         "scale": args.scale,
         "base_model": materials.base,
         "real": materials.real,
         "features": list(materials.features),
         "judge": str(materials.judge),
-        "guidance_scale": args.guidance_scale,
-        "sampler": args.sampler,
-        "num_steps": args.num_steps,
-        "num_images": 2 * args.num_images,
+        "guidance_scale": sampling.guidance_scale,
+        "sampler": sampling.sampler,
+        "num_steps": sampling.num_steps,
+        "num_images": 2 * sampling.num_images,
         "rows": rows,
         **parts,
         "findings": findings(rows),

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from medsd_jax.cli import classifier_recipe, compare_training, compare_training_report
-from medsd_jax.cli.flags import load_config
 from medsd_jax.cli.main import main
+from medsd_jax.cli.recipes import load_config
 from medsd_jax.evaluation.classifier import load_classifier
 from medsd_jax.evaluation.training_gain import ARMS
 from medsd_jax.training.metrics import read_scalars

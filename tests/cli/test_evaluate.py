@@ -12,10 +12,12 @@ from PIL import Image
 from medsd_jax import api
 from medsd_jax.cli import evaluate_report
 from medsd_jax.cli.main import main
+from medsd_jax.cli.recipes import load_config
 from medsd_jax.evaluation.classifier import Classifier, save_classifier
 from medsd_jax.evaluation.features import extraction
 from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
 from medsd_jax.parallel.mesh import make_mesh
+from tests.e2e.tiny_run import ROOT
 from tests.tiny_pipeline import tiny_pipeline
 
 SIDE, NUM = 24, 40
@@ -152,6 +154,31 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
     assert "another model, other prompts or settings" in capsys.readouterr().err
 
 
+def test_a_model_is_sampled_by_its_phantom_recipe(places, tmp_path, capsys):
+    """The paper's E2 at phantom size: its two prompts; a flag wins over the recipe."""
+    api.save(tiny_pipeline(), tmp_path / "model")
+    words = ["evaluate", "--real", str(places / "real"), "--model", str(tmp_path / "model"),
+             "--features", f"classifier={places / 'judge'}", "--output",
+             str(tmp_path / "out")]  # fmt: skip
+    recipe = ["--config", str(ROOT / "configs" / "phantom_out_of_the_box.py")]
+    assert main([*words, *recipe, "--num_images", "4", "--num_steps", "2"]) == 0
+    lines = (tmp_path / "out" / "samples" / "samples.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    prompts = [sample["prompt"] for sample in samples]
+    assert len(prompts) == 8 and set(prompts) == set(load_config(recipe[1]).prompts)
+    assert {(s["sampler"], s["num_steps"], s["guidance_scale"]) for s in samples} == {
+        ("ddim", 2, 4.0)
+    }
+    for more, said in (
+        ([], "what to sample is missing"),
+        (["--prompt", "a", "--prompts_csv", "p.csv"], "not both"),
+        (["--prompt", " "], "a prompt is empty"),
+        ([*recipe, "--guidance_scale", "nan"], "guidance_scale = nan"),
+    ):
+        assert main([*words, *more]) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_features_are_computed_once(places, tmp_path, monkeypatch):
     assert evaluate(places, "alike", tmp_path) == 0
     first = (tmp_path / "report.json").read_text()
@@ -205,7 +232,10 @@ def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
         (["--real", "absent"], "absent does not exist"),
         (["--judge", "absent"], "classifier.json"),
         (["--model", "m"], "give --synthetic S, or --model M"),
-        (["--prompts_csv", "p.csv"], "go together"),
+        (["--prompts_csv", "p.csv"], "--prompts_csv is for sampling"),
+        (["--prompt", "p"], "--prompt is for sampling"),
+        (["--config", "c.py"], "--config is for sampling"),
+        (["--seed", "-1"], "--seed -1"),
         (["--num_steps", "3"], "--num_steps is for sampling"),
         (["--features", "latent=m"], "give --train too"),
         (["--real", "absent:train"], "one prepared data set"),

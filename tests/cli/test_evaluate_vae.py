@@ -14,6 +14,7 @@ from medsd_jax.cli import evaluate_vae_report
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation import autoencoder
 from medsd_jax.interop.pipeline_dir import save_pipeline
+from tests.e2e.tiny_run import ROOT
 from tests.tiny_judge import write_judge
 from tests.tiny_pipeline import SIDE, tiny_pipeline
 
@@ -121,6 +122,17 @@ def test_a_workdir_has_its_recipe_s_size(places, tmp_path):
         assert (measured["image_size"], measured["resize_mode"]) == wanted
 
 
+def test_by_its_phantom_recipe(places, tmp_path):
+    """The paper's E1 at phantom size; a flag wins over the recipe."""
+    recipe = ["--config", str(ROOT / "configs" / "phantom_vae_audit.py")]
+    assert audit(places, tmp_path, *recipe, "--resize_mode", "crop") == 0
+    report = report_of(tmp_path)
+    assert report["measured"] == {
+        "num_images": NUM, "num_patients": NUM // 2, "image_size": 64, "resize_mode": "crop",
+    }  # fmt: skip
+    assert [c["least"] for c in report["verdict"]["criteria"]] == [30.0, 0.9]
+
+
 def test_evaluate_mentions_it(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
@@ -142,10 +154,13 @@ def test_evaluate_mentions_it(capsys):
         (["--judge", "{}/large_judge"], "looks at 32 pixels, but the reconstructions have 16"),
         (["--judge", "{}/judge", "--real", "{}/real/others.csv"], "labelled with mass"),
         (["--image_size", "15"], "multiples of 2"),
-        (["--least_psnr", "nan"], "--least_psnr nan"),
-        (["--least_ssim", "1.5"], "--least_ssim 1.5"),
+        (["--least_psnr", "nan"], "least_psnr = nan"),
+        (["--least_ssim", "1.5"], "least_ssim = 1.5"),
         (["--resize_mode", "stretch"], "stretch"),
         (["--seed", "-1"], "--seed -1"),
+        (["--config", str(ROOT / "configs" / "few_shot.py")], "is a recipe of another command"),
+        (["--config", "vae_adit.py"], "vae_adit.py does not exist"),
+        (["--config.num_images=5"], "unknown argument --config.num_images"),
         (["--lest_ssim", "1"], "did you mean --least_ssim?"),
     ],
 )

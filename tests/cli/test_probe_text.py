@@ -12,6 +12,7 @@ from PIL import Image
 from medsd_jax import api
 from medsd_jax.cli.main import main
 from medsd_jax.cli.probe_text import schema
+from tests.e2e.tiny_run import ROOT
 from tests.tiny_bert import CONFIG, write_bert
 from tests.tiny_pipeline import tiny_pipeline
 
@@ -125,6 +126,18 @@ def test_table_and_a_swapped_encoder(places, tmp_path, capsys):
     assert list(one["labels"]) == ["effusion"]
 
 
+def test_by_its_phantom_recipe(places, tmp_path):
+    """The paper's E3 at phantom size; flags win over the recipe."""
+    recipe = ROOT / "configs" / "phantom_text_probe.py"
+    words = ["--encoder", str(places / "bert"), "--encoder", str(places / "sd"), "--config"]
+    words += [str(recipe), "--num_images", "300", "--num_resamples", "50", "--pooling", "last"]
+    assert main(["probe-text", *words, "--source", "phantom", "--output", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["num_resamples"], report["pooling"]) == (50, "last")
+    assert sum(report["data"][side]["num_texts"] for side in ("train", "validation")) == 300
+    assert [list(entry["labels"]) for entry in report["encoders"]] == [["pleural_effusion"]] * 2
+
+
 @pytest.mark.parametrize(
     ("words", "encoders", "told"),
     [
@@ -134,6 +147,7 @@ def test_table_and_a_swapped_encoder(places, tmp_path, capsys):
         (("--label", "view"), ("bert",), "write 1 or 0"),
         (("--num_images", "9"), ("bert",), "is for --source phantom"),
         (("--attention_mask",), ("sd",), "is for BERT encoders"),
+        (("--validation_fraction", "1"), ("bert",), "validation_fraction = 1.0"),
         ((), ("bert", "bert"), "is named twice"),
         ((), ("data",), "it holds no config.json"),
     ],

@@ -1,5 +1,6 @@
 """The comparison of all adaptations: its recipes, its claims, its flags; slow: a short run."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -7,9 +8,10 @@ import sys
 
 import pytest
 
-from medsd_jax.cli.flags import load_config
 from medsd_jax.cli.main import exit_code, main
-from medsd_jax.cli.reproduce_experiments import EXPERIMENTS
+from medsd_jax.cli.recipes import load_config
+from medsd_jax.cli.reproduce_experiments import BASE_RECIPE, EXPERIMENTS, prompts_of, sampling_of
+from medsd_jax.cli.reproduce_parts import AUDIT_RECIPE, PROBE_RECIPE
 from medsd_jax.cli.reproduce_report import findings, in_words
 from tests.e2e.tiny_run import ROOT
 
@@ -45,6 +47,22 @@ def test_all_few_shot_rows_see_the_same_ten_pictures():
     assert len(set(settings)) == 2
 
 
+def test_rows_sample_by_the_base_model_s_recipe_and_the_flags():
+    flags = {"num_images": None, "sampler": None, "num_steps": 7, "guidance_scale": None}
+    full, phantom = (
+        argparse.Namespace(scale=scale, configs=None, train_steps=None, output=ROOT, source="s",
+                           path=None, prompts=None, **flags)
+        for scale in ("full", "phantom")
+    )  # fmt: skip
+    assert (sampling_of(full).sampler, sampling_of(phantom).sampler) == ("pndm", "ddim")
+    assert sampling_of(full).num_steps == sampling_of(phantom).num_steps == 7
+    by_name = {experiment.name: experiment for experiment in EXPERIMENTS}
+    prompts = {name: prompts_of(full, experiment) for name, experiment in by_name.items()}
+    word = prompts.pop("textual_inversion")
+    assert set(prompts.values()) == {prompts_of(full)}  # all but the new word's
+    assert all("<" in prompt for prompt in word)
+
+
 @pytest.mark.parametrize(
     "one, other, outcome",
     [
@@ -72,6 +90,8 @@ def test_claims_need_both_rows():
         (["--scale", "tiny"], "invalid choice"),
         (["--scale", "phantom", "--only", "nothing"], "invalid choice"),
         (["--scale", "phantom", "--num_images", "0"], "at least 1"),
+        (["--scale", "phantom", "--guidance_scale", "inf"], "guidance_scale = inf"),
+        (["--scale", "phantom", "--configs", "absent"], "absent is no folder"),
     ],
 )
 def test_mistakes_are_one_line_and_2(tmp_path, capsys, words, message):
@@ -127,6 +147,15 @@ def get_config():
         config.data.batch_size, config.data.validation_fraction = 16, 0.2
     return config
 """
+MEASURING = """
+from configs import {name} as recipe
+
+def get_config():
+    config = recipe.get_config()
+    if "image_size" in config:
+        config.image_size = 64
+    return config
+"""
 
 
 @pytest.mark.slow
@@ -139,15 +168,17 @@ def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
     recipes, pictures = tmp_path / "configs", tmp_path / "pictures"
     recipes.mkdir()
     full = {e.recipe["full"] for e in EXPERIMENTS if e.recipe}
-    for name in (*full, "demo"):
+    for name in full:
         (recipes / f"{name}.py").write_text(SMALL.format(name=name))
+    for names in (BASE_RECIPE, AUDIT_RECIPE, PROBE_RECIPE):
+        name = names["full"]
+        (recipes / f"{name}.py").write_text(MEASURING.format(name=name))
     write_image_folder(phantom_records(300, seed=5), pictures, progress=False)
     found = reproduce(
         tmp_path / "run", "--scale", "full", "--configs", str(recipes),
         "--model", str(phantom / "base"), "--encoder", str(phantom / "encoder"),
         "--source", "folder", "--path", str(pictures), "--real", str(phantom / "real"),
         "--judge", str(phantom / "judge"), "--features", f"classifier={phantom / 'judge'}",
-        "--sampler", "pndm",
     )  # fmt: skip
     assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
     assert found["sampler"] == "pndm" and found["base_model"] == str(phantom / "base")

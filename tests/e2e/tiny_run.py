@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from medsd_jax import api
-from medsd_jax.cli.flags import load_config
+from medsd_jax.cli.recipes import load_config
 from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
 from medsd_jax.models.scratch import random_model
 from tests.training.tiny_training import tiny_model

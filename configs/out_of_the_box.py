@@ -1,0 +1,29 @@
+r"""Stable Diffusion as it is, asked for chest X-rays (arXiv 2210.04133, E2). Nothing is trained.
+
+Command:   python -m medsd_jax evaluate --config configs/out_of_the_box.py \
+               --model CompVis/stable-diffusion-v1-4 --real runs/judge/data:validation \
+               --judge runs/judge --features xrv=FILE --output runs/out_of_the_box
+               (runs/judge: by train-classifier, on your data)
+Hardware:  one GPU or TPU chip of 16 GB.
+Expected:  not run at this size yet. The paper: realistic medical pictures are hard to get from it.
+Settings:  the paper's two prompts of its fine-tuning; how it asked the model as it is, and how many
+           pictures it drew, it does not tell. Sampled as in RoentGen: PNDM, 75 steps, guidance 4.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """base.py's sampling with the paper's prompts."""
+    config = base.get_sampling_config()
+    config.prompts = (
+        "A photo of a lung xray",
+        "A photo of a lung xray with a visible pleural effusion",
+    )
+    config.num_images = 128
+    config.sampler = "pndm"
+    config.num_steps = 75
+    config.guidance_scale = 4.0
+    return config

@@ -1,0 +1,24 @@
+r"""What the small base model's text encoder and a BERT know of phantoms' captions: E3 made small.
+
+Command:   python -m medsd_jax probe-text --config configs/phantom_text_probe.py \
+               --encoder runs/reproduction/base --encoder runs/reproduction/encoder \
+               --encoder runs/reproduction/unet_and_text --source phantom --output runs/text_probe
+               (after python -m medsd_jax reproduce --scale phantom --output runs/reproduction,
+               which measures by this recipe, too)
+Hardware:  two CPU cores, half a minute.
+Expected:  AUROC and F1 of 1.000 for all three: a phantom's caption says a finding in one way only,
+           and even an encoder of random weights, as this BERT is, keeps its words apart.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import text_probe
+
+
+def get_config() -> ConfigDict:
+    """text_probe.py for one label of 1,000 phantoms."""
+    config = text_probe.get_config()
+    config.labels = ("pleural_effusion",)
+    config.num_images = 1000
+    config.num_resamples = 1000
+    return config

@@ -1,0 +1,24 @@
+r"""What the small base model's autoencoder keeps of phantoms: the paper's E1 made small.
+
+Command:   python -m medsd_jax evaluate vae --config configs/phantom_vae_audit.py \
+               --model runs/reproduction/base --real runs/reproduction/real \
+               --judge runs/reproduction/judge --output runs/vae_audit
+               (after python -m medsd_jax reproduce --scale phantom --output runs/reproduction,
+               which measures by this recipe, too)
+Hardware:  two CPU cores, half a minute.
+Expected:  RMSE 0.056, PSNR 25.1 dB, SSIM 0.781, MS-SSIM 0.947: not good enough by the thresholds;
+           the judge changes 2.7 % of its calls.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vae_audit
+
+
+def get_config() -> ConfigDict:
+    """vae_audit.py at 64 pixels."""
+    config = vae_audit.get_config()
+    config.num_images = 512
+    config.image_size = 64
+    config.batch_size = 32
+    return config

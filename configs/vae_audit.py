@@ -1,0 +1,24 @@
+r"""What Stable Diffusion's autoencoder keeps of radiographs (arXiv 2210.04133, E1).
+
+Command:   python -m medsd_jax evaluate vae --config configs/vae_audit.py \
+               --model CompVis/stable-diffusion-v1-4 --real my_images --output runs/vae_audit
+Hardware:  one GPU or TPU chip of 16 GB.
+Expected:  not run at this size yet. The paper reports RMSE, PSNR and SSIM, found the fidelity high
+           and the autoencoder in need of no fine-tuning; its numbers are in no source we know.
+Settings:  the paper's: 1,000 frontal radiographs of each data set. It does not tell their size:
+           512 pixels, which Stable Diffusion was made for, square by padding as in the same group's
+           later code. The thresholds of the verdict are base.py's.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """base.py's audit at the paper's scale."""
+    config = base.get_vae_audit_config()
+    config.num_images = 1000
+    config.image_size = 512
+    config.resize_mode = "pad"
+    return config

@@ -1,0 +1,76 @@
+"""Recipes: found and run from anywhere; flags over recipe over defaults; mistakes in one line."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from medsd_jax.cli import evaluate, evaluate_sampling, evaluate_vae, probe_text
+from medsd_jax.cli.recipes import base_config, find_configs, load_config, settings_of
+from medsd_jax.errors import UserError
+from tests.e2e.tiny_run import ROOT
+
+COMMANDS = [
+    (evaluate, evaluate_sampling.BASE, evaluate_sampling.RECIPE),
+    (evaluate_vae, evaluate_vae.BASE, evaluate_vae.RECIPE),
+    (probe_text, probe_text.BASE, probe_text.RECIPE),
+]
+
+
+def no_flags(module):
+    """The flags of a command, none of the optional ones given."""
+    subparsers = argparse.ArgumentParser().add_subparsers()
+    module.add_parser(subparsers)
+    (parser,) = subparsers.choices.values()
+    return argparse.Namespace(**{action.dest: action.default for action in parser._actions})
+
+
+@pytest.mark.parametrize(("module", "factory", "recipe"), COMMANDS)
+def test_flag_over_recipe_over_defaults(module, factory, recipe):
+    args = no_flags(module)
+    defaults = base_config(factory)
+    assert settings_of(args, factory, recipe) == defaults.lock()
+    args.config = ROOT / recipe
+    assert settings_of(args, factory, recipe) == load_config(args.config).lock()
+    for name, value in defaults.items(preserve_field_references=True):
+        given = {"sampler": "euler", "pooling": "cls", "resize_mode": "crop"}.get(name)
+        if name in ("prompts", "labels"):
+            setattr(args, name, ["a", "b"])
+            assert settings_of(args, factory, recipe)[name] == ("a", "b")
+            continue
+        if given is None:
+            given = not value if isinstance(value, bool) else 5
+        setattr(args, name, given)
+        assert settings_of(args, factory, recipe)[name] == given, name
+
+
+@pytest.mark.parametrize(("module", "factory", "recipe"), COMMANDS)
+def test_the_recipe_of_another_command_is_refused(module, factory, recipe):
+    for other in {"configs/few_shot.py", *(entry[2] for entry in COMMANDS)} - {recipe}:
+        args = no_flags(module)
+        args.config = ROOT / other
+        with pytest.raises(UserError, match=f"is a recipe of another command.*{recipe}"):
+            settings_of(args, factory, recipe)
+
+
+def test_recipes_run_from_another_folder(tmp_path):
+    """They import configs.base, which is not on the path of a command that is called elsewhere."""
+    recipe = ROOT / "configs" / "demo_classifier.py"
+    done = subprocess.run(
+        [sys.executable, "-c",
+         f"import sys; sys.path.append({str(ROOT)!r}); import medsd_jax.cli.recipes as r; "
+         f"sys.path.pop(); r.load_config({str(recipe)!r}); print('read')"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "read"
+
+
+def test_mistakes(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import no_such_module\n")
+    with pytest.raises(UserError, match=r"wrong.py: No module named 'no_such_module'"):
+        load_config(wrong)
+    with pytest.raises(UserError, match="is no folder of recipes"):
+        find_configs(tmp_path / "absent")
+    assert find_configs() == ROOT / "configs"
