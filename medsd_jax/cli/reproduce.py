@@ -5,14 +5,18 @@ Each row is trained by its recipe in configs/, samples the paper's two prompts a
 """
 
 import argparse
+import itertools
+import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from medsd_jax.cli.evaluate_sampling import Sampling, check_config
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.reproduce_experiments import (
     BASE,
     BASE_RECIPE,
+    EVALUATION,
     EXPERIMENTS,
     Experiment,
     Materials,
@@ -23,6 +27,7 @@ from medsd_jax.cli.reproduce_experiments import (
 )
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +60,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add(
         "--only", action="append", default=[], metavar="NAME",
         choices=[e.name for e in EXPERIMENTS],
-        help=f"this row alone, may be repeated: {', '.join(e.name for e in EXPERIMENTS)}",
+        help="train this row alone, may be repeated; finished rows stay in the table: "
+        + ", ".join(e.name for e in EXPERIMENTS),
     )  # fmt: skip
     add(
         "--num_images", type=positive_int, metavar="N",
@@ -65,6 +71,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--guidance_scale", type=float, metavar="G", help="of sampling")
     add("--sampler", choices=SAMPLER_NAMES, help="of the pictures that are measured")
     add("--num_steps", type=positive_int, metavar="N", help="of sampling")
+    add(
+        "--seeds", type=positive_int, default=1, metavar="N",
+        help="trainings of each row, with the recipe's seed and the next ones; more can be added "
+        "later (default 1)",
+    )  # fmt: skip
     add("--train_steps", type=positive_int, metavar="N", help="of every training: for a quick look")
     add("--configs", type=Path, help="folder of the recipes (default: the project's)")
     full = parser.add_argument_group("--scale full")
@@ -95,22 +106,20 @@ def run(args: argparse.Namespace) -> int:
     )
     from medsd_jax.cli.reproduce_phantom import make_materials
 
+    keep_settings(args)
     start_devices()
-    chosen = [e for e in EXPERIMENTS if not args.only or e.name in (*args.only, BASE)]
-    args.output.mkdir(parents=True, exist_ok=True)
     if args.scale == "phantom":
         materials = make_materials(args)
     else:
         materials = Materials(args.model, args.encoder, args.real, args.judge, tuple(args.features))
     rows = []
     parts = {AUTOENCODER: audit_autoencoder(args, materials), TEXT_ENCODERS: None}
-    for number, experiment in enumerate(chosen, start=1):
-        print(f"[reproduce] {number} of {len(chosen)}: {experiment.title}", flush=True)
-        model = train_experiment(args, experiment, materials)
-        evaluation = evaluate_experiment(args, experiment, model, materials)
-        rows.append(reproduce_report.row(experiment, args.output, model, materials, evaluation))
-        reproduce_report.write(args, materials, rows, parts)
-    models = {entry["name"]: entry["model"] for entry in rows}
+    for number, experiment in enumerate(EXPERIMENTS, start=1):
+        print(f"[reproduce] {number} of {len(EXPERIMENTS)}: {experiment.title}", flush=True)
+        if trainings := trainings_of(args, experiment, materials):
+            rows.append(reproduce_report.row(experiment, args.output, trainings))
+            reproduce_report.write(args, materials, rows, parts)
+    models = {entry["name"]: entry["trainings"][0]["model"] for entry in rows}
     parts[TEXT_ENCODERS] = probe_text_encoders(args, materials, models)
     reproduce_report.write(args, materials, rows, parts)
     print(reproduce_report.in_words(rows))
@@ -130,8 +139,70 @@ def check_flags(args: argparse.Namespace) -> None:
     check_config(sampling_of(args))
 
 
-def train_experiment(args: argparse.Namespace, experiment: Experiment, materials: Materials) -> str:
+def keep_settings(args: argparse.Namespace) -> None:
+    """Writes OUTPUT/settings.json: what is finished there is kept and must be of these settings.
+
+    Raises:
+        UserError: the folder was begun with others.
+    """
+    settings = {name: getattr(args, name) for name in ("scale", "train_steps", *_FULL_ONLY)}
+    settings |= {k: x for k, x in sampling_of(args).to_dict().items() if k != "prompts"}
+    settings = json.loads(json.dumps(settings, default=str))
+    path = args.output / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise UserError(
+                    f"{args.output} was begun with {name} = {before.get(name)}, not {value}: "
+                    "name another --output"
+                )
+        return
+    if args.output.exists() and any(args.output.iterdir()):
+        raise UserError(
+            f"{args.output} is no comparison that can go on (it has no settings.json): name "
+            "another --output"
+        )
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+
+
+def trainings_of(
+    args: argparse.Namespace, experiment: Experiment, materials: Materials
+) -> list[dict[str, Any]]:
+    """Trains and measures one row with every seed that is asked for; adds what is finished already.
+
+    Returns:
+        An entry a training, as results.json holds it; empty for a row that is not asked for.
+    """
+    from medsd_jax.cli import reproduce_report
+
+    asked = not args.only or experiment.name in (*args.only, BASE)
+    seeds = args.seeds if experiment.recipe else 1
+    trainings = []
+    for seed in itertools.count():
+        folder = args.output / (f"{experiment.name}-{seed}" if seed else experiment.name)
+        finished = (folder / EVALUATION / "report.json").exists()
+        if not finished and not (asked and seed < seeds):
+            return trainings
+        model = train_experiment(args, experiment, materials, folder, seed)
+        if not finished:
+            evaluate_experiment(args, experiment, materials, folder, model)
+        found = reproduce_report.training(args.output, folder, experiment, materials)
+        trainings.append({"seed": seed, "model": model, **found})
+
+
+def train_experiment(
+    args: argparse.Namespace, experiment: Experiment, materials: Materials, workdir: Path, seed: int
+) -> str:
     """Trains one row unless it is trained already.
+
+    Args:
+        args: of the command.
+        experiment: the row.
+        materials: what it starts from.
+        workdir: its folder.
+        seed: added to the recipe's.
 
     Returns:
         The model, as `medsd_jax.load` takes it.
@@ -142,10 +213,10 @@ def train_experiment(args: argparse.Namespace, experiment: Experiment, materials
 
     if experiment.recipe is None:
         return materials.base
-    workdir = args.output / experiment.name
     if (workdir / "model" / "model_index.json").exists():
         return str(workdir)
     config = recipe_of(args, experiment.recipe[args.scale])
+    config.seed += seed
     config.model.path = materials.base
     with timed(workdir):
         if experiment.encoder == "projected":
@@ -163,22 +234,15 @@ def train_experiment(args: argparse.Namespace, experiment: Experiment, materials
 
 
 def evaluate_experiment(
-    args: argparse.Namespace, experiment: Experiment, model: str, materials: Materials
-) -> Path:
-    """Samples and measures one row unless it is measured already; returns its folder."""
+    args: argparse.Namespace, experiment: Experiment, materials: Materials, folder: Path, model: str
+) -> None:
+    """Samples and measures what one training led to."""
     from medsd_jax.cli.evaluate import evaluate
 
-    # The base model draws without any training of its own.
-    folder = args.output / experiment.name / "evaluation"
-    if (folder / "report.json").exists():
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    sampling = Sampling(model, prompts_of(args, experiment), sampling_of(args))
     evaluate(
         materials.real,
-        sampling,
-        folder,
+        Sampling(model, prompts_of(args, experiment), sampling_of(args)),
+        folder / EVALUATION,
         features=materials.features,
         judge=materials.judge,
     )
-    return folder

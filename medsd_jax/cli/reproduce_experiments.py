@@ -36,6 +36,8 @@ class Experiment:
 BASE = "base"
 BASE_RECIPE = {"phantom": "phantom_out_of_the_box", "full": "out_of_the_box"}
 """Nothing is trained by it; it says what every row samples, and which prompts by default."""
+EVALUATION = "evaluation"
+"""Folder of a training's pictures and of the report about them."""
 LABEL = "pleural_effusion"
 WITH_PRIOR, WITHOUT_PRIOR = "unet_prior", "unet_no_prior"
 

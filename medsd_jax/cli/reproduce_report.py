@@ -7,9 +7,14 @@ results.json holds scale, prompts, settings, the protocol and versions, and rows
     prompt_accuracy         value, n, ci95: share in which the judge agrees with the prompt
     ms_ssim                 value, n, ci95: between pictures of one prompt, in groups of four
     trained_parameters      numbers that the optimizer moves
-    seconds                 of training; null where nothing was trained
+    seconds                 of one training; null where nothing was trained
     prompts                 without and with the finding
-    model                   as `sample.py --model` takes it
+    trainings               one entry a seed: fid, prompt_accuracy, ms_ssim and seconds of its own,
+                            confusion, evaluation (its folder), and model, as `sample.py --model`
+                            takes it
+
+With several trainings a row's value is their mean, and its ci95 goes from the lowest to the highest
+end of their intervals: what parts two rows then parts every training of theirs.
 
 autoencoder and text_encoders hold the main numbers of the experiments that train nothing.
 """
@@ -28,6 +33,7 @@ import medsd_jax
 from medsd_jax.cli.report_page import page_template
 from medsd_jax.cli.reproduce_experiments import (
     BASE,
+    EVALUATION,
     LABEL,
     WITH_PRIOR,
     WITHOUT_PRIOR,
@@ -40,33 +46,46 @@ from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
 from medsd_jax.sampling.images import make_grid
 
+NUMBERS = ("fid", "prompt_accuracy", "ms_ssim")
 GROUP = 4  # pictures of one prompt that are compared with each other: RoentGen's number
 SHOWN = 8
 PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
-def row(
-    experiment: Experiment, output: Path, model: str, materials: Materials, evaluation: Path
+def training(
+    output: Path, folder: Path, experiment: Experiment, materials: Materials
 ) -> dict[str, Any]:
-    """Gathers one row from what its training and its evaluation left."""
+    """Gathers what one training and its evaluation left in their folder."""
+    evaluation = folder / EVALUATION
     report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
     judged = report["condition"]["labels"][LABEL]
-    samples = _samples(evaluation / "samples")
-    seconds = output / experiment.name / "seconds.json"
-    trained = experiment.recipe is not None
+    parameters, seconds = 0, None
+    if experiment.recipe is not None:
+        parameters = json.loads((folder / "parameters.json").read_text("utf-8"))["trained"]
+        seconds = json.loads((folder / "seconds.json").read_text("utf-8"))
+    return {
+        "fid": report["fidelity"][materials.features[0]]["fid"],
+        "prompt_accuracy": judged["prompt_accuracy"],
+        "confusion": judged["confusion"],
+        "ms_ssim": _ms_ssim(_samples(evaluation / "samples")),
+        "trained_parameters": parameters,
+        "seconds": seconds,
+        "evaluation": str(evaluation.relative_to(output)),
+    }
+
+
+def row(experiment: Experiment, output: Path, trainings: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the table, from all trainings of it."""
+    seconds = [entry["seconds"] for entry in trainings]
     return {
         "name": experiment.name,
         "title": experiment.title,
         "paper": experiment.paper,
-        "fid": report["fidelity"][materials.features[0]]["fid"],
-        "prompt_accuracy": judged["prompt_accuracy"],
-        "confusion": judged["confusion"],
-        "ms_ssim": _ms_ssim(samples),
-        "trained_parameters": _num_trained(output / experiment.name) if trained else 0,
-        "seconds": json.loads(seconds.read_text()) if trained and seconds.exists() else None,
-        "prompts": list(samples),
-        "model": model,
-        "evaluation": str(evaluation.relative_to(output)),
+        **{name: _together([entry[name] for entry in trainings]) for name in NUMBERS},
+        "trained_parameters": trainings[0]["trained_parameters"],
+        "seconds": None if None in seconds else sum(seconds) / len(seconds),
+        "prompts": list(_samples(output / trainings[0]["evaluation"] / "samples")),
+        "trainings": trainings,
     }
 
 
@@ -96,7 +115,7 @@ def write(
     (args.output / "results.json").write_text(text, encoding="utf-8")
     pictures = {}
     for entry in rows:
-        samples = _samples(args.output / entry["evaluation"] / "samples")
+        samples = _samples(args.output / entry["trainings"][0]["evaluation"] / "samples")
         shown = [x for images in samples.values() for x in images[:SHOWN]]
         pictures[entry["name"]] = make_grid(np.stack(shown), columns=SHOWN)
     page = page_template("reproduce.html.jinja").render(
@@ -193,5 +212,14 @@ def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     return bootstrap_interval(np.mean, found.of_prompts, seed=0).to_dict()
 
 
-def _num_trained(workdir: Path) -> int:
-    return json.loads((workdir / "parameters.json").read_text(encoding="utf-8"))["trained"]
+def _together(estimates: list[dict[str, Any]]) -> dict[str, Any]:
+    if len(estimates) == 1:
+        return estimates[0]
+    return {
+        "value": float(np.mean([estimate["value"] for estimate in estimates])),
+        "n": sum(estimate["n"] for estimate in estimates),
+        "ci95": [
+            min(estimate["ci95"][0] for estimate in estimates),
+            max(estimate["ci95"][1] for estimate in estimates),
+        ],
+    }

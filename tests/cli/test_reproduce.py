@@ -12,7 +12,7 @@ from medsd_jax.cli.main import exit_code, main
 from medsd_jax.cli.recipes import load_config
 from medsd_jax.cli.reproduce_experiments import BASE_RECIPE, EXPERIMENTS, prompts_of, sampling_of
 from medsd_jax.cli.reproduce_parts import AUDIT_RECIPE, PROBE_RECIPE
-from medsd_jax.cli.reproduce_report import findings, in_words
+from medsd_jax.cli.reproduce_report import _together, findings, in_words
 from tests.e2e.tiny_run import ROOT
 
 
@@ -82,6 +82,32 @@ def test_claims_need_both_rows():
     assert findings([row("base", 1.0, 0.5)]) == []
 
 
+def test_several_trainings_make_one_row():
+    """The mean, and from the lowest to the highest end of the intervals."""
+    estimates = [row("a", fid, 0.5)["fid"] for fid in (1.0, 3.0, 2.0)]
+    assert _together(estimates) == {"value": 2.0, "n": 24, "ci95": [0.99, 3.01]}
+    assert _together(estimates[:1]) == estimates[0]
+
+
+def test_a_comparison_goes_on_with_its_own_settings_alone(tmp_path, capsys, monkeypatch):
+    """Finished rows are kept: other settings would stand over numbers that are not theirs."""
+    monkeypatch.setattr("medsd_jax.cli.reproduce_phantom.make_materials", lambda args: 1 / 0)
+    words = ["reproduce", "--scale", "phantom", "--output", str(tmp_path / "x")]
+    for same in ([], ["--seeds", "2"], ["--only", "lora"], ["--num_steps", "50"]):
+        with pytest.raises(ZeroDivisionError):
+            main([*words, *same])
+    for other, said in (
+        (["--sampler", "pndm"], "was begun with sampler = ddim, not pndm"),
+        (["--train_steps", "3"], "was begun with train_steps = None, not 3"),
+    ):
+        assert exit_code(lambda other=other: main([*words, *other])) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "x" / "settings.json").unlink()
+    (tmp_path / "x" / "base").mkdir()
+    assert exit_code(lambda: main(words)) == 2
+    assert "no comparison that can go on" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -131,6 +157,13 @@ def test_a_short_run_has_all_rows_and_goes_on(short_run):
     assert probed["bert"]["class"] == "Bert" and probed["base"]["auroc"]["value"] > 0.9
     assert (output / "results.html").stat().st_size > 20_000
     assert reproduce(output, "--scale", "phantom") == found  # everything is there already
+    again = reproduce(output, "--scale", "phantom", "--only", "text_projection", "--seeds", "2")
+    assert [entry["name"] for entry in again["rows"]] == [e.name for e in EXPERIMENTS]
+    first, second = again["rows"][1]["trainings"]
+    assert first == found["rows"][1]["trainings"][0]
+    assert (first["seed"], second["seed"]) == (0, 1) and first["fid"] != second["fid"]
+    assert [len(entry["trainings"]) for entry in again["rows"]] == [1, 2, 1, 1, 1, 1, 1, 1]
+    assert again["rows"][2:] == found["rows"][2:]
 
 
 SMALL = """
