@@ -38,9 +38,14 @@ def train_clip_tokenizer(texts: Iterable[str], *, num_merges: int, max_length: i
         ]
     )
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Of equally frequent pairs the library merges that of the smaller ids first, and it numbers the
+    # letters that end a word in the order of a randomly seeded hash table. Named beforehand, they
+    # have the same ids, and equal texts the same merges, in every process.
+    endings = [letter + _WORD_END for letter in letters]
     trainer = trainers.BpeTrainer(
         vocab_size=2 * len(letters) + num_merges,
         end_of_word_suffix=_WORD_END,
+        special_tokens=endings,
         initial_alphabet=letters,
         show_progress=False,
     )
@@ -49,13 +54,7 @@ def train_clip_tokenizer(texts: Iterable[str], *, num_merges: int, max_length: i
         tuple(m) if not isinstance(m, str) else tuple(m.split(" "))
         for m in json.loads(tokenizer.to_str())["model"]["merges"]
     ][:num_merges]
-    tokens = [
-        *letters,
-        *(c + _WORD_END for c in letters),
-        *("".join(m) for m in merges),
-        START,
-        END,
-    ]
+    tokens = [*letters, *endings, *("".join(m) for m in merges), START, END]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
@@ -81,15 +80,21 @@ def train_bert_vocabulary(texts: Iterable[str], *, size: int) -> list[str]:
 
     Args:
         texts: captions to learn from, lower-cased on the way.
-        size: words at most.
+        size: words at most, special tokens and single letters included.
     """
+    texts = list(texts)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    letters = sorted(
+        {x for text in texts for x in tokenizer.normalizer.normalize_str(text)} - {" "}
+    )
+    inside = ["##" + letter for letter in letters]  # named beforehand, as the endings above
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=special, show_progress=False
+        vocab_size=size,
+        special_tokens=[*special, *inside],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # Equally frequent pieces come in another order each time.
     return [*special, *sorted(set(tokenizer.get_vocab()) - set(special))]

@@ -1,17 +1,22 @@
 """A trained tokenizer is a CLIP tokenizer: same rules, any text, readable from disk."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 
+from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.interop.tokenization import encode_prompts, load_tokenizer, save_tokenizer
-from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
+from medsd_jax.interop.train_tokenizer import train_bert_vocabulary, train_clip_tokenizer
 
 CAPTIONS = [
     "Chest X-ray. Large left pleural effusion.",
     "A photo of a lung xray with a visible pleural effusion",
     "Chest X-ray. No finding.",
 ] * 3
+PHANTOMS = [record.text for record in phantom_records(1000)]
 
 
 def trained(**settings):
@@ -40,6 +45,30 @@ def test_fewer_merges_than_asked_for_is_fine_and_more_are_cut():
     few, many = trained(num_merges=5), trained(num_merges=100_000)
     assert len(few) == 512 + 5 + 2
     assert 519 < len(many) < 1000
+
+
+IN_A_PROCESS = """
+import json
+from tests.interop.test_train_tokenizer import PHANTOMS
+from medsd_jax.interop.train_tokenizer import train_bert_vocabulary, train_clip_tokenizer
+tokenizer = train_clip_tokenizer(PHANTOMS, num_merges=600)
+vocabulary = train_bert_vocabulary(PHANTOMS, size=120)
+print(json.dumps([sorted(tokenizer.get_vocab().items()), vocabulary]))
+"""
+
+
+def test_equal_texts_give_equal_ids_in_every_process():
+    """Ties between pairs are frequent here, and the library's hash tables are seeded at random."""
+    root = Path(__file__).parents[2]
+    learnt = {
+        subprocess.run(
+            [sys.executable, "-c", IN_A_PROCESS], cwd=root, check=True, capture_output=True
+        ).stdout
+        for _ in range(4)
+    }
+    assert len(learnt) == 1
+    vocabulary = train_bert_vocabulary(PHANTOMS, size=120)
+    assert len(vocabulary) == 120 and {"effusion", "##s", "a"} <= set(vocabulary)
 
 
 def test_the_same_ids_after_a_round_trip_through_the_old_files(tmp_path):
