@@ -27,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 _INSTRUCTION = re.compile(
     r"^\s*(?:ROOT )?%?([\w.\-]+) = .*?[)\]}] ([\w\-]+)\(.*?op_name=\"([^\"]*)\"", re.MULTILINE
 )
+_NUMBER = re.compile(r"_?\d+")
 _LAST = re.compile(r"[\w\-]+$")
 
 
@@ -54,10 +55,16 @@ def our_seconds(run, program: str, steps: int) -> dict[str, float]:
                 run()
         (file,) = Path(folder).rglob("*.xplane.pb")
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            on_gpu = plane.name.startswith("/device:GPU")
             for line in plane.lines:
                 for event in line.events:
-                    if event.name in kinds:
-                        totals[kinds[event.name]] += event.duration_ns / 1e9 / steps
+                    kind = kinds.get(event.name)
+                    if on_gpu and line.name.startswith("Stream"):
+                        # A kernel has a name of its own and tells its instruction, if it knows it.
+                        operation = dict(event.stats).get("hlo_op", "")
+                        kind = kinds.get(operation, _NUMBER.sub("", event.name)[:60])
+                    if kind:
+                        totals[kind] += event.duration_ns / 1e9 / steps
     return totals
 
 

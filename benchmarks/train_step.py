@@ -80,7 +80,7 @@ def make_our_step(graph: Any, tx: optax.GradientTransformation) -> Any:
 
 def ours(
     setting: harness.Setting, module: Any, batch: dict
-) -> tuple[timing.Contestant, dict[str, float], jax.stages.Compiled]:
+) -> tuple[timing.Contestant, dict[str, Any], jax.stages.Compiled]:
     """Our step, facts about it for the JSON line, and the compiled program."""
     graph, weights = harness.our_network(setting.size.unet, module, setting)
     settings = {k: v for k, v in OPTIMIZER.items() if k != "learning_rate"}
@@ -99,7 +99,8 @@ def ours(
         return float(scalars["loss"])
 
     facts = {"parameters": sum(math.prod(x.shape) for x in weights.values()), "flops": flops}
-    return timing.Contestant("ours", run), {**facts, "compile_seconds": seconds}, step
+    facts |= {"compile_seconds": seconds, "temporary_gib": {"ours": harness.our_temporaries(step)}}
+    return timing.Contestant("ours", run), facts, step
 
 
 def torchs(name: str, setting: harness.Setting, module: Any, batch: dict) -> timing.Contestant:
@@ -156,7 +157,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         lambda name: torchs(name, setting, modules.pop(name), batch), setting, record
     )
     record["loss_first"] = {"ours": our_loss, **losses}
-    harness.compare(record, "loss_first_relative_difference", our_loss, losses, setting.dtype)
+    tolerance = timing.TOLERANCE[setting.dtype]
+    harness.compare(record, "loss_first_relative_difference", our_loss, losses, tolerance)
     rounds = timing.interleave(
         [our_contestant, *contestants], calls=setting.steps, repeats=setting.repeats
     )
@@ -164,9 +166,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     record["loss_last"] = rounds.results
     losses = rounds.without({"ours"}).results
     harness.compare(
-        record, "loss_last_relative_difference", rounds.results["ours"], losses, setting.dtype
+        record, "loss_last_relative_difference", rounds.results["ours"], losses, tolerance
     )
     record |= timing.report(rounds.without(record["failed"]), record["flops"])
+    record["temporary_gib"]["torch_eager"] = harness.torch_temporaries(contestants[0])
     harness.print_json(record)
     return record
 
