@@ -24,7 +24,7 @@ pytestmark = pytest.mark.gpu
 # Heads 8 and 16 wide: cuDNN's kernel takes multiples of 8.
 UNET = dataclasses.replace(tiny.UNET_SD1, block_out_channels=(32, 64))
 TOLERANCE = 1e-5
-"""Of the largest value, in float32: sums in another order. Tiny networks lose 5e-6 against torch."""
+"""Of all, in float32: sums in another order. Tiny networks lose 5e-6 against torch."""
 
 
 @pytest.fixture
