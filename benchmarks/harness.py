@@ -266,9 +266,11 @@ def count_flops(function: Callable, *args: Any) -> float:
 
     It is made on the program before its optimization: afterwards some operations are library calls,
     which XLA cannot look into. It counts a loop's body once, so let the function have none: see
-    `our_structure` with attention "xla".
+    `our_structure` with attention "xla". The CPU's backend counts; a GPU's cannot.
     """
-    return float(jax.jit(function).lower(*args).cost_analysis()["flops"])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return float(jax.jit(function).lower(*like).cost_analysis()["flops"])
 
 
 def describe(setting: Setting) -> dict[str, Any]:

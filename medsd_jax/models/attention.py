@@ -49,10 +49,20 @@ def cudnn_attention(
         )
     if not _fused_takes(query, widest):
         return xla_attention(query, key, value, is_causal=is_causal)
-    return jax.nn.dot_product_attention(
-        query, key, value, is_causal=is_causal, implementation="cudnn"
+    width = query.shape[-1]
+    missing = -width % FUSED_STEP
+    # Zeros change neither the scores nor the columns of the output that are kept.
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing))) if missing else x
+        for x in (query, key, value)
     )
+    return jax.nn.dot_product_attention(
+        query, key, value, scale=width**-0.5, is_causal=is_causal, implementation="cudnn"
+    )[..., :width]
 
+
+FUSED_STEP = 64
+"""Heads of cuDNN's kernel are filled up with zeros to a multiple of it."""
 
 HALF = (jnp.bfloat16, jnp.float16)
 
