@@ -106,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--dtype", choices=tuple(timing.TOLERANCE), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--shapes", nargs="+", choices=tuple(SHAPES), default=list(SHAPES)[:-1])
+    parser.add_argument("--names", nargs="+", choices=NAMES, default=list(NAMES))
     flags = parser.parse_args(argv)
     chosen = {name: SHAPES[name] for name in flags.shapes}
     arrays = {name: inputs(shape, flags.batch, flags.dtype) for name, shape in chosen.items()}
@@ -121,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     tasks = [
         (name, implementation, what)
         for name, shape in chosen.items()
-        for implementation in NAMES
+        for implementation in flags.names
         for what in shape.passes
     ]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -133,6 +134,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             "benchmark": "attention", "shape": name, "batch": flags.batch, "dtype": flags.dtype,
             "queries": shape.queries, "keys": shape.keys, "heads": shape.heads,
             "width": shape.width, "device": device.device_kind, "jax": jax.__version__,
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "milliseconds": {what: {} for what in shape.passes}, "failed": {},
         }  # fmt: skip
         for task in (t for t in tasks if t[0] == name):

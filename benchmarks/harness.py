@@ -225,7 +225,7 @@ def torch_temporaries(contestant: timing.Contestant) -> float | None:
         return None
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    contestant.run()
+    contestant.finish(contestant.run())
     return round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
 
 
@@ -291,6 +291,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "platform": device.platform,
         "cores": timing.cores(),
         "torch_threads": torch.get_num_threads(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,

@@ -96,9 +96,8 @@ def test_output_and_gradients(name, shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("auto", "bfloat16"), ("cudnn", "bfloat16"), ("xla", "bfloat16"), ("chunked", "bfloat16"),
-     ("auto", "float32"), ("xla", "float32")],
-)  # fmt: skip
+    [("auto", "bfloat16"), ("cudnn", "bfloat16"), ("xla", "bfloat16"), ("auto", "float32")],
+)
 def test_output_and_gradients_on_a_gpu(name, shape, dtype):
     check(name, shape, dtype)
 
@@ -109,13 +108,15 @@ def test_the_fused_kernel_runs_where_it_can(name):
     """The program calls cuDNN's kernel for narrow half-precision heads and for no others."""
     attend = attention.attention_implementation(name)
 
-    def program(width, dtype=jnp.bfloat16):
-        like = jax.ShapeDtypeStruct((1, 64, 2, width), dtype)
-        return jax.jit(lambda x: attend(x, x, x)).lower(like).as_text()
+    def program(width, dtype=jnp.bfloat16, keys=1024):
+        query = jax.ShapeDtypeStruct((1, 1024, 2, width), dtype)
+        key = jax.ShapeDtypeStruct((1, keys, 2, width), dtype)
+        return jax.jit(attend).lower(query, key, key).as_text()
 
     assert attention.widest_fused_head() in (128, 256)
     assert all("cudnn$fmha" in program(width) for width in (40, 64, 80))
     assert not any("cudnn$fmha" in program(width) for width in (36, 512))
+    assert "cudnn$fmha" not in program(64, keys=77)
     if name == "auto":
         assert "cudnn$fmha" not in program(64, jnp.float32)
     else:
@@ -136,22 +137,20 @@ def calls(monkeypatch):
         monkeypatch.setattr(jax, "default_backend", lambda: backend)
         monkeypatch.setattr(attention, "widest_fused_head", lambda: widest)
         monkeypatch.setattr(jax.nn, "dot_product_attention", fused)
-        monkeypatch.setattr(attention, "_late_division", lambda q, *_, **__: seen.append("cpu"))
+        monkeypatch.setattr(attention, "_late_division", lambda *_, **__: seen.append("chunks"))
         return seen
 
     return on
 
 
-def attend(name: str, width: int, dtype) -> None:
-    x = jnp.zeros((1, 16, 2, width), dtype)
-    attention.attention_implementation(name)(x, x, x)
+def attend(name: str, width: int, dtype, queries: int = 1024, keys: int = 1024) -> None:
+    query, key = (jnp.zeros((1, n, 2, width), dtype) for n in (queries, keys))
+    attention.attention_implementation(name)(query, key, key)
 
 
 @pytest.mark.parametrize(
     ("backend", "widest", "width", "dtype", "expected"),
     [
-        ("cpu", 0, 64, "float32", "cpu"),
-        ("cpu", 0, 64, "bfloat16", "cpu"),
         ("tpu", 0, 64, "bfloat16", "xla"),
         ("gpu", 0, 64, "bfloat16", "xla"),  # an older GPU, or another maker's
         ("gpu", 128, 40, "bfloat16", "cudnn"),
@@ -167,9 +166,31 @@ def test_auto_takes_what_is_fast_and_right(calls, backend, widest, width, dtype,
     seen = calls(backend, widest)
     attend("auto", width, dtype)
     assert seen == [expected]
-    if backend == "gpu" and widest and dtype != "float32":
+    if widest and dtype != "float32":
         attend("cudnn", width, dtype)
         assert seen == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "auto", "cudnn"),
+    [
+        (4096, 77, "xla", "xla"),  # a prompt: the kernel has no gradient for odd lengths
+        (513, 512, "xla", "xla"),
+        (512, 512, "cudnn", "cudnn"),
+        (256, 256, "xla", "cudnn"),
+    ],
+)
+def test_lengths_decide_too(calls, queries, keys, auto, cudnn):
+    seen = calls("gpu", 256)
+    attend("auto", 64, "bfloat16", queries, keys)
+    attend("cudnn", 64, "bfloat16", queries, keys)
+    assert seen == [auto, cudnn]
+
+
+def test_auto_cuts_into_chunks_on_a_cpu(calls):
+    seen = calls("cpu", 0)
+    attend("auto", 64, "bfloat16", queries=16)
+    assert seen == ["chunks"]
 
 
 def test_cudnn_says_what_it_cannot_do(calls):
