@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         },
         "fid": values,
         "relative_difference": timing.assert_agreement(
-            "fid", values["ours"], values["torchmetrics"], "float32"
+            "fid", values["ours"], values["torchmetrics"], timing.TOLERANCE["float32"]
         ),
         "other_processes_cpu_share": None if None in shares else max(shares),
         **{

@@ -82,9 +82,11 @@ def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str
             "only one of jax and torch sees the GPU; install both for it, or set JAX_PLATFORMS=cpu "
             "and CUDA_VISIBLE_DEVICES= (empty) to compare on the CPU"
         )
-    # float32 means float32: without this, jax multiplies in TF32 on a GPU and torch convolves so.
-    jax.config.update("jax_default_matmul_precision", "highest")
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    dtype = flags.dtype or ("bfloat16" if gpu else "float32")
+    if dtype == "float32":
+        # It means float32: without this, jax multiplies in TF32 on a GPU and torch convolves so.
+        jax.config.update("jax_default_matmul_precision", "highest")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_num_threads(timing.cores())
     if not gpu:
         keep_freed_memory()  # as the commands do; both frameworks allocate in this process
@@ -95,7 +97,7 @@ def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str
         batch=flags.batch or 0,
         steps=flags.steps,
         repeats=flags.repeats,
-        dtype=flags.dtype or ("bfloat16" if gpu else "float32"),
+        dtype=dtype,
         attention=flags.attention,
         compiled=flags.compile,
         channels_last=flags.channels_last,
@@ -118,7 +120,8 @@ def _count(text: str) -> int:
 def torch_network(config: Any, setting: Setting) -> Any:
     """The config's diffusers module, randomly initialised by a fixed seed, on the device."""
     torch.manual_seed(0)
-    module = getattr(diffusers, config._CLASS_NAME).from_config(config.to_dict())
+    with torch.device(setting.torch_device):  # a GPU draws the weights in no time
+        module = getattr(diffusers, config._CLASS_NAME).from_config(config.to_dict())
     layout = torch.channels_last if setting.channels_last else torch.contiguous_format
     return module.to(device=setting.torch_device, memory_format=layout)
 
@@ -187,6 +190,8 @@ def torch_contestants(
         seconds, result = timing.first_call(eager)
     record["flops_torch_counter"] = counter.get_total_flops()
     record["first_call_seconds"]["torch_eager"] = seconds
+    if setting.torch_device == "cuda":
+        record["matmul_gflop_per_second"] = matmul_gflops(setting)
     contestants, results = [eager], {"torch_eager": result}
     if setting.compiled:
         # Any error of any of its back ends is a finding, not the end of the run.
@@ -202,8 +207,35 @@ def torch_contestants(
     return contestants, results
 
 
+def matmul_gflops(setting: Setting, side: int = 8192, calls: int = 20) -> float:
+    """What torch reaches in a product of two large random matrices: the ceiling of the card."""
+    a, b = torch.randn(2, side, side, device="cuda").to(setting.torch_dtype)
+    torch.matmul(a, b)
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(calls):
+        torch.matmul(a, b)
+    torch.cuda.synchronize()
+    return round(calls * 2 * side**3 / (time.perf_counter() - begin) / 1e9, 0)
+
+
+def torch_temporaries(contestant: timing.Contestant) -> float | None:
+    """GiB that a call of it takes beside what is there before; None on a CPU."""
+    if not torch.cuda.is_initialized():
+        return None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    contestant.finish(contestant.run())
+    return round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
+
+
+def our_temporaries(compiled: jax.stages.Compiled) -> float:
+    """GiB that the program takes beside its arguments."""
+    return round(compiled.memory_analysis().temp_size_in_bytes / 2**30, 2)
+
+
 def compare(
-    record: dict[str, Any], key: str, ours: Any, theirs: Mapping[str, Any], dtype: str
+    record: dict[str, Any], key: str, ours: Any, theirs: Mapping[str, Any], tolerance: float
 ) -> None:
     """Writes torch's relative differences from ours into ``record[key]``.
 
@@ -215,7 +247,7 @@ def compare(
     for name, result in theirs.items():
         record[key][name] = timing.relative_difference(ours, result)
         try:
-            timing.assert_agreement(f"{key} of {name}", ours, result, dtype)
+            timing.assert_agreement(f"{key} of {name}", ours, result, tolerance)
         except AssertionError as error:
             if name != "torch_compile":
                 raise
@@ -234,9 +266,11 @@ def count_flops(function: Callable, *args: Any) -> float:
 
     It is made on the program before its optimization: afterwards some operations are library calls,
     which XLA cannot look into. It counts a loop's body once, so let the function have none: see
-    `our_structure` with attention "xla".
+    `our_structure` with attention "xla". The CPU's backend counts; a GPU's cannot.
     """
-    return float(jax.jit(function).lower(*args).cost_analysis()["flops"])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), args)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return float(jax.jit(function).lower(*like).cost_analysis()["flops"])
 
 
 def describe(setting: Setting) -> dict[str, Any]:
@@ -257,6 +291,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "platform": device.platform,
         "cores": timing.cores(),
         "torch_threads": torch.get_num_threads(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {
             "python": platform.python_version(),
             "jax": jax.__version__,

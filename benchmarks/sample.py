@@ -31,6 +31,9 @@ from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.models.params import bind
 
 GUIDANCE_SCALE = 7.5
+PICTURE_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
+"""Guidance multiplies a difference of two roundings by its scale, in each step: the worst pixel of
+the small size was 3e-2 off in bfloat16. Pictures of other noise differ by about 1."""
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -57,7 +60,7 @@ def make_inputs(setting: harness.Setting) -> dict[str, np.ndarray]:
 
 def ours(
     setting: harness.Setting, unet_module: Any, vae_module: Any, inputs: dict[str, np.ndarray]
-) -> tuple[timing.Contestant, dict[str, float]]:
+) -> tuple[timing.Contestant, dict[str, Any]]:
     """Our one compiled program, its compile seconds and FLOPs."""
     unet, unet_weights = harness.our_network(setting.size.unet, unet_module, setting)
     vae, vae_weights = harness.our_network(setting.size.vae, vae_module, setting)
@@ -98,7 +101,11 @@ def ours(
     def run() -> np.ndarray:
         return np.asarray(program(weights, arrays, plan))
 
-    facts = {"flops": setting.steps * one_step + decoding, "compile_seconds": seconds}
+    facts = {
+        "flops": setting.steps * one_step + decoding,
+        "compile_seconds": seconds,
+        "temporary_gib": {"ours": harness.our_temporaries(program)},
+    }
     return timing.Contestant("ours", run), facts
 
 
@@ -150,10 +157,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     contestants, their_images = harness.torch_contestants(
         lambda name: torchs(name, setting, modules, inputs), setting, record
     )
-    harness.compare(record, "image_relative_difference", images, their_images, setting.dtype)
+    tolerance = PICTURE_TOLERANCE[setting.dtype]
+    harness.compare(record, "image_relative_difference", images, their_images, tolerance)
     contestants = [c for c in contestants if c.name not in record["failed"]]
     rounds = timing.interleave([our_contestant, *contestants], calls=1, repeats=setting.repeats)
     record |= timing.report(rounds, record["flops"])
+    record["temporary_gib"]["torch_eager"] = harness.torch_temporaries(contestants[0])
     harness.print_json(record)
     return record
 

@@ -27,7 +27,10 @@ def get_config() -> ConfigDict:
     config.model.variant = config_dict.placeholder(str)  # "fp16" reads *.fp16.safetensors
     # Of the computation; "bfloat16" on TPU and recent GPUs. Weights stay float32.
     config.model.dtype = "float32"
-    # "auto", "xla", "cudnn" (NVIDIA, bfloat16), "chunked" (for CPUs): models/attention.py.
+    # Of the U-Net: "auto" (the fastest measured for each call), "xla", "chunked" (for CPUs), or
+    # "cudnn": the fused kernel of NVIDIA GPUs from Ampere on wherever it takes a call, XLA for
+    # prompts (odd lengths) and too wide heads; refused on other devices and for float32, which
+    # upcast_attention means too. models/attention.py.
     config.model.attention = "auto"
     # Recompute the U-Net's blocks in the backward pass: less memory, about 1/3 more time.
     config.model.remat = False

@@ -5,8 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
-# Before jax or torch is imported. For the GPU tests: JAX_PLATFORMS=cuda pytest -m gpu
+# Before jax or torch is imported. For the GPU tests: JAX_PLATFORMS=cuda,cpu pytest -m gpu
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share a GPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch spins on busy cores; jax runs beside it
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,7 +42,7 @@ def pytest_collection_modifyitems(items):
     """Skip what this machine cannot run, each with its reason."""
     reasons = {
         "torch": None if _TORCH else "needs torch and diffusers: pip install 'medsd_jax[torch]'",
-        "gpu": None if jax.default_backend() == "gpu" else "needs a GPU and JAX_PLATFORMS=cuda",
+        "gpu": None if jax.default_backend() == "gpu" else "needs a GPU and JAX_PLATFORMS=cuda,cpu",
         "tpu_compile": None if importlib.util.find_spec("libtpu") else "needs libtpu: jax[tpu]",
     }
     for item in items:

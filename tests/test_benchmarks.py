@@ -38,7 +38,7 @@ def test_train_step_line(capsys, monkeypatch):
     assert record["gflop_per_second"]["ours"] == pytest.approx(rate, rel=1e-2)
 
     with pytest.raises(AssertionError, match="do not compute the same"):
-        timing.assert_agreement("x", np.float32(1.001), np.float32(1.0), "float32")
+        timing.assert_agreement("x", np.float32(1.001), np.float32(1.0), 1e-4)
 
 
 def test_frechet_line(capsys):
@@ -64,3 +64,16 @@ def test_frechet_line(capsys):
     np.testing.assert_array_equal(np.concatenate(parts), again)
     other = np.concatenate(list(frechet.blocks(flags, False)))
     assert not np.array_equal(again[:32], again[32:64]) and not np.array_equal(again, other)
+
+
+def test_attention_line(capsys):
+    from benchmarks import attention
+
+    attention.main(["--shapes", "tiny", "--batch", "1", "--dtype", "float32", "--repeats", "1"])
+    record = json.loads(capsys.readouterr().out)
+    assert (record["queries"], record["width"]) == (16, 8)
+    for milliseconds in record["milliseconds"].values():
+        assert milliseconds.keys() == {"xla", "chunked"}
+        assert all(x["median"] > 0 for x in milliseconds.values())
+    # There is no GPU where the tests run by default.
+    assert record["failed"].keys() == {"cudnn forward", "cudnn both"}
