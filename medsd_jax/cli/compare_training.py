@@ -38,6 +38,7 @@ def run_words(argv: Sequence[str]) -> int:
     from medsd_jax.cli.compare_training_report import REPORT, table
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.cli.flags import parse_train_flags
+    from medsd_jax.cli.recipes import check_recipe
 
     flags = parse_train_flags(
         argv,
@@ -45,12 +46,12 @@ def run_words(argv: Sequence[str]) -> int:
         "--config configs/demo_compare_training.py --workdir runs/compare "
         "--config.synthetic.path=my_synthetic_images",
     )
-    if "synthetic" not in flags.config:
-        raise UserError(
-            f"{flags.config_file} names no synthetic pictures: compare-training takes a recipe "
-            "made from configs.base.get_compare_training_config, such as "
-            "configs/demo_compare_training.py"
-        )
+    check_recipe(
+        flags.config,
+        flags.config_file,
+        "get_compare_training_config",
+        "configs/demo_compare_training.py",
+    )
     start_devices()
     report = compare_training(flags.config, flags.workdir)
     print(table(report))

@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from medsd_jax.cli.flags import ArgumentParser, parse_recipe
+from medsd_jax.cli.recipes import check_recipe
 from medsd_jax.errors import UserError
 
 _EXAMPLE = "--config configs/roentgen.py --topology v5e:8x8 --config.model.path=FOLDER"
@@ -61,6 +62,7 @@ def run_words(argv: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the plan as JSON")
     args, config, _ = parse_recipe(parser, argv)
+    check_recipe(config, args.config, "get_config", "configs/roentgen.py")
     found = plan(config, args.topology)
     print(in_words(found))
     if args.output is not None:

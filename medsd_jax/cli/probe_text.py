@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     config = settings_of(args, BASE, RECIPE)
     check_config(config)
     if config.num_images is not None and args.source != "phantom":
-        raise UserError("--num_images is for --source phantom; leave it out")
+        raise UserError(f"num_images = {config.num_images} is for --source phantom: leave it out")
     start_devices()
     report = probe_encoders(
         config,

@@ -62,6 +62,40 @@ def base_config(factory: str) -> ConfigDict:
     return getattr(_run_file(find_configs() / "base.py"), factory)()
 
 
+def check_recipe(config: ConfigDict, path: Path, factory: str, example: str) -> None:
+    """Raises UserError where a recipe has not the very keys that its command reads.
+
+    Args:
+        config: what the recipe gave.
+        path: where it came from.
+        factory: the function of configs/base.py that it should have started from.
+        example: a recipe that did.
+    """
+    wanted, found = _keys(base_config(factory)), _keys(config)
+    why = None
+    for key in found:
+        if key not in wanted:
+            why = f"has a key {key!r}{closest(key, wanted)}, which would not be read here"
+            break
+    for key in wanted if why is None else ():
+        if key not in found:
+            why = f"lacks the key {key!r}"
+            break
+    if why is not None:
+        raise UserError(
+            f"--config {path} {why}: take a recipe made from configs.base.{factory}, such as "
+            f"{example}"
+        )
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in config.items(preserve_field_references=True):
+        inner = _keys(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else None
+        keys += [f"{prefix}{name}"] if inner is None else inner
+    return keys
+
+
 def add_recipe_flag(parser: argparse.ArgumentParser, recipe: str) -> None:
     """Adds --config to a command whose every key is a flag, too."""
     parser.add_argument(
@@ -88,14 +122,8 @@ def settings_of(args: argparse.Namespace, factory: str, recipe: str) -> ConfigDi
     """
     config = base_config(factory)
     if args.config is not None:
-        base, config = config, load_config(args.config)
-        strange, missing = sorted(set(config) - set(base)), sorted(set(base) - set(config))
-        if strange or missing:
-            why = f"has a key {strange[0]!r}" if strange else f"lacks the key {missing[0]!r}"
-            raise UserError(
-                f"--config {args.config} is a recipe of another command, for it {why}: take one "
-                f"made from configs.base.{factory}, such as {recipe}"
-            )
+        config = load_config(args.config)
+        check_recipe(config, args.config, factory, recipe)
     for key in config:
         given = getattr(args, key)
         if given is not None:

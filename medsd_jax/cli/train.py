@@ -18,6 +18,7 @@ from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.adaptation.full import full
 from medsd_jax.cli.device_setup import start_devices
 from medsd_jax.cli.flags import parse_train_flags
+from medsd_jax.cli.recipes import check_recipe
 from medsd_jax.cli.train_adaptation import (
     check_word,
     make_adaptation,
@@ -36,7 +37,6 @@ from medsd_jax.cli.train_latents import with_measured_scale
 from medsd_jax.cli.train_preview import make_preview
 from medsd_jax.cli.train_vae import frozen_features, make_vae_steps, open_features
 from medsd_jax.diffusion.schedule import NoiseSchedule
-from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.attention import attention_implementation
@@ -64,11 +64,7 @@ def run(argv: Sequence[str]) -> int:
         0; or 1 when the training diverged.
     """
     flags = parse_train_flags(argv)
-    if "task" not in flags.config:
-        raise UserError(
-            f"{flags.config_file} is a recipe of another command, which its header names; "
-            "train.py takes one made from configs.base.get_config"
-        )
+    check_recipe(flags.config, flags.config_file, "get_config", "configs/finetune.py")
     start_devices()
     try:
         train_by_config(flags.config, flags.workdir)

@@ -16,17 +16,16 @@ def run_words(argv: Sequence[str]) -> int:
     """Trains by a recipe; its flags are train.py's."""
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.cli.flags import parse_train_flags
+    from medsd_jax.cli.recipes import check_recipe
 
     flags = parse_train_flags(
         argv,
         "python -m medsd_jax train-classifier",
         "--config configs/demo_classifier.py --workdir runs/judge",
     )
-    if "labels" not in flags.config or "synthetic" in flags.config:
-        raise UserError(
-            f"{flags.config_file} is no classifier's recipe: train-classifier takes one made from "
-            "configs.base.get_classifier_config, such as configs/demo_classifier.py"
-        )
+    check_recipe(
+        flags.config, flags.config_file, "get_classifier_config", "configs/demo_classifier.py"
+    )
     start_devices()
     report = train_classifier(flags.config, flags.workdir)
     for name, scores in report["labels"].items():

@@ -24,6 +24,7 @@ def run_words(argv: Sequence[str]) -> int:
     """Trains by a recipe; its flags are train.py's."""
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.cli.flags import parse_train_flags
+    from medsd_jax.cli.recipes import check_recipe
 
     flags = parse_train_flags(
         argv,
@@ -31,11 +32,9 @@ def run_words(argv: Sequence[str]) -> int:
         "--config configs/text_projection.py --workdir runs/projection "
         "--config.encoder.path=StanfordAIMI/RadBERT --config.data.prompts=prompts.txt",
     )
-    if "projection" not in flags.config:
-        raise UserError(
-            f"{flags.config_file} is no recipe of a projection: train-projection takes one made "
-            "from configs.base.get_text_projection_config, such as configs/text_projection.py"
-        )
+    check_recipe(
+        flags.config, flags.config_file, "get_text_projection_config", "configs/text_projection.py"
+    )
     start_devices()
     try:
         train_projection(flags.config, flags.workdir)

@@ -306,4 +306,4 @@ def test_prompts_without_labels_are_listed(places, tmp_path, capsys):
 def test_a_classifier_s_recipe_is_refused(tmp_path, capsys):
     config = str(ROOT / "configs" / "demo_classifier.py")
     assert main(["compare-training", "--config", config, "--workdir", str(tmp_path)]) == 2
-    assert "demo_classifier.py names no synthetic pictures" in capsys.readouterr().err
+    assert "demo_classifier.py lacks the key 'fine_tuning.learning_rate'" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_evaluate_mentions_it(capsys):
         (["--least_ssim", "1.5"], "least_ssim = 1.5"),
         (["--resize_mode", "stretch"], "stretch"),
         (["--seed", "-1"], "--seed -1"),
-        (["--config", str(ROOT / "configs" / "few_shot.py")], "is a recipe of another command"),
+        (["--config", str(ROOT / "configs" / "few_shot.py")], "get_vae_audit_config, such as"),
         (["--config", "vae_adit.py"], "vae_adit.py does not exist"),
         (["--config.num_images=5"], "unknown argument --config.num_images"),
         (["--lest_ssim", "1"], "did you mean --least_ssim?"),

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from medsd_jax.cli import evaluate, evaluate_sampling, evaluate_vae, probe_text
+from medsd_jax.cli import evaluate, evaluate_sampling, evaluate_vae, probe_text, train
+from medsd_jax.cli.main import exit_code, main
 from medsd_jax.cli.recipes import base_config, find_configs, load_config, settings_of
 from medsd_jax.errors import UserError
 from tests.e2e.tiny_run import ROOT
@@ -50,8 +51,39 @@ def test_the_recipe_of_another_command_is_refused(module, factory, recipe):
     for other in {"configs/few_shot.py", *(entry[2] for entry in COMMANDS)} - {recipe}:
         args = no_flags(module)
         args.config = ROOT / other
-        with pytest.raises(UserError, match=f"is a recipe of another command.*{recipe}"):
+        with pytest.raises(
+            UserError, match=f"which would not be read here.*{factory}, such as {recipe}"
+        ):
             settings_of(args, factory, recipe)
+
+
+def test_a_misspelt_key_of_a_recipe_is_named(tmp_path, capsys):
+    """Setting a key that is not there adds it, without a word of ml_collections."""
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
+        "    config.model.path = 'x'\n    config.optim.lerning_rate = 1e-4\n    return config\n"
+    )
+    words = ["--config", str(recipe)]
+    assert exit_code(lambda: train.run([*words, "--workdir", str(tmp_path / "run")])) == 2
+    assert main(["plan", *words, "--topology", "v5e:2x2"]) == 2
+    for line in capsys.readouterr().err.splitlines():
+        assert "'optim.lerning_rate' (did you mean optim.learning_rate?)" in line
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "train-classifier", "compare-training"])
+def test_trainings_refuse_recipes_that_train_nothing(tmp_path, capsys, command):
+    for name in ("vae_audit", "text_probe", "out_of_the_box"):
+        words = ["--config", str(ROOT / "configs" / f"{name}.py")]
+        if command != "plan":
+            words += ["--workdir", str(tmp_path / "run")]
+        code = (
+            exit_code(lambda words=words: train.run(words))
+            if command == "train"
+            else main([command, *words, *(["--topology", "v5e:2x2"] if command == "plan" else [])])
+        )
+        assert code == 2
+        assert f"{name}.py has a key" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_recipes_run_from_another_folder(tmp_path):
