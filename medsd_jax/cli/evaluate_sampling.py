@@ -16,6 +16,8 @@ from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 
 BASE, RECIPE = "get_sampling_config", "configs/out_of_the_box.py"
+SETTINGS = ("num_images", "sampler", "num_steps", "guidance_scale")
+"""Keys that are flags of the same name here, in sample.py and in `reproduce`."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def sampling_of_flags(args: argparse.Namespace) -> Sampling | None:
         UserError: they do not say one thing.
     """
     names = {"config": "config", "prompt": "prompts", "prompts_csv": "prompts_csv"}
-    names |= {x: x for x in ("num_images", "sampler", "num_steps", "guidance_scale")}
+    names |= {x: x for x in SETTINGS}
     if args.model is None:
         for flag, name in names.items():
             if getattr(args, name) is not None:
@@ -112,7 +114,7 @@ def sampled(wanted: Sampling, output: Path) -> Path:
     if not isinstance(table, Path):
         table = _write_table(wanted.prompts, output / "prompts.csv")
     words = ["--prompts_csv", str(table), "--output", str(folder)]
-    for name in ("num_images", "sampler", "num_steps", "guidance_scale"):
+    for name in SETTINGS:
         words += [f"--{name}", str(wanted.config[name])]
     if stamp.is_file() and (folder / "samples.jsonl").is_file():
         request = _request(words, table, api.load(wanted.model).fingerprint())

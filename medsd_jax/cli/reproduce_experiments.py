@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medsd_jax.cli.evaluate_sampling import SETTINGS
 from medsd_jax.files import write_json
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Materials:
 def sampling_of(args: argparse.Namespace) -> "ConfigDict":
     """How every row samples: by the base model's recipe, and by the flags that were given."""
     config = measuring_recipe(args, BASE_RECIPE)
-    for name in ("num_images", "sampler", "num_steps", "guidance_scale"):
+    for name in SETTINGS:
         if getattr(args, name) is not None:
             config[name] = getattr(args, name)
     return config.lock()
