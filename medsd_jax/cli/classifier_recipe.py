@@ -31,7 +31,7 @@ from medsd_jax.evaluation.classifier_start import (
 )
 from medsd_jax.evaluation.classifier_training import Augmentation, calibrate, fit
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
-from medsd_jax.parallel.mesh import check_batch, make_mesh
+from medsd_jax.parallel.mesh import check_batch, make_mesh, process_rows
 from medsd_jax.parallel.multihost import is_main_process
 from medsd_jax.training.metrics import ScalarWriter
 from medsd_jax.training.optim import make_optimizer, make_schedule
@@ -139,6 +139,7 @@ class ClassifierRecipe:
                     columns={"targets": targets_of(lesson.pictures, self.labels)},
                     image_size=config.data.image_size, resize_mode=config.data.resize_mode,
                     seed=seed, num_threads=config.data.num_workers,
+                    rows=process_rows(self.mesh, config.data.batch_size),
                 )  # fmt: skip
                 with contextlib.closing(loader):
                     params = fit(
@@ -186,7 +187,7 @@ class ClassifierRecipe:
         """All pictures of a split, [b, H, W] uint8 at a time, as the classifier sees them."""
         config, left = self._config, len(split)
         batches = eval_batches(
-            split, num_examples=None, batch_size=64, columns={}, process_index=0, process_count=1,
+            split, num_examples=None, batch_size=64, columns={},
             image_size=config.data.image_size, resize_mode=config.data.resize_mode,
         )  # fmt: skip
         for batch in batches:

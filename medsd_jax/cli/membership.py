@@ -151,9 +151,10 @@ def measure_membership(
     from medsd_jax.data.tfds_builder import RecordSplit
     from medsd_jax.evaluation.membership import Examples, check_patients, membership
     from medsd_jax.interop.tokenization import encode_prompts
-    from medsd_jax.parallel.mesh import batch_shards, make_mesh
+    from medsd_jax.parallel.mesh import batch_shards, make_mesh, process_rows
 
     mesh = make_mesh({"data": -1})
+    batch = batch_size * batch_shards(mesh)
     dataset = open_training_data(config, workdir)
     check_patients(dataset.train.patient_ids, dataset.validation.patient_ids)
 
@@ -163,7 +164,8 @@ def measure_membership(
         batches = eval_batches(
             chosen,
             num_examples=None,
-            batch_size=batch_size * batch_shards(mesh),
+            batch_size=batch,
+            rows=process_rows(mesh, batch),
             columns={"prompt_ids": encode_prompts(model.tokenizer, chosen.texts)},
             image_size=config.data.image_size,
             resize_mode=config.data.resize_mode,

@@ -107,7 +107,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     else:
         (empty,) = encode_prompts(model.tokenizer, [""])
         train_step, eval_step = diffusion_steps(config, model, adaptation, optimizer, empty)
-    validation = make_validation(config, model, dataset)
+    validation = make_validation(config, model, dataset, mesh)
     evaluation = make_evaluation(config, model, dataset, mesh, workdir)
     with contextlib.closing(make_batches(config, model, dataset, workdir, mesh)) as batches:
         trainable = train(

@@ -20,6 +20,7 @@ from medsd_jax.data.records import Split
 from medsd_jax.errors import UserError
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.parallel.mesh import process_rows
 from medsd_jax.parallel.multihost import true_everywhere
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ def make_batches(
                 resize_mode=config.data.resize_mode,
                 key=key,
                 folder=folder,
+                rows=process_rows(mesh, _forward_batch(config)),
+                num_threads=config.data.num_workers,
                 true_everywhere=true_everywhere,
             )
             for part, folder in parts
@@ -127,13 +130,14 @@ def make_batches(
         batch_size=config.data.batch_size,
         seed=config.seed,
         latent_moments=moments,
+        rows=process_rows(mesh, optimizer_batch(config)),
         **prior_settings,
         **settings,
     )
 
 
 def make_validation(
-    config: ConfigDict, model: StableDiffusion, dataset: Dataset
+    config: ConfigDict, model: StableDiffusion, dataset: Dataset, mesh: Mesh
 ) -> EvalBatches | None:
     """The first validation images as batches; None where nothing asks for them."""
     measured = config.task == "vae" and config.vae.measure_scaling_factor
@@ -144,5 +148,6 @@ def make_validation(
         dataset.validation,
         batch_size=_forward_batch(config),
         num_examples=config.validation.num_images,
+        rows=process_rows(mesh, _forward_batch(config)),
         **_input_settings(config, model, dataset.validation),
     )

@@ -57,7 +57,6 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
         FloatingPointError: the training diverged.
         KeyboardInterrupt: it was interrupted, and can be resumed.
     """
-    import jax
     import jax.numpy as jnp
 
     from medsd_jax import api
@@ -67,7 +66,7 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
     from medsd_jax.interop.pipeline_dir import check_writable
     from medsd_jax.models.params import abstract, component, with_prefix
     from medsd_jax.models.text_encoder import text_encoder_module
-    from medsd_jax.parallel.mesh import check_batch, make_mesh
+    from medsd_jax.parallel.mesh import check_batch, make_mesh, process_rows
     from medsd_jax.parallel.multihost import is_main_process, on_every_host
     from medsd_jax.training.loop import LoopSettings, train
     from medsd_jax.training.projection_step import (
@@ -92,8 +91,8 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
     student, _ = abstract(text_encoder_module(swapped.text_encoder, dtype=dtype))
     teacher, _ = abstract(text_encoder_module(model.text_encoder, dtype=dtype))
     adaptation = full((_TRAINED,))
-    here = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     size = config.data.batch_size
+    rows = process_rows(mesh, size)
     for_training, for_validation = prompts_of(config, workdir)
     trained = train(
         workdir,
@@ -115,11 +114,11 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
         ),
         eval_step=make_projection_eval_step(student, teacher, adaptation),
         batches=PromptBatches(
-            _columns(model, swapped, for_training), batch_size=size, seed=config.seed, **here
+            _columns(model, swapped, for_training), batch_size=size, seed=config.seed, rows=rows
         ),
         validation=PromptEvalBatches(
             _columns(model, swapped, for_validation),
-            num_examples=config.validation.num_prompts, batch_size=size, **here,
+            num_examples=config.validation.num_prompts, batch_size=size, rows=rows,
         ),
         preview=None,
         evaluation=None,

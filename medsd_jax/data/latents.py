@@ -25,6 +25,8 @@ def encode_split(
     resize_mode: ResizeMode,
     key: str,
     folder: Path,
+    rows: np.ndarray | None = None,
+    num_threads: int = 2,
     true_everywhere: Callable[[bool], bool] = bool,
 ) -> np.ndarray:
     """Encodes every picture of the split, or opens what was encoded before.
@@ -39,6 +41,9 @@ def encode_split(
         resize_mode: how pictures become square.
         key: names the VAE; other weights have another key.
         folder: where the file goes, beside the prepared records.
+        rows: [b] of a batch that this process loads, from `parallel.mesh.process_rows`; all of them
+            if None.
+        num_threads: threads that decode images.
         true_everywhere: whether all processes have the file; they encode together or not at all.
 
     Returns:
@@ -53,6 +58,8 @@ def encode_split(
             columns={},
             image_size=image_size,
             resize_mode=resize_mode,
+            rows=rows,
+            num_threads=num_threads,
             cache_bytes=0,
         )
         # Renamed at the end: a killed run leaves no half file, and two runs do not mix theirs.

@@ -1,8 +1,9 @@
 """Batches for training and validation, the same ones whatever happens in between.
 
 The order of the pictures is one global sequence that depends on the seed alone. Every process
-takes its own rows of every global batch, so the number of processes changes who loads a picture
-but never which pictures form step k. A saved state names a place in that sequence.
+takes its own rows of every global batch, those that its devices hold, so the number of processes
+and the order of the devices change who loads a picture but never which pictures form step k. A
+saved state names a place in that sequence.
 """
 
 import concurrent.futures
@@ -10,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import grain
-import jax
 import numpy as np
 
 from medsd_jax.data.records import Split
@@ -127,22 +127,15 @@ class BatchIterator(Iterator[Batch]):
         self._pictures.close()
 
 
-def _local_rows(
-    batch_size: int, process_index: int | None, process_count: int | None
-) -> tuple[int, int]:
-    """Return the rows [start, stop) of a global batch that this process loads."""
-    count = jax.process_count() if process_count is None else process_count
-    index = jax.process_index() if process_index is None else process_index
-    assert 0 <= index < count, (index, count)
+def _local_rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
+    """Return the rows of a global batch that this process loads: all of them if None is given."""
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: it must be at least 1")
-    if batch_size % count:
-        raise UserError(
-            f"batch_size {batch_size} cannot be divided among {count} processes: "
-            f"choose a multiple of {count}"
-        )
-    local = batch_size // count
-    return index * local, (index + 1) * local
+    if rows is None:
+        return np.arange(batch_size)
+    rows = np.asarray(rows)
+    assert len(rows) and rows.min() >= 0 and rows.max() < batch_size, (rows, batch_size)
+    return rows
 
 
 def make_loader(
@@ -155,8 +148,7 @@ def make_loader(
     seed: int = 0,
     shuffle: bool = True,
     num_epochs: int | None = None,
-    process_index: int | None = None,
-    process_count: int | None = None,
+    rows: np.ndarray | None = None,
     num_threads: int = 2,
     drop_remainder: bool = True,
     flip: bool = False,
@@ -176,8 +168,8 @@ def make_loader(
         seed: of the order (and the flips).
         shuffle: a new order every epoch; False keeps the data set's order.
         num_epochs: how often every picture is seen; None goes on for ever.
-        process_index: this process; asked of jax when None.
-        process_count: how many processes there are; asked of jax when None.
+        rows: [b] of a global batch that this process loads, from `parallel.mesh.process_rows`; all
+            of them if None.
         num_threads: threads that decode pictures; 0 loads in the caller's thread, ahead of nothing.
         drop_remainder: leave out the last, smaller batch; False needs a single process.
         flip: mirror half of the pictures. Read `transforms.flip_some` before: laterality.
@@ -190,10 +182,10 @@ def make_loader(
 
     Returns:
         An iterator over {"images": float32 [b, H, W, 3] in [-1, 1]} and the rows [b, ...] of the
-        columns, with b = (batch_size + beside_batch_size) / process_count; "latent_moments" float32
-        [b, h, w, 2C] instead of "images" where they are given.
+        columns, with b = len(rows); "latent_moments" float32 [b, h, w, 2C] instead of "images"
+        where they are given.
     """
-    start, stop = _local_rows(batch_size + beside_batch_size, process_index, process_count)
+    local = _local_rows(batch_size + beside_batch_size, rows)
     count = len(split) - beside
     for size, wanted in ((count, batch_size), (beside, beside_batch_size)):
         if size < wanted:
@@ -201,7 +193,7 @@ def make_loader(
                 f"the {split.name} split has {size} images, fewer than one batch of {wanted}:"
                 " lower batch_size or add images"
             )
-    if not drop_remainder and stop - start < batch_size + beside_batch_size:
+    if not drop_remainder and rows is not None:
         raise UserError("drop_remainder=False needs a single process: the last batch is smaller")
     if num_epochs is not None and num_epochs < 1:
         raise UserError(f"num_epochs is {num_epochs}: it must be at least 1")
@@ -227,16 +219,16 @@ def make_loader(
     def load(number: int, indices: np.ndarray) -> Batch:
         if others is not None:
             indices = np.concatenate([indices, count + others[number]])
-        mine = indices[start:stop]
-        rows = {name: column[mine] for name, column in columns.items()}
+        mine = indices if rows is None else indices[local]
+        carried = {name: column[mine] for name, column in columns.items()}
         if latent_moments is not None:
-            return {"latent_moments": latent_moments[mine], **rows}
+            return {"latent_moments": latent_moments[mine], **carried}
         images = to_float(pictures.rows(mine))
         if flip:
             # Drawn for the global batch, so that the process count does not matter here either.
             mirrored = np.random.default_rng([seed, number]).random(len(indices)) < 0.5
-            images = flip_some(images, mirrored[start:stop])
-        return {"images": images, **rows}
+            images = flip_some(images, mirrored if rows is None else mirrored[local])
+        return {"images": images, **carried}
 
     order = in_order(count, num_epochs).batch(batch_size, drop_remainder=drop_remainder)
     # One thread runs ahead by two batches; decoding inside a batch is parallel already.
@@ -267,12 +259,12 @@ class EvalBatches:
         pictures: _Pictures,
         columns: Columns,
         num_examples: int,
-        rows: tuple[int, int],
+        rows: np.ndarray,
         batch_size: int,
     ):
         self.num_examples = num_examples
         self._pictures, self._columns = pictures, columns
-        self._start, self._stop = rows
+        self._rows = rows
         self._batch_size = batch_size
 
     def __len__(self) -> int:
@@ -282,7 +274,7 @@ class EvalBatches:
         """Yield images, the columns and mask (float32 [b], 1 for real rows, 0 for padding)."""
         for number in range(len(self)):
             base = number * self._batch_size
-            places = np.arange(base + self._start, base + self._stop)
+            places = base + self._rows
             # Padding repeats the last example: every row is a picture a model can be run on.
             indices = np.minimum(places, self.num_examples - 1)
             yield {
@@ -300,8 +292,7 @@ def eval_batches(
     columns: Columns,
     image_size: int,
     resize_mode: ResizeMode = "pad",
-    process_index: int | None = None,
-    process_count: int | None = None,
+    rows: np.ndarray | None = None,
     num_threads: int = 2,
     cache_bytes: int = CACHE_BYTES,
 ) -> EvalBatches:
@@ -314,8 +305,8 @@ def eval_batches(
         columns: e.g. {"prompt_ids": int32 [n, S]}, in the split's order.
         image_size: side length in pixels.
         resize_mode: "pad", "crop" or "squash".
-        process_index: this process; asked of jax when None.
-        process_count: how many processes there are; asked of jax when None.
+        rows: [b] of a global batch that this process loads, from `parallel.mesh.process_rows`; all
+            of them if None.
         num_threads: threads that decode pictures.
         cache_bytes: decoded pictures stay in memory when the split needs no more than this.
 
@@ -323,7 +314,7 @@ def eval_batches(
         Batches with images, the columns and mask. A mean over examples is sum(value * mask) over
         sum(mask), over all batches and processes.
     """
-    rows = _local_rows(batch_size, process_index, process_count)
+    local = _local_rows(batch_size, rows)
     if len(split) == 0:
         raise UserError(
             f"the {split.name} split is empty: raise validation_fraction or name a split column"
@@ -333,7 +324,7 @@ def eval_batches(
     count = len(split) if num_examples is None else min(num_examples, len(split))
     _check_columns(columns, split)
     pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
-    return EvalBatches(pictures, columns, count, rows, batch_size)
+    return EvalBatches(pictures, columns, count, local, batch_size)
 
 
 def _check_columns(columns: Columns, split: Split) -> None:

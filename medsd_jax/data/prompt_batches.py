@@ -42,8 +42,7 @@ class PromptBatches:
         *,
         batch_size: int,
         seed: int,
-        process_index: int,
-        process_count: int,
+        rows: np.ndarray | None = None,
     ):
         """Sets the order.
 
@@ -51,24 +50,19 @@ class PromptBatches:
             columns: name -> [n, ...], one row a prompt.
             batch_size: prompts of a global batch, over all processes.
             seed: of the order, in [0, 2^32).
-            process_index: this process.
-            process_count: how many there are.
+            rows: [b] of a global batch that this process loads, from `parallel.mesh.process_rows`;
+                all of them if None.
 
         Raises:
-            UserError: fewer prompts than a batch, or a batch that the processes cannot share.
+            UserError: fewer prompts than a batch.
         """
         count = len(next(iter(columns.values())))
         if count < batch_size:
             raise UserError(
                 f"{count} prompts are fewer than one batch of {batch_size}: lower data.batch_size"
             )
-        if batch_size % process_count:
-            raise UserError(
-                f"batch_size {batch_size} cannot be divided among {process_count} processes"
-            )
         self._columns, self._number = columns, 0
-        local = batch_size // process_count
-        self._rows = slice(process_index * local, (process_index + 1) * local)
+        self._rows = slice(None) if rows is None else rows
         order = grain.MapDataset.range(count).shuffle(seed=seed).repeat(None)
         self._order = order.batch(batch_size, drop_remainder=True)
         digest = hashlib.sha256()
@@ -115,14 +109,12 @@ class PromptEvalBatches:
         *,
         num_examples: int,
         batch_size: int,
-        process_index: int,
-        process_count: int,
+        rows: np.ndarray | None = None,
     ):
         """Arguments as of `PromptBatches`; `num_examples` at most, the last batch is padded."""
         self._columns, self._size = columns, batch_size
         self.num_examples = min(num_examples, len(next(iter(columns.values()))))
-        local = batch_size // process_count
-        self._places = np.arange(process_index * local, (process_index + 1) * local)
+        self._places = np.arange(batch_size) if rows is None else rows
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the columns' rows and mask, float32 [b], 0 for padding."""

@@ -78,9 +78,58 @@ def check_batch(
         )
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a host batch -> global arrays sharded along their leading axis."""
-    sharding = batch_sharding(mesh)
-    return {
-        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
+def process_rows(mesh: Mesh, batch_size: int, process_index: int | None = None) -> np.ndarray:
+    """Which rows of a global batch a process loads, for any order of the devices.
+
+    The sharding is asked: TPU devices are arranged along the torus, so that the shards of one
+    process need not be neighbours in the batch. Where a shard lies on several processes, as with a
+    tensor axis across hosts, each of them loads all of its rows.
+
+    Args:
+        mesh: the devices.
+        batch_size: rows of the global batch; `batch_shards` divides it.
+        process_index: this process if None.
+
+    Returns:
+        [b] int64, ascending.
+    """
+    if process_index is None:
+        process_index = jax.process_index()
+    places = batch_sharding(mesh).devices_indices_map((batch_size,))
+    shards = {
+        rows.indices(batch_size)[:2]
+        for device, (rows,) in places.items()
+        if device.process_index == process_index
     }
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(shards)])
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's rows of a host batch -> global arrays sharded along their leading axis.
+
+    Args:
+        batch: name -> [b, ...], the rows that `process_rows` names, in its order.
+        mesh: the devices.
+
+    Returns:
+        Name -> [B, ...]; row i of the global batch is at place i.
+    """
+    sharding, shards = batch_sharding(mesh), batch_shards(mesh)
+    shards_here = len(process_rows(mesh, shards))
+
+    def put(value: np.ndarray) -> jax.Array:
+        size = len(value) * shards // shards_here
+        if size % shards or len(value) % shards_here:
+            raise UserError(
+                f"{len(value)} rows cannot be divided among {shards_here} device shard(s)"
+            )
+        rows = process_rows(mesh, size)
+
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(size)
+            first = int(np.searchsorted(rows, start))
+            return value[first : first + stop - start]
+
+        return jax.make_array_from_callback((size, *value.shape[1:]), sharding, shard)
+
+    return {key: put(np.asarray(value)) for key, value in batch.items()}

@@ -1,8 +1,11 @@
 """Meshes, batches on them, and the mistakes that can be made."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from medsd_jax.errors import UserError
 from medsd_jax.parallel import mesh as meshes
@@ -81,3 +84,56 @@ def test_params_of_several_processes(monkeypatch):
     placed = put_global(params, shardings)["a.kernel"]
     assert placed.sharding == plainly.sharding
     np.testing.assert_array_equal(placed, plainly)
+
+
+V5E_4X4 = (0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3)
+"""Process of each shard of a batch on a v5e 4x4 with data=4, fsdp=4, as libtpu describes it."""
+
+
+class _Placed:
+    """A batch sharding of devices that are not here."""
+
+    def __init__(self, owners, shards):
+        self._owners, self._shards = owners, shards
+
+    def devices_indices_map(self, shape):
+        size = shape[0] // self._shards
+        return {
+            _Device(owner, i): (slice(at * size, (at + 1) * size),)
+            for i, owner in enumerate(self._owners)
+            for at in [i * self._shards // len(self._owners)]
+        }
+
+
+class _Device(NamedTuple):
+    process_index: int
+    id: int
+
+
+def test_rows_of_a_process_are_those_that_its_devices_hold(monkeypatch):
+    monkeypatch.setattr(meshes, "batch_sharding", lambda mesh: _Placed(V5E_4X4, 16))
+    rows = [meshes.process_rows(None, 32, process) for process in range(4)]
+    assert rows[0].tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert rows[1].tolist() == [4, 5, 6, 7, 12, 13, 14, 15]
+    assert sorted(np.concatenate(rows)) == list(range(32))
+
+
+def test_processes_that_share_a_shard_load_all_of_it(monkeypatch):
+    """A tensor axis of eight devices over two processes: the batch is one shard on both."""
+    monkeypatch.setattr(meshes, "batch_sharding", lambda mesh: _Placed((0,) * 4 + (1,) * 4, 1))
+    for process in (0, 1):
+        assert meshes.process_rows(None, 8, process).tolist() == list(range(8))
+
+
+def test_a_batch_keeps_its_order_on_permuted_devices():
+    """Row i of the global batch is at place i, whatever the order of the devices."""
+    devices = [jax.devices()[i] for i in (0, 1, 4, 5, 2, 3, 6, 7)]
+    mesh = Mesh(
+        np.array(devices).reshape(4, 2, 1),
+        meshes.AXES,
+        axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    )
+    rows = meshes.process_rows(mesh, 16)
+    placed = meshes.put_batch({"x": 10 * rows[:, None]}, mesh)["x"]
+    assert placed.sharding == meshes.batch_sharding(mesh)
+    np.testing.assert_array_equal(placed[:, 0], 10 * np.arange(16))
