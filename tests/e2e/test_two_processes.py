@@ -142,3 +142,49 @@ def test_two_processes_sample_a_cohort_as_one(tmp_path):
         )
         # Other batch shapes a device make other programs, and JPEG spreads what rounds apart.
         assert np.abs(one - two).max() <= 2, path.name
+
+
+PERMUTED = (
+    START
+    + """
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from medsd_jax.data.latents import encode_split
+from medsd_jax.data.dataset import open_dataset
+from medsd_jax.parallel import mesh as meshes
+from medsd_jax.parallel.multihost import fetch, is_main_process
+folder = Path(words[0])
+devices = sorted(jax.devices(), key=lambda device: device.id)
+devices = np.array(devices)[[0, 1, 4, 5, 2, 3, 6, 7]]  # of processes 0 0 1 1 0 0 1 1
+def arranged(*shape):
+    return Mesh(devices.reshape(shape), meshes.AXES, axis_types=(AxisType.Auto,) * 3)
+for shape, size in (((8, 1, 1), 16), ((2, 2, 2), 16), ((1, 1, 8), 8)):
+    mesh = arranged(*shape)
+    rows = meshes.process_rows(mesh, size)
+    placed = meshes.put_batch({"x": rows.astype(np.float32)[:, None]}, mesh)["x"]
+    assert placed.shape == (size, 1), (shape, placed.shape)
+    np.testing.assert_array_equal(fetch(placed)[:, 0], np.arange(size), str(shape))
+mesh = arranged(4, 2, 1)
+data = open_dataset(
+    "phantom", params={"num_images": 40, "image_size": 16}, cache_dir=folder / "data",
+    validation_fraction=0.25, progress=False,
+)
+moments = encode_split(
+    data.train,
+    lambda images: fetch(meshes.put_batch({"images": images}, mesh)["images"]),
+    batch_size=16, image_size=16, resize_mode="pad", key=f"of-{count}",
+    folder=folder, rows=meshes.process_rows(mesh, 16),
+)
+if is_main_process():
+    np.save(folder / f"{count}.npy", moments)
+"""
+)
+
+
+def test_permuted_devices_of_two_processes_hold_the_rows_of_one(tmp_path):
+    """As on a TPU slice, where the shards of a process are no neighbours in the batch."""
+    for count in (1, 2):
+        run(PERMUTED, count, tmp_path)
+    one, two = (np.load(tmp_path / f"{count}.npy") for count in (1, 2))
+    assert len(np.unique(one.reshape(len(one), -1), axis=0)) == len(one)
+    np.testing.assert_array_equal(two, one)
