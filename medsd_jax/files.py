@@ -1,15 +1,45 @@
-"""Files that are whole or not there, and a hash of what was in them."""
+"""Files that are whole or not there, and a hash of what was in them.
+
+What the system refuses while a file is written is a UserError that names the file and the reason.
+"""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from medsd_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system refuses while `path` is written into a UserError.
+
+    Args:
+        path: the file or folder that is written, for the message.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise UserError(f"cannot write {path}: {error.strerror}{_advice(error)}") from error
+
+
+def _advice(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; free some space and run the same command again"
+    return ""
 
 
 @contextlib.contextmanager
@@ -22,13 +52,47 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Args:
         path: the file to make or to replace; its folder exists.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
     """
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            yield part
+            os.replace(part, path)
+        finally:
+            with contextlib.suppress(OSError):  # what stopped the writing is what to tell
+                part.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes safetensors as a `whole_file`, as readable as the umask says.
+
+    Args:
+        path: the file.
+        tensors: name -> array; contiguous, because the raw buffer is stored.
+        metadata: for the header.
+    """
+    with whole_file(path) as part:
+        try:
+            save_file(dict(tensors), part, metadata=dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            # "Error while serializing: I/O error: No space left on device (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        make_readable(part)  # the library makes them private
+
+
+def make_readable(path: Path) -> None:
+    """Gives a file or folder the mode that the umask asks for: some libraries make them private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def content_hash(*arrays: np.ndarray | None) -> str:

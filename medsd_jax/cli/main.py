@@ -4,8 +4,8 @@ A command is one file in this folder with two functions: ``add_parser(subparsers
 under the command's name, ``run(args)`` does the work and returns the exit code (None is 0). A
 command that takes a recipe has ``run_words(argv)`` in their place.
 
-Exit codes: 0 done; 1 done, but a check that was asked for failed; 2 a mistake in the input, told in
-one line on stderr; 130 interrupted. A traceback means a bug.
+Exit codes: 0 done; 1 done, but a check that was asked for failed; 2 a mistake in the input, a
+full disk or the like, told in one line on stderr; 130 interrupted. A traceback means a bug.
 """
 
 import importlib
@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from medsd_jax.cli.edge import reason
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import UserError
 
@@ -60,18 +61,27 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
     Returns:
         The exit code, see the top of this module. Exceptions that are neither UserError nor
-        KeyboardInterrupt are bugs and pass through.
+        KeyboardInterrupt, nor have their reason outside (`edge.reason`), are bugs and pass through.
     """
     _start_log()
     try:
         return call() or 0
     except UserError as error:
         # One line whatever the message holds: scripts read the last line of stderr.
-        print("medsd_jax: error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return _tell(str(error))
     except KeyboardInterrupt:
         print("medsd_jax: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (said := reason(error)) is None:
+            raise
+        logging.getLogger(__name__).debug("this came from", exc_info=True)
+        return _tell(said)
+
+
+def _tell(said: str) -> int:
+    print("medsd_jax: error:", " ".join(said.split()), file=sys.stderr)
+    return 2
 
 
 def _run_command(words: list[str]) -> int | None:

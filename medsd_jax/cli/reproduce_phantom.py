@@ -6,7 +6,6 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from medsd_jax.cli.demo import make_untrained
 from medsd_jax.cli.reproduce_experiments import Materials, prompts_of, recipe_of, timed
@@ -16,6 +15,7 @@ from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.findings import EFFUSION
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.files import save_tensors
 from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.interop.train_tokenizer import train_bert_vocabulary
 from medsd_jax.models.bert import BertModel
@@ -78,7 +78,7 @@ def write_small_bert(folder: Path, captions: tuple[str, ...]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(params).items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     text = json.dumps(config.to_dict(), indent=2) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 

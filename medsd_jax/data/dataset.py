@@ -22,6 +22,7 @@ from medsd_jax.data.sources import folder, nih14, phantom
 from medsd_jax.data.splits import assign_splits, check_no_leak
 from medsd_jax.data.tfds_builder import RecordSplit, write_records
 from medsd_jax.errors import UserError
+from medsd_jax.files import make_readable
 
 _log = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ def _prepare(
         (work / _INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False), "utf-8")
         try:
             # mkdtemp makes a private folder; prepared data is as readable as its neighbours.
-            work.chmod(0o777 & ~_umask())
+            make_readable(work)
             work.rename(target)
         except OSError:
             # Another process on the same disk was faster; its content is the same.
@@ -206,12 +207,6 @@ def _prepare(
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -18,11 +18,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from medsd_jax.files import save_tensors
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
@@ -139,7 +140,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     """Writes the folder that `load_classifier` reads; weights under torchvision's names."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(classifier.params).items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
+    save_tensors(folder / WEIGHTS_FILE, tensors)
     about = {
         "network": dataclasses.asdict(classifier.network),
         "labels": list(classifier.labels),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import save_tensors
 from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
@@ -99,7 +99,7 @@ def tokens_of(word: str, num_vectors: int) -> list[str]:
 def write_embeddings(folder: Path, word: str, params: Mapping[str, Any], num_vectors: int) -> None:
     """Writes the last rows of the token table as `EMBEDDINGS_FILE`."""
     rows = np.ascontiguousarray(np.asarray(params[token_table(params)], np.float32)[-num_vectors:])
-    save_file({word: rows}, folder / EMBEDDINGS_FILE, metadata={"format": "pt"})
+    save_tensors(folder / EMBEDDINGS_FILE, {word: rows}, {"format": "pt"})
 
 
 def read_embeddings(path: Path) -> tuple[str, np.ndarray]:

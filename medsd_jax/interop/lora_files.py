@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from medsd_jax.adaptation.lora import adapted_kernels, matrix_names
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
+from medsd_jax.files import save_tensors
 from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 
@@ -79,7 +79,7 @@ def write_lora(folder: Path, matrices: Mapping[str, Any], alpha: float) -> None:
         kohya[f"{short}.alpha"] = np.asarray(alpha, np.float32)
     for name, tensors in ((PEFT_FILE, peft), (KOHYA_FILE, kohya)):
         whole = {key: np.array(x, order="C") for key, x in tensors.items()}
-        save_file(whole, folder / name, metadata={"format": "pt"})
+        save_tensors(folder / name, whole, {"format": "pt"})
 
 
 def read_lora(path: Path, params: Mapping[str, Any]) -> Lora:

@@ -17,9 +17,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import save_tensors
 
 WEIGHT_STEMS = {
     "unet": "diffusion_pytorch_model",
@@ -260,7 +260,7 @@ def _split(tensors: Mapping[str, np.ndarray], max_bytes: int) -> list[list[str]]
 
 
 def _write_file(path: Path, names: list[str], tensors: Mapping[str, np.ndarray]) -> None:
-    # save_file stores the raw buffer: a transposed view would be written in the wrong order.
+    # The raw buffer is stored: a transposed view would be written in the wrong order.
     contiguous = {name: np.ascontiguousarray(tensors[name]) for name in names}
     # torch's loaders refuse a file whose metadata does not name the format.
-    save_file(contiguous, path, metadata={"format": "pt"})
+    save_tensors(path, contiguous, {"format": "pt"})

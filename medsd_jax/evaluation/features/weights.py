@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import save_tensors
 from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 
@@ -71,9 +71,9 @@ def save_weights(path: Path, params: Mapping[str, Any]) -> None:
 
     Batch-norm networks load it in torch with `load_state_dict(load_file(path))`.
     """
-    # save_file stores the raw buffer: a transposed view would be written in the wrong order.
+    # The raw buffer is stored: a transposed view would be written in the wrong order.
     tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(params).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
+    save_tensors(path, tensors, {"format": "pt"})
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
