@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
 
+_PART = re.compile(r"\..*\.[0-9a-f]{8}(\.\w+)?")
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -64,6 +66,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):  # what stopped the writing is what to tell
                 part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes the hidden parts that killed runs left; only for who holds the folder's lock."""
+    for path in folder.glob(".*"):
+        if _PART.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def save_tensors(

@@ -164,39 +164,39 @@ def run(argv: Sequence[str]) -> int:
         }
         for request in requests
     ]
-    folder = SampleFolder(args.output, args.layout, entries)
-    if folder.done:
-        log.info("%d of %d pictures are there already", folder.done, len(requests))
-    if folder.done < len(requests):
-        api.sample(
-            model,
-            [r.prompt for r in requests],
-            seeds=[r.seed for r in requests],
-            negative_prompts=[r.negative_prompt for r in requests],
-            sampler=args.sampler,
-            num_steps=args.num_steps,
-            guidance_scale=args.guidance_scale,
-            guidance_rescale=args.guidance_rescale,
-            eta=args.eta,
-            height=height,
-            width=width,
-            latents=latents,
-            batch_size=args.batch_size,
-            dtype=args.dtype,
-            skip=folder.done,
-            on_images=functools.partial(folder.add, edit=edit),
-            **({} if edit is None else edit.arguments()),
-        )
-    folder.finish()
-    if is_main_process():
-        shown = folder.first(GRID_LIMIT)
-        captions = [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]]
-        grid = make_grid(
-            shown, columns=min(num_images, 8), captions=captions if width >= 128 else None
-        )
-        save_png(grid, args.output / "grid.png", settings)
-        shows = f"grid.png shows {len(shown)} of them"
-        print(f"{len(requests)} pictures in {args.output}; {shows}")
+    with SampleFolder(args.output, args.layout, entries) as folder:
+        if folder.done:
+            log.info("%d of %d pictures are there already", folder.done, len(requests))
+        if folder.done < len(requests):
+            api.sample(
+                model,
+                [r.prompt for r in requests],
+                seeds=[r.seed for r in requests],
+                negative_prompts=[r.negative_prompt for r in requests],
+                sampler=args.sampler,
+                num_steps=args.num_steps,
+                guidance_scale=args.guidance_scale,
+                guidance_rescale=args.guidance_rescale,
+                eta=args.eta,
+                height=height,
+                width=width,
+                latents=latents,
+                batch_size=args.batch_size,
+                dtype=args.dtype,
+                skip=folder.done,
+                on_images=functools.partial(folder.add, edit=edit),
+                **({} if edit is None else edit.arguments()),
+            )
+        folder.finish()
+        if is_main_process():
+            shown = folder.first(GRID_LIMIT)
+            captions = [f"{r.prompt} ({r.seed})" for r in requests[: len(shown)]]
+            grid = make_grid(
+                shown, columns=min(num_images, 8), captions=captions if width >= 128 else None
+            )
+            save_png(grid, args.output / "grid.png", settings)
+            shows = f"grid.png shows {len(shown)} of them"
+            print(f"{len(requests)} pictures in {args.output}; {shows}")
     return 0
 
 

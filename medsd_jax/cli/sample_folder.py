@@ -9,6 +9,7 @@ seed and settings, a line as soon as the picture is written: the same command go
 one when it was killed. Processes that share one mesh agree on where that is; the main one writes.
 """
 
+import contextlib
 import csv
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.hand_over import GENERATIONS, chexpert_cell, numbered_ids
 from medsd_jax.evaluation.picture_tables import SAMPLES_FILE, read_table
 from medsd_jax.evaluation.prompt_labels import labels_or_words
-from medsd_jax.files import whole_file
+from medsd_jax.files import remove_parts, whole_file, writing
+from medsd_jax.locks import lock
 from medsd_jax.parallel.multihost import from_main, is_main_process
 from medsd_jax.sampling.images import save_png
 
@@ -32,10 +34,10 @@ _NOT_COMPARED = ("model", "init_image", "start_latents")
 
 
 class SampleFolder:
-    """Where pictures go, in a fixed order.
+    """Where pictures go, in a fixed order; a context that locks the folder until it ends.
 
     Attributes:
-        folder: made with the first picture.
+        folder: made before the first picture is drawn, so that a closed one is told in time.
         done: how many of the pictures were there already.
     """
 
@@ -48,8 +50,10 @@ class SampleFolder:
             entries: [n], what is written down of each picture: prompt, seed, row, settings.
 
         Raises:
-            UserError: the folder holds pictures that were sampled in another way, or ids clash.
+            UserError: the folder holds pictures that were sampled in another way, ids clash,
+                another process samples into it, or it cannot be written.
         """
+        self._lock = contextlib.ExitStack()
         self.folder, self._layout, self._entries = folder, layout, entries
         names = [f"{i:05d}" for i in range(len(entries))]
         self._ids = names
@@ -67,6 +71,15 @@ class SampleFolder:
         self.done = self._agree_on_done()
         self._written = self.done
 
+    def __enter__(self) -> "SampleFolder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._lock.close()
+        if is_main_process():
+            with contextlib.suppress(OSError):  # one that no picture came into
+                self.folder.rmdir()
+
     def add(self, images: np.ndarray, edit: Any = None) -> None:
         """Writes the next pictures and their lines.
 
@@ -76,7 +89,6 @@ class SampleFolder:
         """
         if not is_main_process():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         for image in images:
             i = self._written
             entry, path = self._entries[i], self.folder / self.files[i]
@@ -85,10 +97,12 @@ class SampleFolder:
                 edit.save_pair(image, path.with_name(f"{path.stem}_pair.png"), entry)
             if self._layout == "roentgen":
                 text = self.folder / f"{self._ids[i]}.txt"
-                text.write_text(entry["prompt"] + "\n", encoding="utf-8", errors="replace")
+                with writing(text):
+                    text.write_text(entry["prompt"] + "\n", encoding="utf-8", errors="replace")
             # After the picture: what the manifest names is whole.
-            with (self.folder / SAMPLES_FILE).open("a", encoding="utf-8") as manifest:
-                manifest.write(json.dumps({"file": self.files[i], **entry}) + "\n")
+            manifest = self.folder / SAMPLES_FILE
+            with writing(manifest), manifest.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"file": self.files[i], **entry}) + "\n")
             self._written += 1
 
     def finish(self) -> None:
@@ -98,7 +112,10 @@ class SampleFolder:
         rows = read_table(self.folder / SAMPLES_FILE)
         labels = labels_or_words([row.text for row in rows], [row.labels for row in rows])
         table = self.folder / "generations_with_metadata.csv"
-        with table.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        with (
+            whole_file(table) as part,
+            part.open("w", newline="", encoding="utf-8", errors="replace") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(GENERATIONS)
             for i, entry in enumerate(self._entries):
@@ -128,8 +145,11 @@ class SampleFolder:
         done, problem = -1, None
         if is_main_process():
             try:
+                self._lock.enter_context(lock(self.folder, "a sampling"))
+                remove_parts(self.folder)
                 done = self._find_done()
             except UserError as error:
+                self._lock.close()
                 problem = error
         done = from_main(done)
         if done < 0:
@@ -141,7 +161,10 @@ class SampleFolder:
         if not manifest.exists():
             return 0
         # The last line may be half of one.
-        lines = manifest.read_text(encoding="utf-8").split("\n")[:-1]
+        try:
+            lines = manifest.read_text(encoding="utf-8").split("\n")[:-1]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{manifest} cannot be read: {error}; remove it") from error
         if len(lines) > len(self._entries):
             raise self._refusal(f"{len(lines)} pictures, not {len(self._entries)}")
         done = 0
@@ -158,8 +181,10 @@ class SampleFolder:
     def _compare(self, manifest: Path, line: str, wanted: Mapping[str, Any]) -> None:
         try:
             found = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{manifest} is damaged: {error}; remove it") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{manifest} is damaged: {line[:80]!r} is no object; remove it")
         wanted = json.loads(json.dumps(wanted))
         for key in [*wanted, *found]:
             if key not in _NOT_COMPARED and found.get(key) != wanted.get(key):

@@ -3,6 +3,8 @@
 import ast
 import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -132,6 +134,53 @@ def test_fewer_pictures_than_there_are(model, killed, capsys):
     folder, _ = killed
     assert sample(model, folder, "--prompt", "one", "--num_images", 6) == 2
     assert "11 pictures, not 6" in capsys.readouterr().err
+
+
+def test_two_samplings_into_one_folder(model, killed, capsys, monkeypatch):
+    """The second is refused before it draws; what is there stays as it is."""
+    folder, flags = killed
+    hold = "import sys; from medsd_jax.locks import lock\n"
+    hold += "with lock(sys.argv[1], 'x'): print('held', flush=True); sys.stdin.read()"
+    before = (folder / "samples.jsonl").read_text()
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        other.stdout.readline()
+        with monkeypatch.context() as patch:
+            patch.setattr(api, "sample", None)
+            assert sample(model, folder, *flags) == 2
+        other.stdin.close()
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{folder} is in use by a sampling of process {other.pid}" in said
+    assert (folder / "samples.jsonl").read_text() == before
+    assert sample(model, folder, *flags) == 0
+    assert len(lines(folder)) == 18
+
+
+def test_an_output_that_cannot_be_written_is_told_before_drawing(
+    model, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(api, "sample", None)
+    assert sample(model, tmp_path / "file" / "look", "--prompt", "one") == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"\xff\n", b"[1]\n", b"[" * 10**5 + b"\n"])
+def test_a_manifest_that_is_none_is_one_line(model, killed, capsys, content):
+    folder, flags = killed
+    (folder / "samples.jsonl").write_bytes(content)
+    assert sample(model, folder, *flags) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "samples.jsonl" in said and "remove it" in said
+
+
+def test_hidden_parts_of_a_killed_run_go(model, killed):
+    folder, flags = killed
+    (folder / ".00003.0123abcd.png").write_bytes(b"half")
+    (folder / ".htaccess").write_text("of the user")
+    assert sample(model, folder, *flags) == 0
+    assert [path.name for path in folder.glob(".*")] == [".htaccess"]
 
 
 def test_a_damaged_manifest(model, killed, capsys):
