@@ -18,12 +18,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from safetensors.numpy import load_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from medsd_jax.files import save_tensors
+from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
@@ -166,9 +166,9 @@ def load_classifier(folder: Path) -> Classifier:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         network = _network_of(about["network"])
-        tensors = load_file(folder / WEIGHTS_FILE)
     except Exception as error:  # safetensors has an exception of its own for damaged files
         raise UserError(f"{folder}: the classifier cannot be read ({error})") from error
+    tensors = read_weights_file(folder / WEIGHTS_FILE)
     _, like = structure(network)
     return Classifier(
         network=network,

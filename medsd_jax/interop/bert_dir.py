@@ -21,14 +21,10 @@ import numpy as np
 from medsd_jax.errors import UserError
 from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
 from medsd_jax.interop.model_index import read_json
-from medsd_jax.interop.safetensors_io import (
-    choose_weights,
-    read_weights,
-    shard_files,
-    weight_files,
-)
+from medsd_jax.interop.safetensors_io import read_weights, weight_files
 from medsd_jax.interop.tokenization import load_tokenizer
 from medsd_jax.interop.torch_layout import from_torch
+from medsd_jax.interop.weight_names import choose_weights, require_variant, shard_files
 from medsd_jax.models.bert import BertModel
 from medsd_jax.models.bert_config import BertTextConfig
 from medsd_jax.models.params import abstract
@@ -94,6 +90,8 @@ def resolve_bert(path_or_hub_id: str | os.PathLike, *, variant: str | None = Non
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "config.json").is_file():
+            if variant:
+                require_variant({"": {file.name for file in path.iterdir()}}, variant, str(path))
             return path
         if (path / "model_index.json").is_file() or (path / "model").is_dir():
             raise UserError(
@@ -173,6 +171,8 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         return "it lacks the tokenizer"
     try:
+        if variant:
+            require_variant({"": {file.name for file in folder.iterdir()}}, variant, str(folder))
         weight_files(folder, _STEM, variant=variant)
     except UserError as error:
         return str(error)
@@ -186,6 +186,8 @@ def _wanted(names: list[str], *, where: str, variant: str | None) -> list[str]:
     top = [name for name in names if "/" not in name]
     if not any(name in top for name in _TOKENIZER_FILES):
         raise UserError(f"{where} has no tokenizer: none of {', '.join(_TOKENIZER_FILES)}")
+    if variant:
+        require_variant({"": top}, variant, where)
     chosen = choose_weights(top, _STEM, variant=variant, where=where)
     settings = [name for name in _SETTINGS if name in top]
-    return ["config.json", *settings, chosen, *shard_files(top, _STEM, chosen, variant)]
+    return ["config.json", *settings, chosen, *shard_files(top, _STEM, chosen)]

@@ -13,7 +13,13 @@ import huggingface_hub
 from medsd_jax.errors import UserError
 from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
 from medsd_jax.interop.model_index import PROJECTION_FOLDER, check_index, has_projection
-from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, choose_weights, shard_files, weight_files
+from medsd_jax.interop.safetensors_io import weight_files
+from medsd_jax.interop.weight_names import (
+    WEIGHT_STEMS,
+    choose_weights,
+    require_variant,
+    shard_files,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +50,10 @@ def resolve(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) ->
     name = os.fspath(path_or_hub_id)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _local_folder(path)
+        folder = _local_folder(path)
+        if variant:
+            require_variant(_listings(folder), variant, str(folder))
+        return folder
     if path.exists():
         raise UserError(f"{path} is a file; {_FILE_ADVICE}")
     if not HUB_ID.fullmatch(name):
@@ -77,6 +86,16 @@ def _local_folder(path: Path) -> Path:
     raise UserError(
         f"{path} is not a diffusers folder: no model_index.json among {shown}; {advice}"
     )
+
+
+def _listings(folder: Path) -> dict[str, set[str]]:
+    """Component -> the names of the files in its folder."""
+    return {
+        name: {path.name for path in (folder / name).iterdir()}
+        if (folder / name).is_dir()
+        else set()
+        for name in WEIGHT_STEMS
+    }
 
 
 def _hub_folder(name: str, variant: str | None) -> Path:
@@ -119,6 +138,8 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     ):
         return "it lacks the tokenizer"
     try:
+        if variant:
+            require_variant(_listings(folder), variant, str(folder))
         for component, stem in WEIGHT_STEMS.items():
             weight_files(folder / component, stem, variant=variant)
     except UserError as error:
@@ -135,9 +156,15 @@ def _wanted(names: list[str], repo_id: str, variant: str | None) -> list[str]:
         )
     wanted = ["model_index.json", "scheduler/scheduler_config.json"]
     wanted += [name for name in names if name.startswith(("tokenizer/", f"{PROJECTION_FOLDER}/"))]
+    parts = {
+        component: {n.split("/")[1] for n in names if n.startswith(f"{component}/")}
+        for component in WEIGHT_STEMS
+    }
+    if variant:
+        require_variant(parts, variant, repo_id)
     for component, stem in WEIGHT_STEMS.items():
-        inside = {n.split("/")[1] for n in names if n.startswith(f"{component}/")}
+        inside = parts[component]
         chosen = choose_weights(inside, stem, variant=variant, where=f"{repo_id}/{component}")
         wanted += [f"{component}/config.json", f"{component}/{chosen}"]
-        wanted += [f"{component}/{name}" for name in shard_files(inside, stem, chosen, variant)]
+        wanted += [f"{component}/{name}" for name in shard_files(inside, stem, chosen)]
     return wanted

@@ -15,7 +15,7 @@ import numpy as np
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import save_tensors
-from medsd_jax.interop.safetensors_io import read_weights_file
+from medsd_jax.interop.safetensors_io import read_weights_file, require_finite
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
@@ -118,4 +118,5 @@ def read_embeddings(path: Path) -> tuple[str, np.ndarray]:
             f"{path} holds {len(tensors)} tensors; a file of learnt embeddings holds one word's"
         )
     ((word, rows),) = tensors.items()
+    require_finite(word, rows, str(path))
     return word, np.atleast_2d(rows)

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import safe_open
 
 from medsd_jax.adaptation.lora import adapted_kernels, matrix_names
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 from medsd_jax.files import save_tensors
-from medsd_jax.interop.safetensors_io import read_weights_file
+from medsd_jax.interop.safetensors_io import open_safetensors, read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 
 PEFT_FILE = "pytorch_lora_weights.safetensors"
@@ -180,7 +179,7 @@ def _as_kernel(x: np.ndarray, space: list[int]) -> np.ndarray:
 
 def _said_scales(path: Path) -> dict[str, float]:
     """Module -> alpha, from the header that newer diffusers write; empty where there is none."""
-    with safe_open(path, "np") as file:
+    with open_safetensors(path) as file:
         header = (file.metadata() or {}).get(_METADATA)
         modules = sorted({match[1] for name in file.keys() if (match := _PEFT.fullmatch(name))})
     if header is None:

@@ -121,8 +121,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises UserError where there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} is missing; copy or download the model again") from error
+    except OSError as error:  # a folder of that name, a loop of links, a closed file
+        raise UserError(f"{path} cannot be read ({error.strerror}); check the file") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep to be read; download it again") from error
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
     if not isinstance(value, dict):

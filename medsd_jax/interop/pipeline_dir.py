@@ -36,7 +36,7 @@ from medsd_jax.interop.model_index import (
     read_text_classes,
     write_json,
 )
-from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, read_weights, write_weights
+from medsd_jax.interop.safetensors_io import read_weights, write_weights
 from medsd_jax.interop.text_encoder_dir import (
     LoadedTextEncoder,
     read_text_config,
@@ -47,6 +47,7 @@ from medsd_jax.interop.text_encoder_dir import (
 )
 from medsd_jax.interop.tokenization import save_tokenizer
 from medsd_jax.interop.torch_layout import from_torch, to_torch
+from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models.config import UNetConfig, VAEConfig
 from medsd_jax.models.params import abstract, component, with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion

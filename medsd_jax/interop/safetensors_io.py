@@ -1,17 +1,12 @@
-"""Weight files of one component: find, read and write safetensors, whole or sharded.
+"""Weight files of one component: read and write safetensors, whole or sharded.
 
-Names, with `stem` "diffusion_pytorch_model" (U-Net, VAE) or "model" (text encoder):
-
-    stem.safetensors                         stem.fp16.safetensors
-    stem.safetensors.index.json              stem.safetensors.index.fp16.json
-    stem-00001-of-00002.safetensors          stem-00001-of-00002.fp16.safetensors
-
-Nothing else is opened: other formats are refused by name, with the reason and the way out.
+Which files they are is weight_names.py's business. What is no safetensors file is named as what it
+is: a pickle, a page of the web, a pointer of git-lfs, nothing at all.
 """
 
+import contextlib
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -20,57 +15,21 @@ from safetensors import SafetensorError, safe_open
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import save_tensors
+from medsd_jax.interop.model_index import read_json
+from medsd_jax.interop.weight_names import PICKLED, choose_weights
 
-WEIGHT_STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-}
-"""Component -> the stem of its weight files."""
-
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 _READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
-
-
-def choose_weights(
-    names: Collection[str], stem: str, *, variant: str | None = None, where: str
-) -> str:
-    """Picks the weight file, or the index of its shards, among a folder's file names.
-
-    The plain file is preferred; the fp16 file is taken where it is the only one, or on request.
-
-    Args:
-        names: the names of the files in the component's folder.
-        stem: see `WEIGHT_STEMS`.
-        variant: None, or the name of a variant such as "fp16", which must then exist.
-        where: the folder's name, for the error.
-
-    Returns:
-        One of `names`.
-
-    Raises:
-        UserError: there is no such file; says which other files are there and what to do.
-    """
-    variants = (variant,) if variant else (None, "fp16")
-    for candidate in (name for one in variants for name in _spellings(stem, one)):
-        if candidate in names:
-            return candidate
-    raise UserError(f"{where}: {_why_no_weights(names, stem, variant)}")
-
-
-def shard_files(
-    names: Collection[str], stem: str, chosen: str, variant: str | None = None
-) -> list[str]:
-    """The shards that belong to what `choose_weights` chose among `names`; none where it is whole.
-
-    For a listing of files that are not here yet: it goes by the names, not by the index.
-    """
-    if not chosen.endswith(".json"):
-        return []
-    # "model-00001-of-00002.safetensors"; of a variant, ".fp16" stands in one of two places.
-    mark = "" if chosen == f"{stem}.safetensors.index.json" else f".{variant or 'fp16'}"
-    shards = [f"{stem}-N-of-N{mark}.safetensors", f"{stem}{mark}-N-of-N.safetensors"]
-    return [name for name in sorted(names) if re.sub(r"\d{5}", "N", name) in shards]
+_KINDS = (
+    (
+        b"version https://git-lfs.",
+        "is a git-lfs pointer, not the weights; run `git lfs pull` in its repository",
+    ),
+    (b"GGUF", "is a GGUF file; give the model as safetensors"),
+    (b"\x89HDF", "is a file of HDF5 (Keras); give the model as safetensors"),
+    (b"<!doctype html", "is a page of the web and no weights; download the file itself"),
+    (b"<html", "is a page of the web and no weights; download the file itself"),
+)
+"""How files that are taken for safetensors begin, in lower case, and what they are."""
 
 
 def weight_files(folder: Path, stem: str, *, variant: str | None = None) -> list[Path]:
@@ -86,8 +45,8 @@ def read_weights(
 
     Args:
         folder: the component's folder.
-        stem: see `WEIGHT_STEMS`.
-        variant: see `choose_weights`.
+        stem: see `weight_names.WEIGHT_STEMS`.
+        variant: see `weight_names.choose_weights`.
         dtype: floating tensors are cast to it; whole numbers keep their dtype.
 
     Returns:
@@ -116,6 +75,49 @@ def read_weights_file(
 ) -> dict[str, np.ndarray]:
     """Reads one safetensors file; arguments, result and errors as of `read_weights`."""
     return dict(_read_file(path, np.dtype(dtype)))
+
+
+@contextlib.contextmanager
+def open_safetensors(path: Path) -> Iterator[safe_open]:
+    """Opens one safetensors file, for its names, tensors (numpy) and metadata.
+
+    Args:
+        path: the file, whatever its name.
+
+    Raises:
+        UserError: it is missing, a folder, of another format (a pickle is named as one), or
+            damaged; inside the block, also what a damaged file gives away later.
+    """
+    if problem := _other_kind(path):
+        raise UserError(f"{path} {problem}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read by this user; change its permissions") from error
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} is damaged or cut short ({reason}); download or write it again"
+        ) from error
+
+
+def require_finite(name: str, x: np.ndarray, where: str) -> None:
+    """Raises UserError where a weight holds NaN or an infinite number.
+
+    Args:
+        name: of the weight, for the message.
+        x: an array of any dtype.
+        where: the file or the folder of the component, for the message.
+    """
+    if x.dtype.kind not in "fV" or (finite := np.isfinite(x)).all():  # V: bfloat16
+        return
+    bad = x.size - int(finite.sum())
+    raise UserError(
+        f"{where}: {name} holds {bad} of {x.size} values that are not finite (NaN or infinite), so "
+        "no image can come of it; the training that wrote it diverged, or the file is damaged: "
+        "take an earlier or another copy"
+    )
 
 
 def write_weights(
@@ -150,41 +152,6 @@ def write_weights(
     (folder / f"{filename}.index.json").write_text(text, encoding="utf-8")
 
 
-def _spellings(stem: str, variant: str | None = None) -> list[str]:
-    if variant is None:
-        return [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
-    return [
-        f"{stem}.{variant}.safetensors",
-        f"{stem}.safetensors.index.{variant}.json",
-        f"{stem}.{variant}.safetensors.index.json",
-    ]
-
-
-def _why_no_weights(names: Collection[str], stem: str, variant: str | None) -> str:
-    if variant and any(name.startswith(stem) and name.endswith(".safetensors") for name in names):
-        present = sorted(name for name in names if name.endswith(".safetensors"))
-        return f"no {variant!r} variant of the weights (there: {', '.join(present)})"
-    if pickled := sorted(name for name in names if name.endswith(_PICKLED)):
-        return (
-            f"only pickled weights ({', '.join(pickled)}): opening a pickle can run any code, so "
-            "it is not read; where torch is installed, load the model with the library that wrote "
-            "it (a pipeline with diffusers, an encoder with transformers) and write it with "
-            "its save_pretrained(FOLDER), then give that FOLDER"
-        )
-    if flax := sorted(name for name in names if name.endswith(".msgpack")):
-        return (
-            f"only weights of the former Flax models ({', '.join(flax)}), whose names and layout "
-            "are others; with diffusers 0.39 or older, load the model by from_pretrained(..., "
-            "from_flax=True) and write it with save_pretrained(FOLDER), then give that FOLDER"
-        )
-    if other := sorted(name for name in names if name.endswith(".safetensors")):
-        return (
-            f"no {stem}.safetensors, but {', '.join(other)}; name the variant you want, "
-            "or rename the file"
-        )
-    return f"no weights; expected {stem}.safetensors, found {', '.join(sorted(names)) or 'nothing'}"
-
-
 def _files_and_index(
     folder: Path, stem: str, variant: str | None
 ) -> tuple[list[Path], dict | None]:
@@ -203,10 +170,10 @@ def _files_and_index(
 
 
 def _read_index(path: Path) -> dict:
+    index = read_json(path)
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
         shards = set(index["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not an index of safetensors shards ({error!r}); download it again"
         ) from error
@@ -219,32 +186,67 @@ def _read_index(path: Path) -> dict:
 
 
 def _read_file(path: Path, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():
-                stored = file.get_slice(name).get_dtype()
-                if stored not in _READABLE:
-                    raise UserError(
-                        f"{path}: {name} is stored as {stored}, which is not read; "
-                        "save the model as float32, float16 or bfloat16"
-                    )
-                yield name, _cast(file.get_tensor(name), dtype)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} {_damage(path, error)}") from error
+    with open_safetensors(path) as file:
+        for name in file.keys():
+            stored = file.get_slice(name).get_dtype()
+            if stored not in _READABLE:
+                raise UserError(
+                    f"{path}: {name} is stored as {stored}, which is not read; "
+                    "save the model as float32, float16 or bfloat16"
+                )
+            yield name, cast_weight(name, file.get_tensor(name), dtype, str(path))
 
 
-def _cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def cast_weight(name: str, x: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:
+    """Gives a weight the dtype asked for; whole numbers keep theirs.
+
+    Raises:
+        UserError: a value that is finite in the file would not be in `dtype`.
+    """
     is_float = np.issubdtype(x.dtype, np.floating) or x.dtype == ml_dtypes.bfloat16
-    return x.astype(dtype, copy=False) if is_float else x
+    if not is_float or x.dtype == dtype:
+        return x
+    with np.errstate(over="ignore"):
+        y = x.astype(dtype)
+    if dtype == np.float16 and np.isinf(y).sum() != np.isinf(x).sum():
+        raise UserError(
+            f"{where}: {name} has values beyond float16's range; read it as bfloat16 or float32"
+        )
+    return y
 
 
-def _damage(path: Path, error: Exception) -> str:
-    if path.is_file():
+def _other_kind(path: Path) -> str:
+    """What a file is that is no safetensors file, and the way out; empty where it may be one."""
+    try:
+        if path.is_dir():
+            return "is a folder; give the file in it"
         with path.open("rb") as file:
-            if file.read(24) == b"version https://git-lfs.":
-                return "is a git-lfs pointer, not the weights; run `git lfs pull` in its repository"
-    reason = " ".join(str(error).split())
-    return f"is damaged or cut short ({reason}); download or write it again"
+            start = file.read(4096)
+    except FileNotFoundError:
+        return "is missing; check the name, or download the file again"
+    except PermissionError:
+        return "may not be read by this user; change its permissions"
+    except OSError as error:  # such as a loop of links
+        return f"cannot be read ({error.strerror}); check the path"
+    for beginning, kind in _KINDS:
+        if start.lower().startswith(beginning.lower()):
+            return kind
+    if _looks_pickled(path, start):
+        return (
+            "is a pickle of torch: opening one can run any code, so it is not read; where torch is "
+            "installed, convert it once: torch.load(FILE, weights_only=True), then "
+            "safetensors.torch.save_file, and give that .safetensors file"
+        )
+    return ""
+
+
+def _looks_pickled(path: Path, start: bytes) -> bool:
+    """By its first bytes: a zip archive, pickle's protocol 2 to 5, or a suffix without header."""
+    protocol = start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    if start[:4] == b"PK\3\4" or protocol:
+        # A safetensors header of some lengths begins alike, but for the zeros that end the length.
+        return bool(start[2:8].strip(b"\0"))
+    return path.suffix.lower() in PICKLED and start[8:9] != b"{"
 
 
 def _split(tensors: Mapping[str, np.ndarray], max_bytes: int) -> list[list[str]]:

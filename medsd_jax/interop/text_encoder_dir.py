@@ -25,9 +25,10 @@ from medsd_jax.interop.model_index import (
     read_json,
     write_json,
 )
-from medsd_jax.interop.safetensors_io import WEIGHT_STEMS, read_weights, write_weights
+from medsd_jax.interop.safetensors_io import read_weights, write_weights
 from medsd_jax.interop.tokenization import load_tokenizer
 from medsd_jax.interop.torch_layout import from_torch
+from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
 from medsd_jax.models.config import CLIPTextConfig
 from medsd_jax.models.params import abstract, component, with_prefix

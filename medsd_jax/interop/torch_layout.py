@@ -22,9 +22,11 @@ from typing import Any
 import numpy as np
 
 from medsd_jax.errors import UserError
+from medsd_jax.interop.safetensors_io import require_finite
 
 _TO_TORCH_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 _FROM_TORCH_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
+_SHOWN = 3  # names a message lists of each kind of misfit; a U-Net has 686
 _TORCH_LEAF = {
     "kernel": "weight",
     "scale": "weight",
@@ -71,10 +73,13 @@ def from_torch(
         our names in the order of `like` -> numpy arrays; kernels are transposed views.
 
     Raises:
-        UserError: weights are missing, not expected or of the wrong shape; it names all of them.
+        UserError: weights are missing, not expected or of the wrong shape, of which it names the
+            first few and how many there are; or one is not finite.
     """
     expected = {_torch_name(name): _torch_shape(name, x.shape) for name, x in like.items()}
     _check_bijection({k: x.shape for k, x in state_dict.items()}, expected, where, owner, advice)
+    for name in expected:
+        require_finite(name, state_dict[name], where)
     return {name: _from_torch_array(name, state_dict[_torch_name(name)]) for name in like}
 
 
@@ -113,15 +118,19 @@ def _check_bijection(
     )
     parts = []
     if missing:
-        listed = ", ".join(f"{name} {list(expected[name])}" for name in missing)
+        listed = _few([f"{name} {list(expected[name])}" for name in missing])
         parts.append(f"{len(missing)} missing: {listed}")
     if extra:
-        listed = ", ".join(f"{name} {list(got[name])}" for name in extra)
+        listed = _few([f"{name} {list(got[name])}" for name in extra])
         parts.append(f"{len(extra)} not expected: {listed}")
     if reshaped:
-        listed = ", ".join(
-            f"{name} {list(got[name])} instead of {list(expected[name])}" for name in reshaped
+        listed = _few(
+            [f"{name} {list(got[name])} instead of {list(expected[name])}" for name in reshaped]
         )
         parts.append(f"{len(reshaped)} of the wrong shape: {listed}")
     if parts:
         raise UserError(f"{where}: the weights do not fit {owner} ({'; '.join(parts)}); {advice}")
+
+
+def _few(told: list[str]) -> str:
+    return ", ".join(told[:_SHOWN]) + (", ..." if len(told) > _SHOWN else "")

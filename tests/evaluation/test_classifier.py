@@ -55,7 +55,7 @@ def test_mistakes_are_told(classifier, pictures, tmp_path):
     judge.save_classifier(classifier, tmp_path)
     weights = tmp_path / judge.WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="damaged or cut short"):
         judge.load_classifier(tmp_path)
 
 

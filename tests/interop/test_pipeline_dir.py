@@ -20,7 +20,7 @@ from medsd_jax.interop.pipeline_dir import (
     load_vae,
     save_pipeline,
 )
-from medsd_jax.interop.safetensors_io import WEIGHT_STEMS
+from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models import params
 
 WEIGHTS = {c: f"{c}/{stem}.safetensors" for c, stem in WEIGHT_STEMS.items()}

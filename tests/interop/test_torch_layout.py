@@ -101,3 +101,20 @@ def test_error_names_the_owner_and_the_advice_it_is_given():
         "net.pth: the weights do not fit InceptionV3 (1 missing: bn.running_var [7]); "
         "download it again"
     )
+
+
+def test_a_thousand_misfits_are_counted_not_listed():
+    tensors = {f"_a.{name}.{n}": x for name, x in to_torch(_params()).items() for n in range(99)}
+    with pytest.raises(UserError) as error:
+        from_torch(tensors, LIKE, "unet")
+    message = str(error.value)
+    assert "11 missing: bn.running_mean [7], bn.running_var [7], conv.bias [5], ...;" in message
+    assert "1089 not expected: " in message and len(message) < 400
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    tensors = to_torch(_params())
+    tensors["linear.weight"] = tensors["linear.weight"].copy()
+    tensors["linear.weight"][2, 1] = np.nan
+    with pytest.raises(UserError, match=r"folder/unet: linear\.weight holds 1 of 24"):
+        from_torch(tensors, LIKE, "folder/unet")

@@ -54,8 +54,8 @@ def load_weights(path: Path, like: Mapping[str, Any], network: str) -> dict[str,
         our names in the order of `like` -> float32 arrays in our layout.
 
     Raises:
-        UserError: the file cannot be read, or does not hold exactly this network's weights; all
-            weights that are missing, not expected or of another shape stand in the one line.
+        UserError: the file cannot be read, or does not hold exactly this network's weights, all of
+            them finite numbers; see `from_torch`.
     """
     tensors, left_out = modernize(read_state_dict(path))
     if left_out:
