@@ -68,6 +68,13 @@ def whole_file(path: Path) -> Iterator[Path]:
                 part.unlink(missing_ok=True)
 
 
+def check_permission(path: Path) -> None:
+    """Raises UserError where a file or folder of this name cannot be written, before the work."""
+    there = next(at for at in (path.absolute(), *path.absolute().parents) if at.exists())
+    if not os.access(there, os.W_OK | (os.X_OK if there.is_dir() else 0)):
+        raise UserError(f"cannot write {path}: Permission denied ({there})")
+
+
 def remove_parts(folder: Path) -> None:
     """Removes the hidden parts that killed runs left; only for who holds the folder's lock."""
     for path in folder.glob(".*"):

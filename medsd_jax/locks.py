@@ -25,7 +25,7 @@ _warned: set[str] = set()
 
 
 @contextlib.contextmanager
-def lock(folder: str | os.PathLike, what: str, *, wait: bool = False) -> Iterator[None]:
+def lock(folder: str | os.PathLike, what: str, *, wait: float = 0.0) -> Iterator[None]:
     """Holds a folder for writing; nobody else gets it until the block ends or the process dies.
 
     A thread that holds a folder may lock it again. On several hosts the main process alone takes
@@ -34,10 +34,10 @@ def lock(folder: str | os.PathLike, what: str, *, wait: bool = False) -> Iterato
     Args:
         folder: made if it does not exist.
         what: what is done there, for the message of the other one: "a training".
-        wait: wait for the other one instead of raising.
+        wait: seconds to wait for the other one before raising; `math.inf` for ever.
 
     Raises:
-        UserError: another process has it (and `wait` is false), or the folder cannot be written.
+        UserError: another process has it, or the folder cannot be written.
     """
     folder = Path(folder).expanduser().resolve()
     key = (folder, os.getpid(), threading.get_ident())
@@ -108,8 +108,8 @@ def holder(path: Path) -> str:
         return "another process"
 
 
-def _take(folder: Path, what: str, wait: bool) -> int | None:
-    path, told = folder / LOCK_FILE, False
+def _take(folder: Path, what: str, wait: float) -> int | None:
+    path, told, end = folder / LOCK_FILE, False, time.monotonic() + wait
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _take(folder: Path, what: str, wait: bool) -> int | None:
             return None
         if descriptor is not None:
             return descriptor
-        if not wait:
+        if time.monotonic() >= end:
             raise UserError(
                 f"{folder} is in use by {what} of {holder(path)}: wait until it has ended, or name "
                 "another folder"

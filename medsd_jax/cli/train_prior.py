@@ -1,5 +1,6 @@
 """The pictures that a model draws before it is trained, for prior preservation."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,10 +16,11 @@ from medsd_jax.cli.train_preview import make_sample
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.records import Record
 from medsd_jax.errors import UserError
-from medsd_jax.files import whole_file
+from medsd_jax.files import remove_parts, whole_file
+from medsd_jax.locks import lock
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards
-from medsd_jax.parallel.multihost import true_everywhere
+from medsd_jax.parallel.multihost import is_main_process, true_everywhere
 from medsd_jax.sampling.images import save_png
 
 log = logging.getLogger(__name__)
@@ -71,16 +73,21 @@ def prior_pictures(
     paths = [folder / f"{i:05d}.png" for i in range(asked.num_images)]
     sample = make_sample(config, model, mesh, asked)
     # As equal as they can be: another number of pictures is another program to compile.
-    parts = math.ceil(asked.num_images / (_AT_ONCE * batch_shards(mesh)))
-    for rows in np.array_split(np.arange(asked.num_images), parts):
-        if true_everywhere(all(paths[i].is_file() for i in rows)):
-            continue
-        log.info("sampling pictures %d to %d of the prior", rows[0], rows[-1])
-        seeds = [asked.seed + int(i) for i in rows]
-        images = sample(model.params, [prompts[i] for i in rows], seeds)
-        for i, seed, image in zip(rows, seeds, images, strict=True):
-            with whole_file(paths[i]) as part:
-                save_png(image, part, {**about, "prompt": prompts[i], "seed": seed})
+    # Another run from the same model draws the same images: who comes second waits for them.
+    with contextlib.ExitStack() as held:
+        if is_main_process() and not all(path.is_file() for path in paths):
+            held.enter_context(lock(folder, "a training", wait=math.inf))
+            remove_parts(folder)
+        parts = math.ceil(asked.num_images / (_AT_ONCE * batch_shards(mesh)))
+        for rows in np.array_split(np.arange(asked.num_images), parts):
+            if true_everywhere(all(paths[i].is_file() for i in rows)):
+                continue
+            log.info("sampling pictures %d to %d of the prior", rows[0], rows[-1])
+            seeds = [asked.seed + int(i) for i in rows]
+            images = sample(model.params, [prompts[i] for i in rows], seeds)
+            for i, seed, image in zip(rows, seeds, images, strict=True):
+                with whole_file(paths[i]) as part:
+                    save_png(image, part, {**about, "prompt": prompts[i], "seed": seed})
     records = [
         Record(key=path.name, image=path, text=prompt, patient_id=path.name)
         for path, prompt in zip(paths, prompts, strict=True)

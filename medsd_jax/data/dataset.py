@@ -12,8 +12,6 @@ import inspect
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from medsd_jax.data.sources import folder, nih14, phantom
 from medsd_jax.data.splits import assign_splits, check_no_leak
 from medsd_jax.data.tfds_builder import RecordSplit, write_records
 from medsd_jax.errors import UserError
-from medsd_jax.files import make_readable
+from medsd_jax.folders import beside, remove_leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -123,6 +121,7 @@ def open_dataset(
     folder_of_data = Path(path).expanduser().resolve() if path is not None else None
     fingerprint = _fingerprint(name, folder_of_data, params, validation_fraction)
     target = cache / f"{name}-{fingerprint}"
+    remove_leftovers(cache)
     if not (target / _INFO_FILE).is_file():
         source = SOURCES[name](folder_of_data, **params)
         _prepare(target, name, fingerprint, source, folder_of_data, validation_fraction, progress)
@@ -175,10 +174,9 @@ def _prepare(
     splits = assign_splits(source.records, validation_fraction)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise UserError(f"cannot write prepared data to {str(target.parent)!r}: {error}") from error
-    try:
+    with beside(target) as work:
         report = write_records(work, source.records, splits, progress=progress)
         skipped = dict(source.problems)
         if report.unreadable:
@@ -198,15 +196,11 @@ def _prepare(
         }
         (work / _INFO_FILE).write_text(json.dumps(info, indent=2, ensure_ascii=False), "utf-8")
         try:
-            # mkdtemp makes a private folder; prepared data is as readable as its neighbours.
-            make_readable(work)
             work.rename(target)
         except OSError:
             # Another process on the same disk was faster; its content is the same.
             if not (target / _INFO_FILE).is_file():
                 raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _some(names: tuple[str, ...]) -> str:

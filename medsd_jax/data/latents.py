@@ -4,7 +4,6 @@ What is kept are mean and log variance, not one draw: every epoch then sees fres
 the same as without the cache. Encoding is float32 whatever the training's compute dtype.
 """
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from medsd_jax.data.loader import eval_batches
 from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import ResizeMode
+from medsd_jax.folders import beside, remove_leftovers
 
 
 def encode_split(
@@ -50,6 +50,7 @@ def encode_split(
         [n, h, w, 2C] float32 in the split's order, memory-mapped from the file.
     """
     path = folder / f"latents-{split.name}-{image_size}-{resize_mode}-{key}.npy"
+    remove_leftovers(folder)
     if not true_everywhere(path.exists()):
         batches = eval_batches(
             split,
@@ -63,16 +64,15 @@ def encode_split(
             cache_bytes=0,
         )
         # Renamed at the end: a killed run leaves no half file, and two runs do not mix theirs.
-        with tempfile.TemporaryDirectory(prefix=".latents-", dir=folder) as work:
-            moments = None
+        # Written in order, not through a memory map, which a full disk would end with a SIGBUS.
+        with beside(path) as work, (work / "moments.npy").open("wb") as file:
             for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
                 rows = encode_images(batch["images"])[: len(split) - i * batch_size]
-                if moments is None:
+                if i == 0:
                     shape = (len(split), *rows.shape[1:])
-                    moments = np.lib.format.open_memmap(
-                        Path(work) / "moments.npy", mode="w+", dtype=np.float32, shape=shape
-                    )
-                moments[i * batch_size : i * batch_size + len(rows)] = rows
-            moments.flush()
-            (Path(work) / "moments.npy").rename(path)
+                    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, about)
+                file.write(np.ascontiguousarray(rows, "<f4").data)
+            file.close()
+            (work / "moments.npy").rename(path)
     return np.load(path, mmap_mode="r")

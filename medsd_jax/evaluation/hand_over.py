@@ -24,6 +24,7 @@ from PIL import Image
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.picture_sets import PictureSet
 from medsd_jax.evaluation.picture_tables import label_name
+from medsd_jax.folders import new_folder
 
 GENERATIONS = (
     "id", "path", "prompt", "annotated_prompt", "img_savename", "synthetic_filename",
@@ -60,9 +61,22 @@ def write_hand_over(
     Raises:
         UserError: the folder holds something, or one id has several prompts.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and is not an empty folder: name a new one")
     real_ids, drawn_ids = unique_ids(real), sample_ids(synthetic)
+    with new_folder(output, "a hand-over", last="roentgen") as new:
+        rows = _write_sets(new, real, synthetic, real_ids, drawn_ids, labels, on_picture)
+    return {"real": len(real), "synthetic": len(synthetic), "prompts": rows}
+
+
+def _write_sets(
+    output: Path,
+    real: PictureSet,
+    synthetic: PictureSet,
+    real_ids: Sequence[str],
+    drawn_ids: Sequence[tuple[str, int]],
+    labels: Mapping[str, Sequence[Mapping[str, Any]]],
+    on_picture: Callable[[], object],
+) -> int:
+    """Writes the layouts; returns the number of prompts."""
     clean, roentgen, bench = (output / n for n in ("clean-fid", "roentgen", "chexgenbench"))
     for parent in (clean, roentgen, bench):
         for name in ("real", "synthetic"):
@@ -90,7 +104,7 @@ def write_hand_over(
             rows.append([name, path_of.get(name, ""), prompt, prompt, file, file, cell])
         on_picture()
     _write(bench / "generations_with_metadata.csv", GENERATIONS, rows)
-    return {"real": len(real), "synthetic": len(synthetic), "prompts": len(rows)}
+    return len(rows)
 
 
 def unique_ids(pictures: PictureSet) -> list[str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 import huggingface_hub
 
 from medsd_jax.errors import UserError
+from medsd_jax.folders import settle
 from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
-from medsd_jax.interop.model_index import PROJECTION_FOLDER, check_index, has_projection
+from medsd_jax.interop.model_index import INDEX, PROJECTION_FOLDER, check_index, has_projection
 from medsd_jax.interop.safetensors_io import weight_files
 from medsd_jax.interop.weight_names import (
     WEIGHT_STEMS,
@@ -72,8 +73,10 @@ _FILE_ADVICE = (
 
 def _local_folder(path: Path) -> Path:
     for folder in (path, path / "model"):
-        if (folder / "model_index.json").is_file():
-            return folder
+        for _ in range(2):  # a model may begin to take its place between the two lines
+            settle(folder, INDEX)
+            if (folder / INDEX).is_file():
+                return folder
     names = sorted(entry.name for entry in path.iterdir())
     if not names:
         raise UserError(f"{path} is empty; give a diffusers folder, one with a model_index.json")

@@ -25,6 +25,8 @@ PARTS = {
     ),
     "scheduler": Part("diffusers"),  # which settings are understood is the diffusion's business
 }
+INDEX = "model_index.json"
+"""Without it a folder is no model."""
 PROJECTION_FOLDER = "text_encoder_projection"
 """Holds a projection on top of the text encoder, where there is one."""
 DROPPED = ("safety_checker", "feature_extractor")

@@ -9,12 +9,10 @@
 The safety checker that a folder may also hold is left out: it blacks out radiographs.
 """
 
-import contextlib
 import functools
 import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +21,14 @@ import ml_dtypes
 import numpy as np
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import check_permission
+from medsd_jax.folders import contents, is_moving, read_whole, replacing
 from medsd_jax.interop.hub import resolve
 from medsd_jax.interop.legacy import modernize
 from medsd_jax.interop.model_index import (
     DIFFUSERS_VERSION,
     DROPPED,
+    INDEX,
     PARTS,
     PROJECTION_FOLDER,
     check_index,
@@ -67,7 +68,6 @@ _NETWORKS = {
     "unet": _Network(UNetConfig, UNet2DConditionModel),
     "vae": _Network(VAEConfig, AutoencoderKL),
 }
-_STAGING = ".medsd_jax-unfinished"
 _DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -97,7 +97,11 @@ def load_pipeline(
     """
     dtype = _checked_dtype(dtype)
     folder = resolve(path_or_hub_id, variant=variant)
-    if dropped := check_index(folder / "model_index.json"):
+    return read_whole(folder, INDEX, lambda: _load_folder(folder, variant, dtype))
+
+
+def _load_folder(folder: Path, variant: str | None, dtype: np.dtype) -> StableDiffusion:
+    if dropped := check_index(folder / INDEX):
         _LOG.info("not loaded: %s (it blacks out radiographs)", " and ".join(dropped))
     if absent := [name for name in PARTS if not (folder / name).is_dir()]:
         raise UserError(
@@ -135,7 +139,7 @@ def load_structure(path_or_hub_id: str | os.PathLike) -> StableDiffusion:
         UserError: a config.json is missing or describes what is not supported.
     """
     folder = resolve(path_or_hub_id)
-    classes = read_text_classes(folder / "model_index.json")
+    classes = read_text_classes(folder / INDEX)
     configs = {name: _read_config(folder, name) for name in _NETWORKS}
     configs["text_encoder"] = read_text_config(folder, classes)
     params = {}
@@ -165,10 +169,14 @@ def load_vae(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) -
     Of Stable Diffusion 1.5 that is 84 of 1,066 million weights.
     """
     folder = resolve(path_or_hub_id, variant=variant)
-    check_index(folder / "model_index.json")
-    unet, vae = (_read_config(folder, name) for name in ("unet", "vae"))
-    params = _read_params(folder, "vae", vae, variant, np.dtype(np.float32))
-    return LoadedVAE(vae, unet.sample_size * vae.downscale, params)
+
+    def read() -> LoadedVAE:
+        check_index(folder / INDEX)
+        unet, vae = (_read_config(folder, name) for name in ("unet", "vae"))
+        params = _read_params(folder, "vae", vae, variant, np.dtype(np.float32))
+        return LoadedVAE(vae, unet.sample_size * vae.downscale, params)
+
+    return read_whole(folder, INDEX, read)
 
 
 def save_pipeline(
@@ -194,7 +202,8 @@ def save_pipeline(
     dtype = None if dtype is None else _checked_dtype(dtype)
     folder = Path(folder).expanduser().resolve()
     check_writable(folder)
-    with _replacing(folder) as new:
+    owned = (*PARTS, PROJECTION_FOLDER, *DROPPED)
+    with replacing(folder, "a process that writes a model", last=INDEX, owned=owned) as new:
         for name in (*_NETWORKS, "text_encoder"):
             config = getattr(model, name)
             params = component(model.params, name)
@@ -211,23 +220,22 @@ def save_pipeline(
         (new / "scheduler").mkdir()
         write_json(new / "scheduler" / "scheduler_config.json", model.scheduler)
         save_tokenizer(model.tokenizer, new / "tokenizer")
-        write_json(
-            new / "model_index.json", make_index(model.scheduler, text_classes(model.text_encoder))
-        )
+        write_json(new / INDEX, make_index(model.scheduler, text_classes(model.text_encoder)))
 
 
 def check_writable(folder: str | os.PathLike) -> None:
     """Raises UserError unless `save_pipeline` may write here; call it before hours of training."""
     folder = Path(folder).expanduser()
     if folder.is_dir():
-        names = {path.name for path in folder.iterdir()} - {_STAGING}
-        if names and "model_index.json" not in names:
+        names = contents(folder)
+        if names and INDEX not in names and not is_moving(folder, INDEX):
             raise UserError(
                 f"{folder} holds files that are no diffusers model; they are not overwritten: "
                 "give a new or empty folder"
             )
     elif folder.exists():
         raise UserError(f"{folder} is a file; give a new or empty folder")
+    check_permission(folder)
 
 
 def _read_config(folder: Path, name: str) -> Any:
@@ -236,7 +244,7 @@ def _read_config(folder: Path, name: str) -> Any:
 
 
 def _read_text(folder: Path, variant: str | None, dtype: np.dtype) -> LoadedTextEncoder:
-    return read_text_encoder(folder, read_text_classes(folder / "model_index.json"), variant, dtype)
+    return read_text_encoder(folder, read_text_classes(folder / INDEX), variant, dtype)
 
 
 def _read_params(
@@ -282,30 +290,3 @@ def _cast(name: str, x: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
             f"{name} has values beyond {dtype.name}'s range; save as bfloat16 or float32"
         )
     return y
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Gives a folder to build in, whose parts take their places when the block ends well.
-
-    It lies inside `folder`, because a mounted volume can neither be renamed nor has siblings of
-    its own. Until model_index.json arrives, as the last, the folder is no model to any reader.
-    """
-    created = not folder.exists()
-    new = folder / _STAGING
-    shutil.rmtree(new, ignore_errors=True)  # of a run that was killed
-    new.mkdir(parents=True)
-    try:
-        yield new
-        (folder / "model_index.json").unlink(missing_ok=True)
-        for name in (*PARTS, PROJECTION_FOLDER, *DROPPED):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        parts = [*PARTS, *([PROJECTION_FOLDER] if (new / PROJECTION_FOLDER).is_dir() else [])]
-        for name in (*parts, "model_index.json"):
-            (new / name).rename(folder / name)
-    except BaseException:
-        if created:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

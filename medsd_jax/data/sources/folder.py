@@ -19,6 +19,7 @@ from medsd_jax.data.records import LabelValue, Record, SourceRecords
 from medsd_jax.data.sources.tables import Problems, check_folder, list_images, read_csv, read_text
 from medsd_jax.data.splits import parse_split
 from medsd_jax.errors import UserError
+from medsd_jax.folders import new_folder
 
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 _REQUIRED = ("file_name", "text")
@@ -130,15 +131,16 @@ def write_image_folder(records: Sequence[Record], folder: Path, *, progress: boo
         folder: new or empty.
         progress: show a progress bar.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{str(folder)!r} exists and is not an empty folder: name a new one")
-    folder.mkdir(parents=True, exist_ok=True)
     label_names = list(dict.fromkeys(name for record in records for name in record.labels))
-    with (folder / METADATA_NAMES[0]).open("w", newline="", encoding="utf-8") as file:
+    table = METADATA_NAMES[0]
+    with (
+        new_folder(folder, "an export of images", last=table) as new,
+        (new / table).open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow([*_REQUIRED, "patient_id", *label_names])
         for record in tqdm(records, desc="writing", unit="img", disable=not progress):
             name = f"{record.key}.png"
-            (folder / name).write_bytes(record.read_bytes())
+            (new / name).write_bytes(record.read_bytes())
             labels = [record.labels.get(label, "") for label in label_names]
             writer.writerow([name, record.text, record.patient_id, *labels])
