@@ -23,7 +23,7 @@ from medsd_jax.errors import UserError
 AUDIT_ONLY = "latent"
 """A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
 covariance, and no paper measures FID in it."""
-_DEFINITIONS = 2  # raised when a number of the report comes to be computed in another way
+_DEFINITIONS = 3  # raised when a number of the report comes to be computed in another way
 
 _EXAMPLES = """examples:
   python -m medsd_jax train-classifier --config configs/demo_classifier.py --workdir runs/judge

@@ -159,7 +159,12 @@ def _make_distances(
     real_moments = moments_of(real, "real")
     chosen = np.arange(config.evaluation.num_images) * count // config.evaluation.num_images
     prompts = [split.texts[row] for row in chosen]
-    return lambda params: distances(real, real_moments, extract(sample(params, prompts)), names)
+
+    def measure(params: Params) -> Metrics:
+        drawn = extract(sample(params, prompts))
+        return distances(real, real_moments, drawn, names, split.patient_ids)
+
+    return measure
 
 
 def _picture(config: ConfigDict, split: RecordSplit, row: int) -> np.ndarray:

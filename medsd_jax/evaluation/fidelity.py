@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from medsd_jax.errors import UserError
 from medsd_jax.evaluation.feature_sets import Features
 from medsd_jax.evaluation.frechet import (
     Moments,
@@ -13,9 +14,9 @@ from medsd_jax.evaluation.frechet import (
     frechet_distance,
     moments_of,
 )
-from medsd_jax.evaluation.frechet_error import frechet_standard_error
+from medsd_jax.evaluation.frechet_error import frechet_interval, frechet_standard_error
 from medsd_jax.evaluation.intervals import Estimate, bootstrap_interval
-from medsd_jax.evaluation.kid import kid
+from medsd_jax.evaluation.kid import Kid, kid
 from medsd_jax.evaluation.prdc import prdc
 
 NEIGHBOURS = 5
@@ -30,46 +31,60 @@ def fidelity(
     synthetic: Features,
     *,
     real_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """FID, KID, precision, recall, density and coverage.
 
     FID grows as sets shrink, so it stands beside two more numbers: its extrapolation to infinitely
     many synthetic pictures, and the distance between two halves of the real set, which is what
-    nothing but the small number of pictures does.
+    nothing but the small number of patients and pictures does: no patient is in both halves.
 
-    Intervals: FID's and KID's are value +- 1.96 standard errors (frechet_error.py; kid.py: the
-    jackknife) and tell how another draw would move the value, bias aside. Those of the four shares
-    are bootstraps over the pictures that each is a mean of, the other set held fixed.
+    Intervals: FID's and KID's (frechet_error.py; kid.py: the jackknife, a patient at a time) tell
+    how another draw of patients would move the value, bias aside. Those of the four shares are
+    bootstraps over the units of the pictures that each is a mean of, the other set held fixed:
+    precision's and density's know nothing of other real patients, recall's and coverage's nothing
+    of other generated pictures.
 
     Args:
         real: [n, d] float32.
         synthetic: [m, d] float32.
-        real_patients: [n], the unit of what is a mean over real pictures; each picture its own
-            where None.
+        real_patients: [n], who is drawn at once in the real set; each picture its own patient if
+            None.
+        synthetic_units: [m], what is drawn at once in the synthetic set, such as the pictures of
+            one start noise; each picture its own unit if None.
         seed: of subsets, halves and resamples.
 
     Returns:
         num_real, num_synthetic, width; fid, kid, precision, recall, density, coverage (each value,
-        n, ci95); fid_extrapolated (value, standard_error, smallest subset, sizes, distances);
-        fid_real_halves (mean and range over splits, pictures in a half); k.
+        n = units of the set or, of FID and KID, of the set with fewer, ci95; KID has none where a
+        set has two units only); fid_extrapolated (value, standard_error, smallest subset, sizes,
+        distances); fid_real_halves (mean and range over splits, the fewest pictures in a half,
+        patients); k.
     """
     real_moments, moments = moments_of(real, "real"), moments_of(synthetic, "synthetic")
-    whole, shares = kid(real, synthetic), prdc(real, synthetic, NEIGHBOURS)
+    whole = kid(real, synthetic, real_groups=real_patients, synthetic_groups=synthetic_units)
+    shares = prdc(real, synthetic, NEIGHBOURS)
     line = extrapolated_frechet_distance(real_moments, synthetic, seed=seed)
     fid = frechet_distance(real_moments, moments)
-    error = frechet_standard_error(real, synthetic, (real_moments, moments), real_patients)
-    smaller = min(len(real), len(synthetic))
-    patients = None if real_patients is None else np.asarray(real_patients)
+    error = frechet_standard_error(
+        real, synthetic, (real_moments, moments), real_patients, synthetic_units
+    )
+    patients, units = (
+        np.arange(len(rows)) if names is None else np.asarray(names)
+        for names, rows in ((real_patients, real), (synthetic_units, synthetic))
+    )
 
-    def mean_over(values: np.ndarray, units: np.ndarray | None = None) -> dict[str, Any]:
+    def mean_over(values: np.ndarray, units: np.ndarray) -> dict[str, Any]:
         return bootstrap_interval(np.mean, values, units=units, seed=seed).to_dict()
 
     return {
         "num_real": len(real),
         "num_synthetic": len(synthetic),
         "width": real.shape[1],
-        "fid": _with_error(fid, error, smaller, least=0.0).to_dict(),
+        "fid": Estimate(
+            fid, *frechet_interval(fid, error, whole.num_units), whole.num_units
+        ).to_dict(),
         "fid_extrapolated": {
             "value": line.value,
             "standard_error": line.standard_error,
@@ -77,23 +92,31 @@ def fidelity(
             "sizes": line.sizes.tolist(),
             "distances": line.distances.tolist(),
         },
-        "fid_real_halves": _real_halves(real, seed),
-        "kid": _with_error(whole.value, whole.standard_error, smaller).to_dict(),
-        "precision": mean_over((shares.balls_of_synthetic > 0).astype(np.float64)),
+        "fid_real_halves": _real_halves(real, patients, seed),
+        "kid": _of_kid(whole),
+        "precision": mean_over((shares.balls_of_synthetic > 0).astype(np.float64), units),
         "recall": mean_over(shares.recalled.astype(np.float64), patients),
-        "density": mean_over(shares.balls_of_synthetic / shares.k),
+        "density": mean_over(shares.balls_of_synthetic / shares.k, units),
         "coverage": mean_over(shares.covered.astype(np.float64), patients),
         "k": NEIGHBOURS,
     }
 
 
-def _with_error(value: float, error: float, n: int, *, least: float = -np.inf) -> Estimate:
-    reach = float(scipy.stats.norm.ppf(0.975)) * error
-    return Estimate(value, max(value - reach, least), value + reach, n)
+def _of_kid(found: Kid) -> dict[str, Any]:
+    if np.isnan(found.standard_error):
+        return {"value": found.value, "n": found.num_units}
+    reach = float(scipy.stats.t.ppf(0.975, found.num_units - 1)) * found.standard_error
+    return Estimate(
+        found.value, found.value - reach, found.value + reach, found.num_units
+    ).to_dict()
 
 
 def distances(
-    real: Features, real_moments: Moments, synthetic: Features, names: Sequence[str]
+    real: Features,
+    real_moments: Moments,
+    synthetic: Features,
+    names: Sequence[str],
+    real_patients: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Some of the numbers alone, cheap enough to follow a training with.
 
@@ -102,6 +125,7 @@ def distances(
         real_moments: of `real`: they are the same every time.
         synthetic: [m, d] float32.
         names: of `DISTANCES`.
+        real_patients: [n], as `fidelity` takes them.
 
     Returns:
         name -> value, each as `fidelity` computes it.
@@ -110,22 +134,44 @@ def distances(
     if "fid" in names:
         found["fid"] = frechet_distance(real_moments, moments_of(synthetic, "synthetic"))
     if "kid" in names:
-        found["kid"] = kid(real, synthetic).value
+        found["kid"] = kid(real, synthetic, real_groups=real_patients).value
     if "precision" in names or "recall" in names:
         shares = prdc(real, synthetic, NEIGHBOURS)
         found |= {"precision": shares.precision, "recall": shares.recall}
     return {name: found[name] for name in names}
 
 
-def _real_halves(real: Features, seed: int) -> dict[str, Any]:
-    rng, half = np.random.default_rng(seed), len(real) // 2
-    distances = []
+def _real_halves(real: Features, patients: np.ndarray, seed: int) -> dict[str, Any]:
+    names, of_row = np.unique(patients, return_inverse=True)
+    sizes = np.bincount(of_row)
+    rng, distances, smallest = np.random.default_rng(seed), [], len(real)
     for _ in range(_HALVES):
-        order = rng.permutation(len(real))
-        first, second = (moments_of(real[rows]) for rows in (order[:half], order[half : 2 * half]))
-        distances.append(frechet_distance(first, second))
+        second = _in_second_half(sizes, rng)[of_row]
+        halves = real[~second], real[second]
+        smallest = min(smallest, *map(len, halves))
+        if smallest < 2:
+            raise UserError(
+                f"{len(real)} real images of {len(names)} patients, one of whom has "
+                f"{sizes.max()}, leave a single image to the other half; add patients"
+            )
+        distances.append(frechet_distance(*map(moments_of, halves)))
     return {
         "mean": float(np.mean(distances)),
         "range": [min(distances), max(distances)],
-        "pictures": half,
+        "pictures": smallest,
+        "patients": len(names),
     }
+
+
+def _in_second_half(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[patients] bool: a random split whose halves hold nearly as many images each.
+
+    Patients with many images are dealt out first, each to the half that has fewer so far.
+    """
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    second, ahead = np.zeros(len(sizes), bool), 0  # images of the first half less the second's
+    for patient in order:
+        second[patient] = ahead > 0 or (ahead == 0 and rng.random() < 0.5)
+        ahead += -sizes[patient] if second[patient] else sizes[patient]
+    return second

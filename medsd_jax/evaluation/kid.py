@@ -1,23 +1,27 @@
 """The kernel distance of two feature sets (KID): the unbiased squared MMD of a cubic kernel.
 
-Symbols: x_i real (m of them), y_j synthetic (n), d their width.
+Symbols: x_i real (m of them), y_j synthetic (n), d their width, g(i) the patient of image i, P_x
+the number of ordered pairs of real images of two patients, P_y likewise; G_x, G_y of patients.
 
     (1)  k(x, y) = (x . y / d + 1)^3                                        1801.01401, section 4
-    (2)  KID = sum_{i != i'} k(x_i, x_i') / (m (m - 1)) + sum_{j != j'} k(y_j, y_j') / (n (n - 1))
+    (2)  KID = sum_{g(i) != g(i')} k(x_i, x_i') / P_x + sum_{g(j) != g(j')} k(y_j, y_j') / P_y
                - 2 sum_{ij} k(x_i, y_j) / (m n)                             1801.01401, eq. 4
-    (3)  v = (m - 1) / m sum_i (KID_-i - mean)^2 + (n - 1) / n sum_j (KID_-j - mean)^2
+    (3)  v = (G_x - 1) / G_x sum_g (KID_-g - mean)^2 + (G_y - 1) / G_y sum_g (KID_-g - mean)^2
 
-Unlike FID, KID has no bias at small numbers, so it can be negative. (3) is the jackknife's
-variance, KID_-i being KID without x_i; row sums of the kernel give all of them at no further cost.
+Unlike FID, KID has no bias at small numbers, so it can be negative. That needs pairs of independent
+images: two images of one patient are alike, and counted they would raise KID. Where each image is
+its own patient (2) is the paper's own sum. (3) is the jackknife's variance, KID_-g being KID
+without all images of patient g; row sums of the kernel give all of them at no further cost.
 
 The kernel is computed in float64 on the host: KID is a difference, often of 1e-3, between averages
 that exceed 1, and float32 products leave less than four digits of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.feature_sets import Features, check_pair
@@ -32,16 +36,19 @@ class Kid:
 
     Attributes:
         value: (2), unbiased.
-        standard_error: Square root of (3). It tells how another draw of images would change the
-            value; where both sets come from one distribution it is too large, not too small.
+        standard_error: Square root of (3). It tells how another draw of patients would change the
+            value; where both sets come from one distribution it is too large, not too small. nan
+            where a set has two patients: what is left without one has no pairs.
         num_real: m.
         num_synthetic: n.
+        num_units: Patients of the set that has fewer of them.
     """
 
     value: float
     standard_error: float
     num_real: int
     num_synthetic: int
+    num_units: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,13 @@ class KidOfSubsets:
     subset_size: int
 
 
-def kid(real: Features, synthetic: Features) -> Kid:
+def kid(
+    real: Features,
+    synthetic: Features,
+    *,
+    real_groups: Sequence[str] | None = None,
+    synthetic_groups: Sequence[str] | None = None,
+) -> Kid:
     """Compute KID of whole sets by (2) and its standard error by (3).
 
     Time grows with (m + n)^2 d; memory beyond a float64 copy of the features does not grow.
@@ -70,29 +83,48 @@ def kid(real: Features, synthetic: Features) -> Kid:
     Args:
         real: [m, d].
         synthetic: [n, d].
+        real_groups: [m], the patient of each real image; each image its own if None.
+        synthetic_groups: [n], what generated images are no independent draws for, such as one
+            start noise; each image its own if None.
 
     Returns:
         The estimate.
 
     Raises:
-        UserError: If a set has fewer than 3 vectors or one not finite, or the widths differ.
+        UserError: If a set has fewer than 3 vectors, one not finite or all of one patient, or the
+            widths differ.
     """
     check_pair(real, synthetic, at_least=3)
-    x, y = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
-    m, n = len(x), len(y)
-    xx, yy = _sums_within(x), _sums_within(y)
-    xy, yx = _sums_between(x, y)
+    x, y = _side("real", real, real_groups), _side("synthetic", synthetic, synthetic_groups)
+    xy, yx = _sums_between(x.vectors, y.vectors)
+    whole = xy.sum()
 
-    def value(xx_sum, m, yy_sum, n, xy_sum):
-        return xx_sum / (m * (m - 1)) + yy_sum / (n * (n - 1)) - 2.0 * xy_sum / (m * n)
+    def value(within_x, pairs_x, within_y, pairs_y, between, m, n):
+        return within_x / pairs_x + within_y / pairs_y - 2.0 * between / (m * n)
 
-    without_x = value(xx.sum() - 2.0 * xx, m - 1, yy.sum(), n, xy.sum() - xy)
-    without_y = value(xx.sum(), m, yy.sum() - 2.0 * yy, n - 1, xy.sum() - yx)
+    variance = 0.0
+    for side, other, between in ((x, y, xy), (y, x, yx)):
+        if len(side.sizes) < 3 or len(other.sizes) < 3:
+            variance = np.nan
+            break
+        left = len(side.vectors) - side.sizes
+        without = value(
+            side.within.sum() - 2.0 * side.within,
+            side.pairs - 2.0 * side.sizes * left,
+            other.within.sum(),
+            other.pairs,
+            whole - side.by_group(between),
+            left,
+            len(other.vectors),
+        )
+        variance += (len(side.sizes) - 1) * without.var()
+    m, n = len(x.vectors), len(y.vectors)
     return Kid(
-        value=float(value(xx.sum(), m, yy.sum(), n, xy.sum())),
-        standard_error=float(np.sqrt((m - 1) * without_x.var() + (n - 1) * without_y.var())),
+        value=float(value(x.within.sum(), x.pairs, y.within.sum(), y.pairs, whole, m, n)),
+        standard_error=float(np.sqrt(variance)),
         num_real=m,
         num_synthetic=n,
+        num_units=min(len(x.sizes), len(y.sizes)),
     )
 
 
@@ -138,6 +170,50 @@ def kid_of_subsets(
         between = _sums_between(xs, ys)[0].sum() / subset_size
         values.append((within - 2.0 * between) / subset_size)
     return KidOfSubsets(float(np.mean(values)), float(np.std(values)), num_subsets, subset_size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One set.
+
+    Attributes:
+        vectors: [m, d].
+        group: [m] int, the patient of each vector.
+        sizes: [G] int64, vectors of each patient.
+        within: [G], sums of the kernel between a patient's vectors and those of others.
+    """
+
+    vectors: Float[np.ndarray, "m d"]
+    group: Int[np.ndarray, " m"]
+    sizes: Int[np.ndarray, " G"]
+    within: Float[np.ndarray, " G"]
+
+    @property
+    def pairs(self) -> float:
+        """P of (2)."""
+        return float(len(self.vectors)) ** 2 - float(np.square(self.sizes, dtype=np.float64).sum())
+
+    def by_group(self, of_vectors: Float[np.ndarray, " m"]) -> Float[np.ndarray, " G"]:
+        return np.bincount(self.group, weights=of_vectors, minlength=len(self.sizes))
+
+
+def _side(name: str, features: Features, groups: Sequence[str] | None) -> _Side:
+    vectors = np.asarray(features, np.float64)
+    labels = np.arange(len(vectors)) if groups is None else np.asarray(groups)
+    assert len(labels) == len(vectors), (len(labels), len(vectors))
+    names, group = np.unique(labels, return_inverse=True)
+    if len(names) < 2:
+        raise UserError(
+            f"{name}: all {len(vectors)} images are of one patient ({names[0]}); KID compares "
+            "different ones: add images of others, or name the patients"
+        )
+    sizes = np.bincount(group)
+    sums = _sums_within(vectors)
+    order = np.argsort(group, kind="stable")
+    for rows in np.split(order, np.cumsum(sizes)[:-1]):
+        if len(rows) > 1:
+            sums[rows] -= _sums_within(vectors[rows])
+    return _Side(vectors, group, sizes, np.bincount(group, weights=sums))
 
 
 def _kernel(a: Float[np.ndarray, "A d"], b: Float[np.ndarray, "B d"]) -> Float[np.ndarray, "A B"]:

@@ -15,6 +15,8 @@ from medsd_jax.evaluation.fidelity import fidelity
 AGE_BAND = 20  # years
 LEAST_PICTURES = 50
 """Of each set in a part."""
+LEAST_UNITS = 10
+"""Patients of a part: many pictures of a few patients say little, and nothing of their spread."""
 _TRAITS = ("sex", "view")
 
 
@@ -53,6 +55,7 @@ def sliced_fidelity(
     synthetic_labels: Sequence[Mapping[str, Any]],
     *,
     real_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
     least: int = LEAST_PICTURES,
     seed: int = 0,
     whole: dict[str, Any] | None = None,
@@ -64,8 +67,9 @@ def sliced_fidelity(
         synthetic: [m, d] float32.
         real_labels: [n].
         synthetic_labels: [m].
-        real_patients: [n].
-        least: pictures of each set that a part needs.
+        real_patients: [n], as `fidelity` takes them.
+        synthetic_units: [m], likewise.
+        least: pictures of each set that a part needs, of `LEAST_UNITS` patients or more.
         seed: of the estimates.
         whole: what `fidelity` returned for all pictures with these settings, for a part that all of
             them are in: it is not measured twice.
@@ -85,14 +89,22 @@ def sliced_fidelity(
         if min(counts.values()) < least:
             found[name] = {**counts, "too_few": True}
             continue
+        patients = _of(real_patients, rows)
+        units = _of(synthetic_units, others)
+        if any(len(set(x)) < LEAST_UNITS for x in (patients, units) if x is not None):
+            found[name] = {**counts, "too_few": True}
+            continue
         if whole is not None and rows.all() and others.all():
             found[name] = whole
             continue
-        patients = None
-        if real_patients is not None:
-            patients = np.asarray(real_patients)[rows]
-        found[name] = fidelity(real[rows], synthetic[others], real_patients=patients, seed=seed)
+        found[name] = fidelity(
+            real[rows], synthetic[others], real_patients=patients, synthetic_units=units, seed=seed
+        )
     return found
+
+
+def _of(names: Sequence[str] | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if names is None else np.asarray(names)[rows]
 
 
 def _band(age: Any) -> str:

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation import fidelity as fidelity_module
 from medsd_jax.evaluation.fidelity import fidelity
+from medsd_jax.evaluation.frechet import frechet_distance, moments_of
 
 WIDTH = 6
 
@@ -65,3 +68,52 @@ def test_intervals_hold_their_values_and_patients_widen_them(real):
     shifted = np.concatenate([real[:120], real[120:] + 1.0])
     wide, narrow = (fidelity(shifted, other, real_patients=p)["coverage"] for p in (patients, None))
     assert wide["n"] == 2 and np.diff(wide["ci95"]) > 2 * np.diff(narrow["ci95"])
+
+
+class TestHalves:
+    """The distance between two halves of the real set: no patient is in both."""
+
+    def halves(self, real, patients):
+        other = np.random.default_rng(9).normal(size=(60, WIDTH)).astype(np.float32)
+        return fidelity(real, other, real_patients=patients)["fid_real_halves"]
+
+    def test_copies_of_a_patients_image_do_not_bring_the_halves_nearer(self, real):
+        names = [f"p{i}" for i in range(60)]
+        once = self.halves(real[:60], names)
+        for copies in (2, 5):
+            many = self.halves(
+                np.repeat(real[:60], copies, axis=0), np.repeat(names, copies).tolist()
+            )
+            # The same patients are split: only n / (n - 1) of the covariances differs.
+            assert many["mean"] == pytest.approx(once["mean"], rel=0.06)
+            assert many["pictures"] == copies * once["pictures"] and many["patients"] == 60
+        assert self.halves(np.repeat(real[:60], 5, axis=0), None)["mean"] < once["mean"] / 2
+
+    def test_they_are_as_far_apart_as_fresh_patients(self):
+        """60 patients with three alike images each, against sets of 30 other patients."""
+        rng = np.random.default_rng(0)
+
+        def draw(patients):
+            own = np.repeat(rng.normal(size=(patients, WIDTH)), 3, axis=0)
+            return (own + 0.3 * rng.normal(size=own.shape)).astype(np.float32)
+
+        names = np.repeat(np.arange(60), 3).astype(str).tolist()
+        found = np.mean([self.halves(draw(60), names)["mean"] for _ in range(12)])
+        fresh = np.mean(
+            [frechet_distance(moments_of(draw(30)), moments_of(draw(30))) for _ in range(60)]
+        )
+        assert found == pytest.approx(fresh, rel=0.2)  # 60 and 12 x 5 draws know it to 5 % each
+
+    @pytest.mark.parametrize("sizes", [[1] * 41, [3] * 20, [30, 5, 5, 5, 5, 5, 3, 2], [7, 5, 1, 1]])
+    def test_no_patient_is_split_and_sizes_are_even(self, sizes):
+        sizes = np.array(sizes)
+        chosen = [
+            fidelity_module._in_second_half(sizes, np.random.default_rng(s)) for s in range(20)
+        ]
+        gaps = [abs(sizes[c].sum() - sizes[~c].sum()) for c in chosen]
+        assert max(gaps) <= max(1, 2 * sizes.max() - sizes.sum(), sizes.sum() % 2 + 2 * sizes.min())
+        assert len({tuple(c) for c in chosen}) > 1
+
+    def test_one_patient_with_all_but_an_image_is_told(self, real):
+        with pytest.raises(UserError, match="leave a single image to the other half"):
+            self.halves(real, ["a"] * 239 + ["b"])

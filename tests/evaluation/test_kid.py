@@ -51,6 +51,47 @@ def test_standard_error_is_the_jackknife(feature_sets):
     np.testing.assert_allclose(kid(real, synthetic).standard_error, expected, rtol=1e-9)
 
 
+def test_patients_are_left_out_whole(feature_sets):
+    real, synthetic = feature_sets(real=9, synthetic=7)
+    patients = np.array(["a", "b", "b", "c", "c", "c", "d", "e", "f"])
+
+    def value(rows, columns):
+        """Averages over the pairs of different patients, written out."""
+        x, y = real[rows].astype(np.float64), synthetic[columns].astype(np.float64)
+        k = [(a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+        differ = patients[rows][:, None] != patients[rows][None]
+        return k[0][differ].mean() + k[1][~np.eye(len(y), dtype=bool)].mean() - 2 * k[2].mean()
+
+    rows, columns = np.arange(9), np.arange(7)
+    found = kid(real, synthetic, real_groups=patients.tolist())
+    np.testing.assert_allclose(found.value, value(rows, columns), rtol=1e-10)
+    without_x = [value(rows[patients != name], columns) for name in "abcdef"]
+    without_y = [value(rows, np.delete(columns, j)) for j in range(7)]
+    expected = np.sqrt(5 * np.var(without_x) + 6 * np.var(without_y))
+    np.testing.assert_allclose(found.standard_error, expected, rtol=1e-9)
+    assert found.num_units == 6
+    # The other way round it is the same number, groups and all.
+    other = kid(synthetic, real, synthetic_groups=patients.tolist())
+    np.testing.assert_allclose(other.standard_error, found.standard_error, rtol=1e-9)
+
+
+def test_a_second_copy_of_every_image_tells_nothing_new(feature_sets):
+    real, synthetic = feature_sets(real=30, synthetic=40)
+    names = [f"p{i}" for i in range(30)]
+    once = kid(real, synthetic, real_groups=names)
+    twice = kid(np.repeat(real, 2, axis=0), synthetic, real_groups=np.repeat(names, 2).tolist())
+    np.testing.assert_allclose(twice.value, once.value, rtol=1e-9)
+    np.testing.assert_allclose(twice.standard_error, once.standard_error, rtol=1e-9)
+    assert kid(np.repeat(real, 2, axis=0), synthetic).standard_error < 0.9 * once.standard_error
+
+
+def test_few_patients(feature_sets):
+    real, synthetic = feature_sets(real=8, synthetic=9)
+    assert np.isnan(kid(real, synthetic, real_groups=list("aaaabbbb")).standard_error)
+    with pytest.raises(UserError, match=r"real: all 8 images are of one patient \(a\)"):
+        kid(real, synthetic, real_groups=list("aaaaaaaa"))
+
+
 def test_one_distribution_is_near_zero_and_unbiased(feature_sets):
     values, errors = [], []
     for seed in range(40):
