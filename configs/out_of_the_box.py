@@ -8,6 +8,8 @@ Hardware:  one GPU or TPU chip of 16 GB.
 Expected:  not run at this size yet. The paper: realistic medical pictures are hard to get from it.
 Settings:  the paper's two prompts of its fine-tuning; how it asked the model as it is, and how many
            pictures it drew, it does not tell. Sampled as in RoentGen: PNDM, 75 steps, guidance 4.
+           Both prompts get the same seeds, so that nothing but the prompt differs: the images of
+           the two are pairs.
 """
 
 from ml_collections import ConfigDict
@@ -23,6 +25,7 @@ def get_config() -> ConfigDict:
         "A photo of a lung xray with a visible pleural effusion",
     )
     config.num_images = 128
+    config.same_seeds = True
     config.sampler = "pndm"
     config.num_steps = 75
     config.guidance_scale = 4.0

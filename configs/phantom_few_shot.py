@@ -5,7 +5,8 @@ Command:   python train.py --config configs/phantom_few_shot.py --workdir runs/f
            printf '%s\n' prompt 'A photo of a lung xray' \
                'A photo of a lung xray with a visible pleural effusion' > runs/prompts.csv
            python -m medsd_jax evaluate --real runs/demo/data:validation --model runs/few_shot \
-               --prompts_csv runs/prompts.csv --num_images 128 --guidance_scale 4 \
+               --prompts_csv runs/prompts.csv --num_images 128 --same_seeds \
+               --guidance_scale 4 \
                --features classifier=runs/demo/classifier --judge runs/demo/classifier \
                --output runs/few_shot_evaluation
 Hardware:  two CPU cores, about 3 minutes, and 2 for the evaluation.

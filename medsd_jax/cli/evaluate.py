@@ -75,7 +75,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="feature space; may be repeated; pictures are ordered for the page by the first one",
     )  # fmt: skip
     add("--judge", type=Path, metavar="FOLDER", help="classifier that says what pictures show")
-    add("--seed", type=int, default=0, help="of subsets and resamples (default 0)")
+    add(
+        "--seed", type=int,
+        help="of subsets and resamples, and of the first image that --model draws (default 0)",
+    )  # fmt: skip
     add_sampling_flags(parser)
 
 
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         train=args.train,
         features=args.features,
         judge=args.judge,
-        seed=args.seed,
+        seed=args.seed or 0,
     )
     return 0
 
@@ -213,7 +216,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError where the flags do not say one set of generated pictures."""
     if (args.synthetic is None) == (args.model is None):
         raise UserError("give --synthetic S, or --model M to sample with and say what")
-    check_seed(args.seed)
+    check_seed(args.seed or 0)
     spaces = [spec.partition("=")[0] for spec in args.features]
     if AUDIT_ONLY in spaces and args.train is None:
         raise UserError(f"--features {AUDIT_ONLY}=MODEL is for the audit: give --train too")

@@ -57,6 +57,10 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         "--guidance_scale", type=float, metavar="G",
         help=f"1 is no guidance (default {default.guidance_scale})",
     )  # fmt: skip
+    add(
+        "--same_seeds", action="store_true", default=None,
+        help="image i of each prompt has seed SEED + i, not image i of all",
+    )  # fmt: skip
 
 
 def sampling_of_flags(args: argparse.Namespace) -> Sampling | None:
@@ -66,7 +70,7 @@ def sampling_of_flags(args: argparse.Namespace) -> Sampling | None:
         UserError: they do not say one thing.
     """
     names = {"config": "config", "prompt": "prompts", "prompts_csv": "prompts_csv"}
-    names |= {x: x for x in SETTINGS}
+    names |= {x: x for x in (*SETTINGS, "same_seeds")}
     if args.model is None:
         for flag, name in names.items():
             if getattr(args, name) is not None:
@@ -90,6 +94,8 @@ def check_config(config: ConfigDict) -> None:
     for name in ("num_images", "num_steps"):
         if config[name] < 1:
             raise UserError(f"{name} = {config[name]} must be at least 1")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed = {config.seed} must be at least 0 and below 2**32")
     if config.sampler not in SAMPLER_NAMES:
         raise UserError(f"sampler = {config.sampler!r} is none of {', '.join(SAMPLER_NAMES)}")
     if not math.isfinite(config.guidance_scale):
@@ -116,6 +122,8 @@ def sampled(wanted: Sampling, output: Path) -> Path:
     words = ["--prompts_csv", str(table), "--output", str(folder)]
     for name in SETTINGS:
         words += [f"--{name}", str(wanted.config[name])]
+    words += ["--seed", str(wanted.config.seed)]
+    words += ["--same_seeds"] if wanted.config.same_seeds else []
     if stamp.is_file() and (folder / "samples.jsonl").is_file():
         request = _request(words, table, api.load(wanted.model).fingerprint())
         if json.loads(stamp.read_text(encoding="utf-8")) != request:

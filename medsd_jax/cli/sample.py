@@ -71,8 +71,14 @@ def make_parser() -> ArgumentParser:
         help="of each prompt (default 4; 1 with --layout chexgenbench)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="picture i of a prompt has seed SEED + i (default 0)"
-    )
+        "--seed", type=int, default=0,
+        help="image i of all that are asked for has seed SEED + i (default 0); a prompt whose row "
+        "names a seed counts from that one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--same_seeds", action="store_true",
+        help="image i of each prompt has seed SEED + i: images that only their prompt tells apart",
+    )  # fmt: skip
     parser.add_argument("--num_steps", type=int, default=50, help="sampling steps (default 50)")
     parser.add_argument(
         "--guidance_scale", type=float, default=7.5, help="1 is no guidance (default 7.5)"
@@ -211,17 +217,37 @@ def read_requests(args: Namespace, num_images: int) -> list[Request]:
         rows += _read_csv(args.prompts_csv)
     if not rows:
         raise UserError('no prompt: give --prompt "..." or --prompts_csv FILE')
-    requests = []
+    requests: list[Request] = []
     for row in rows:
-        seed = row.get("seed") or args.seed
-        try:
-            first = int(seed)
-        except ValueError:
-            raise UserError(f"{args.prompts_csv}: seed {seed!r} is not a whole number") from None
+        first = args.seed if args.same_seeds else args.seed + len(requests)
+        if named := row.get("seed"):
+            try:
+                first = int(named)
+            except ValueError:
+                raise UserError(
+                    f"{args.prompts_csv}: seed {named!r} is not a whole number"
+                ) from None
         negative = row.get("negative_prompt") or args.negative_prompt
         others = {k: v for k, v in row.items() if k not in _READ_COLUMNS}
         requests += [Request(row["prompt"], negative, first + i, others) for i in range(num_images)]
+    _check_seeds(requests, args.latents is None)
     return requests
+
+
+def _check_seeds(requests: Sequence[Request], noise_of_seeds: bool) -> None:
+    """Refuses seeds that no noise has, and tells of images that will be copies of each other."""
+    for number, request in enumerate(requests):
+        if not 0 <= request.seed < 2**32:
+            raise UserError(
+                f"seed {request.seed} of image {number} must be a whole number between 0 and "
+                f"{2**32 - 1}: images count on from --seed, or from the seed of their row"
+            )
+    distinct = {(r.prompt, r.negative_prompt, r.seed) for r in requests}
+    if noise_of_seeds and len(distinct) < len(requests):
+        log.warning(
+            "%d of %d images are exact copies of others: their prompt and their seed are the same",
+            len(requests) - len(distinct), len(requests),
+        )  # fmt: skip
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from medsd_jax import api
-from medsd_jax.cli import evaluate_report
+from medsd_jax.cli import evaluate as evaluate_command
+from medsd_jax.cli import evaluate_report, evaluate_sampling
+from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.cli.main import main
 from medsd_jax.cli.recipes import load_config
 from medsd_jax.evaluation.classifier import Classifier, save_classifier
@@ -150,8 +152,26 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
     assert report["condition"]["labels"]["x"]["num_prompts"] == 2
     monkeypatch.setattr("medsd_jax.cli.sample.run", None)  # the second run keeps the pictures
     assert main(words) == 0
-    assert main([*words, "--guidance_scale", "2"]) == 2
-    assert "another model, other prompts or settings" in capsys.readouterr().err
+    for change in (["--guidance_scale", "2"], ["--seed", "1"], ["--same_seeds"]):
+        assert main([*words, *change]) == 2
+        assert "another model, other prompts or settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "seeds"),
+    [([], [0, 1, 2, 3]), (["--seed", "7"], [7, 8, 9, 10]), (["--same_seeds"], [0, 1, 0, 1])],
+)
+def test_every_image_that_is_sampled_has_a_seed_of_its_own(tmp_path, flags, seeds):
+    api.save(tiny_pipeline(), tmp_path / "model")
+    words = ["evaluate", "--real", "r", "--output", "o", "--features", "classifier=c", *flags]
+    words += ["--model", str(tmp_path / "model"), "--prompt", "a", "--prompt", "a"]
+    words += ["--num_images", "2", "--num_steps", "1"]
+    parser = ArgumentParser(prog="medsd_jax")
+    evaluate_command.add_parser(parser.add_subparsers())
+    wanted = evaluate_sampling.sampling_of_flags(parser.parse_args(words))
+    folder = evaluate_sampling.sampled(wanted, tmp_path / "out")
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines] == seeds
 
 
 def test_a_model_is_sampled_by_its_phantom_recipe(places, tmp_path, capsys):

@@ -56,6 +56,7 @@ def test_rows_sample_by_the_base_model_s_recipe_and_the_flags():
     )  # fmt: skip
     assert (sampling_of(full).sampler, sampling_of(phantom).sampler) == ("pndm", "ddim")
     assert sampling_of(full).num_steps == sampling_of(phantom).num_steps == 7
+    assert sampling_of(full).same_seeds and sampling_of(phantom).same_seeds  # pairs
     by_name = {experiment.name: experiment for experiment in EXPERIMENTS}
     prompts = {name: prompts_of(full, experiment) for name, experiment in by_name.items()}
     word = prompts.pop("textual_inversion")

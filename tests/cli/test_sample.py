@@ -30,7 +30,7 @@ def test_pictures_and_what_is_known_about_them(model, tmp_path):
     assert sample(model, tmp_path / "out", *flags) == 0
     lines = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
     assert [(x["prompt"], x["seed"]) for x in lines] == [
-        ("a", 7), ("a", 8), ("größer", 7), ("größer", 8)
+        ("a", 7), ("a", 8), ("größer", 9), ("größer", 10)
     ]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "out").glob("0*.png")) == [x["file"] for x in lines]
     about = read_metadata(tmp_path / "out" / "00003.png")
@@ -66,8 +66,47 @@ def test_prompts_from_a_csv_with_their_own_seeds(model, tmp_path):
     flags = ["--prompts_csv", str(table), "--num_images", "1", "--seed", "9"]
     assert sample(model, tmp_path / "out", *flags) == 0
     lines = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
-    assert [(x["prompt"], x["seed"]) for x in lines] == [("one, two", 5), ("three", 9)]
+    assert [(x["prompt"], x["seed"]) for x in lines] == [("one, two", 5), ("three", 10)]
     assert [x["row"] for x in lines] == [{"label": "x"}, {"label": "y"}]
+
+
+def seeds_of(output):
+    lines = [json.loads(x) for x in (output / "samples.jsonl").read_text().splitlines()]
+    return [(x["prompt"], x["seed"]) for x in lines]
+
+
+def test_a_caption_that_comes_three_times_gives_three_images(model, tmp_path, caplog):
+    table = tmp_path / "prompts.csv"
+    table.write_text("prompt,id\na,1\nb,2\na,3\na,4\n", encoding="utf-8")
+    flags = ["--prompts_csv", str(table), "--num_images", "2", "--seed", "5"]
+    assert sample(model, tmp_path / "out", *flags) == 0
+    found = seeds_of(tmp_path / "out")
+    assert len(set(found)) == len(found) == 8
+    assert [seed for _, seed in found] == list(range(5, 13))
+    drawn = [np.asarray(Image.open(tmp_path / f"out/{i:05d}.png")) for i in (0, 1, 4, 5, 6, 7)]
+    assert len({image.tobytes() for image in drawn}) == 6
+    assert "copies" not in caplog.text
+
+
+def test_same_seeds_makes_pairs_and_tells_of_copies(model, tmp_path, caplog):
+    flags = ["--prompt", "a", "--prompt", "b", "--num_images", "2", "--same_seeds", "--seed", "3"]
+    assert sample(model, tmp_path / "pairs", *flags) == 0
+    assert seeds_of(tmp_path / "pairs") == [("a", 3), ("a", 4), ("b", 3), ("b", 4)]
+    assert "copies" not in caplog.text
+    assert sample(model, tmp_path / "copies", *flags, "--prompt", "a") == 0
+    assert "2 of 6 images are exact copies" in caplog.text
+
+
+def test_a_cohort_of_repeated_seeds_is_not_gone_on_with(model, tmp_path, capsys):
+    """As an older version made it, which gave every prompt the same seeds."""
+    flags = ["--prompt", "a", "--prompt", "b", "--num_images", "2"]
+    assert sample(model, tmp_path / "out", *flags, "--same_seeds") == 0
+    manifest = tmp_path / "out/samples.jsonl"
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:3]))
+    assert sample(model, tmp_path / "out", *flags) == 2
+    assert "00002.png was made with seed = 0, not 2" in capsys.readouterr().err
+    assert sample(model, tmp_path / "out", *flags, "--same_seeds") == 0
+    assert len(seeds_of(tmp_path / "out")) == 4
 
 
 @pytest.mark.parametrize(
@@ -104,6 +143,7 @@ def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path, capsys
         (["--prompt", "a", "--guidance", "3"], "did you mean --guidance_scale"),
         (["--prompt", "a", "--height", "17"], "height = 17"),
         (["--prompt", "a", "--seed", "-1"], "seed -1"),
+        (["--prompt", "a", "--seed", f"{2**32 - 2}"], f"seed {2**32} of image 2"),
         (["--prompt", "a", "--eta", "2"], "eta = 2"),
         (["--prompt", "a", "--eta", "1", "--sampler", "pndm"], "eta = 1.0 is a setting of sampler"),
         (["--prompt", "a", "--sampler", "plms"], "invalid choice: 'plms'"),

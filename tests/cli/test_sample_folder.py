@@ -198,7 +198,7 @@ def test_roentgens_names(model, table, tmp_path):
         f"p{i}.txt" for i in (1, 2, 3)
     }
     assert (tmp_path / "o/p2.txt").read_text() == "two\n"
-    plain = api.sample(tiny_pipeline(), ["two"], seeds=[1], num_steps=2, progress=False)[0]
+    plain = api.sample(tiny_pipeline(), ["two"], seeds=[3], num_steps=2, progress=False)[0]
     Image.fromarray(plain).save(tmp_path / "plain.jpg", quality=95)
     ours, theirs = (np.asarray(Image.open(tmp_path / x)) for x in ("o/p2_1.jpg", "plain.jpg"))
     # Another batch size is another program: a level more or less, now and then.
