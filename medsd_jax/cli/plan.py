@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from medsd_jax.cli.flags import ArgumentParser, parse_recipe
+from medsd_jax.cli.flags import ArgumentParser, parse_recipe, positive_int
 from medsd_jax.cli.recipes import check_recipe
 from medsd_jax.errors import UserError
 
@@ -60,33 +60,39 @@ def run_words(argv: Sequence[str]) -> int:
         "--topology", required=True, metavar="T",
         help=f"generation and shape of the slice, such as v5e:8x8 (of {', '.join(CHIPS)})",
     )  # fmt: skip
+    parser.add_argument(
+        "--slices", type=positive_int, default=1, metavar="N",
+        help="so many of these slices, joined by the data center's network (default 1)",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the plan as JSON")
     args, config, _ = parse_recipe(parser, argv)
     check_recipe(config, args.config, "get_config", "configs/roentgen.py")
-    found = plan(config, args.topology)
+    found = plan(config, args.topology, args.slices)
     print(in_words(found))
     if args.output is not None:
         args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0 if found["fits"] else 1
 
 
-def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
+def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     """Compiles one step of the recipe.
 
     Args:
         config: of `train.py`, task "diffusion".
         topology: such as "v5e:2x2".
+        slices: how many of them.
 
     Returns:
-        topology, chips, mesh, batch_size, images_a_chip; of each chip: arguments, temporaries and
-        memory in bytes, fits; operations and bytes of one step, and what both take at the chip's
-        published speed. XLA counts the operands of every operation as bytes: what stays on the chip
-        between two of them goes faster.
+        topology, slices, chips, mesh, batch_size, images_a_chip; of each chip: arguments,
+        temporaries and memory in bytes, fits; operations and bytes of one step, and what both take
+        at the chip's published speed. XLA counts the operands of every operation as bytes: what
+        stays on the chip between two of them goes faster.
 
     Raises:
         UserError: the topology is not known, libtpu is not installed, or the recipe cannot be used.
     """
-    chip, devices = _describe(topology)
+    chip, chips = _describe(topology)
+    chips *= slices
 
     import jax
     import numpy as np
@@ -104,7 +110,7 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     check_config(config)
     if config.task != "diffusion":
         raise UserError(f"task = {config.task!r}: plans are made for task = 'diffusion'")
-    mesh = make_mesh(config.mesh.to_dict(), _devices(topology))
+    mesh = make_mesh(config.mesh.to_dict(), _devices(topology, slices))
     check_batch(optimizer_batch(config), mesh, config.train.accumulation_steps)
     model = load_structure(config.model.path)
     if config.model.attention == "auto":
@@ -127,10 +133,11 @@ def plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return {
         "topology": topology,
-        "chips": devices,
+        "slices": slices,
+        "chips": chips,
         "mesh": dict(mesh.shape),
         "batch_size": optimizer_batch(config),
-        "images_a_chip": optimizer_batch(config) / devices / config.train.accumulation_steps,
+        "images_a_chip": optimizer_batch(config) / chips / config.train.accumulation_steps,
         "arguments": arguments,
         "temporaries": temporaries,
         "memory": chip.memory,
@@ -149,7 +156,7 @@ def in_words(found: dict[str, Any]) -> str:
     verdict = "fits" if found["fits"] else "does NOT fit"
     return "\n".join(
         (
-            f"{found['topology']}: {found['chips']} chips, mesh {found['mesh']}, "
+            f"{_told(found)}: {found['chips']} chips, mesh {found['mesh']}, "
             f"{found['batch_size']} images a step, {found['images_a_chip']:g} on a chip at once",
             f"a chip holds {found['arguments'] / gib:.2f} GiB of arguments and "
             f"{found['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
@@ -160,6 +167,11 @@ def in_words(found: dict[str, Any]) -> str:
             "through the chip's memory",
         )
     )
+
+
+def _told(found: dict[str, Any]) -> str:
+    slices = found["slices"]
+    return found["topology"] if slices == 1 else f"{slices} slices of {found['topology']}"
 
 
 def _describe(topology: str) -> tuple[Chip, int]:
@@ -175,8 +187,8 @@ def _describe(topology: str) -> tuple[Chip, int]:
     return CHIPS[match[1]], count
 
 
-def _devices(topology: str) -> list:
-    """The devices of a slice, as libtpu describes them."""
+def _devices(topology: str, slices: int) -> list:
+    """The devices of the slices, as libtpu describes them."""
     chip, count = _describe(topology)
     # libtpu would ask the cloud's metadata server what it runs on.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -184,8 +196,13 @@ def _devices(topology: str) -> list:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     from jax.experimental import topologies
 
+    settings: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+    if chip is CHIPS["v4"]:
+        settings["chip_config_name"] = "megacore"  # a chip is one device, as JAX runs it
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        return topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **settings
+        ).devices
     except Exception as error:  # libtpu's own kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(

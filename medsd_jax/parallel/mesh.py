@@ -1,10 +1,12 @@
 """The device mesh ``(data, fsdp, tensor)`` and how arrays get onto it."""
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from medsd_jax.errors import UserError
@@ -12,6 +14,8 @@ from medsd_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 # Parameters are sharded over fsdp, so each fsdp shard sees its own images.
 BATCH_AXES = ("data", "fsdp")
+
+log = logging.getLogger(__name__)
 
 
 def make_mesh(axis_sizes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
@@ -23,7 +27,8 @@ def make_mesh(axis_sizes: Mapping[str, int], devices: list[jax.Device] | None = 
         devices: all devices of all processes when None.
 
     Raises:
-        UserError: an axis is unknown, or the sizes do not multiply to the number of devices.
+        UserError: an axis is unknown, or the sizes do not multiply to the number of devices, or
+            they cannot be divided among several TPU slices.
     """
     devices = jax.devices() if devices is None else devices
     unknown = set(axis_sizes) - set(AXES)
@@ -41,11 +46,53 @@ def make_mesh(axis_sizes: Mapping[str, int], devices: list[jax.Device] | None = 
             f"{given} do not fit {len(devices)} device(s): the sizes must multiply to "
             f"{len(devices)}, and one of them may be -1"
         )
-    # Auto: the partitioner propagates shardings. make_mesh's default, Explicit, refuses
-    # convolutions whose batch and channels are both sharded.
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    # Auto: the partitioner propagates shardings. Explicit refuses convolutions whose batch and
+    # channels are both sharded.
+    return Mesh(_arranged(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(sizes: Sequence[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as an array of these sizes, with neighbours on an axis near each other.
+
+    `jax.make_mesh` refuses what splits an axis of the torus of most TPU generations, and all
+    clusters of several slices.
+    """
+    # The attribute numbers the hosts of a GPU cluster, too, whose devices are sorted by id.
+    on_tpu = devices[0].platform == "tpu"
+    slices = {getattr(device, "slice_index", None) for device in devices} if on_tpu else {None}
+    if len(slices) > 1:
+        between = _sizes_between_slices(sizes, len(slices))
+        within = [size // count for size, count in zip(sizes, between, strict=True)]
+        return mesh_utils.create_hybrid_device_mesh(
+            within, between, devices, allow_split_physical_axes=True
+        )
+    try:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    except (AssertionError, NotImplementedError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        log.warning(
+            "the %d %s devices are taken in their own order, which may make their exchange slower: "
+            "no arrangement for mesh %s is known (%s)",
+            len(devices), devices[0].device_kind, "x".join(map(str, sizes)), reason,
+        )  # fmt: skip
+        return np.array(devices, dtype=object).reshape(sizes)
+
+
+def _sizes_between_slices(sizes: Sequence[int], slices: int) -> list[int]:
+    """How many slices each axis crosses: data as many as it can, then fsdp, and tensor none.
+
+    The network between slices is the slowest, and data exchanges least over it.
+    """
+    data, fsdp, tensor = sizes
+    across_data = math.gcd(data, slices)
+    across_fsdp = slices // across_data
+    if fsdp % across_fsdp:
+        raise UserError(
+            f"mesh.data = {data}, mesh.fsdp = {fsdp}, mesh.tensor = {tensor} cannot be divided "
+            f"among {slices} TPU slices, which mesh.tensor may not cross: make mesh.data a "
+            f"multiple of {slices}"
+        )
+    return [across_data, across_fsdp, 1]
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
