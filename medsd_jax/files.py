@@ -120,7 +120,12 @@ def content_hash(*arrays: np.ndarray | None) -> str:
     return digest.hexdigest()
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 as a `whole_file`."""
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with sorted keys as a `whole_file`."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")

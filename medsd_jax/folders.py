@@ -94,7 +94,7 @@ def contents(folder: Path) -> set[str]:
 
 def is_moving(folder: Path, last: str) -> bool:
     """Whether whole new content is on its way to its places, by a live process or a killed one."""
-    return (folder / _COMPLETE / last).exists()
+    return os.path.exists(folder / _COMPLETE / last)  # False where the folder is closed
 
 
 def read_whole(folder: Path, last: str, read: Callable[[], T]) -> T:

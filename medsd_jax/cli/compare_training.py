@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -296,5 +297,5 @@ def _trained(
     classifier = recipe.train(lessons, calibration, seed=seed, workdir=folder)
     if is_main_process():
         save_classifier(classifier, folder)
-        done.write_text(setup, encoding="utf-8")  # last: a killed run leaves no half arm
+        write_text(done, setup)  # last: a killed run leaves no half arm
     return classifier

@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 
 from medsd_jax.evaluation.training_gain import ARMS, METRICS, REAL
+from medsd_jax.files import write_text
 
 REPORT = "report.json"
 _SCHEMA = "compare_training_report.schema.json"
@@ -37,7 +38,7 @@ def write(workdir: Path, report: Mapping[str, Any]) -> Path:
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     jsonschema.validate(json.loads(text), schema())
     path = workdir / REPORT
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

@@ -1,6 +1,8 @@
 """``python -m medsd_jax data``: prepare a data set and show what is in it."""
 
 import argparse
+import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,10 @@ from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.data.transforms import RESIZE_MODES, load_image
 from medsd_jax.errors import UserError
+from medsd_jax.files import whole_file
 from medsd_jax.sampling.images import make_grid
+
+_log = logging.getLogger(__name__)
 
 _EXAMPLES = """examples:
   python -m medsd_jax data --source phantom --num_images 300 --output runs/phantoms
@@ -107,7 +112,11 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     print(f"labels: {', '.join(dataset.info.label_names) or 'none'}")
     sheet = output / "contact_sheet.png"
-    Image.fromarray(contact_sheet(dataset, args.num_shown, args.resize_mode)).save(sheet)
+    if not os.access(output, os.W_OK):  # somebody else's cache is fine to read
+        _log.warning("%s is not written: this user may not write there", sheet)
+        return 0
+    with whole_file(sheet) as part:
+        Image.fromarray(contact_sheet(dataset, args.num_shown, args.resize_mode)).save(part)
     print(f"contact sheet: {sheet}")
     return 0
 

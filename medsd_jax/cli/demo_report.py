@@ -51,6 +51,7 @@ from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.condition import PromptJudgement
+from medsd_jax.files import write_text
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.training.metrics import read_scalars
 
@@ -162,7 +163,7 @@ def write(
     }
     pictures.save(output / "pictures", prompts)
     text = json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    (output / "report.json").write_text(text, encoding="utf-8")
+    write_text(output / "report.json", text)
     page = page_template("demo_report.html.jinja").render(
         numbers=numbers,
         pictures=pictures,
@@ -175,7 +176,7 @@ def write(
         next_steps=next_steps(output, configs["diffusion"]),
     )  # fmt: skip
     report = output / "report.html"
-    report.write_text(page, encoding="utf-8")
+    write_text(report, page)
     return report
 
 

@@ -19,6 +19,7 @@ from medsd_jax.cli.evaluate_sampling import (
 )
 from medsd_jax.cli.flags import check_seed
 from medsd_jax.errors import UserError
+from medsd_jax.files import check_permission
 
 AUDIT_ONLY = "latent"
 """A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
@@ -142,6 +143,7 @@ def evaluate(
     networks = {spec: open_network(spec) for spec in features}
     classifier = None if judge is None else load_classifier(judge)
     # Sampling takes longest: what is wrong with the other sets is said before.
+    check_permission(output)
     sets = {"real": open_pictures(real)}
     if train:
         sets["train"] = open_pictures(train)

@@ -20,6 +20,7 @@ from medsd_jax.evaluation.condition import PromptJudgement
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.evaluation.privacy import Audit
 from medsd_jax.evaluation.realism import Realism
+from medsd_jax.files import write_text
 
 _SHOWN, _PAIRS_SHOWN, _CASES_SHOWN, _SIDE = 16, 12, 8, 128
 
@@ -61,7 +62,7 @@ def write(
     """
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     jsonschema.validate(json.loads(text), schema())
-    (output / "report.json").write_text(text, encoding="utf-8")
+    write_text(output / "report.json", text)
     page = page_template("evaluate_report.html.jinja").render(
         report=report,
         pictures={
@@ -85,7 +86,7 @@ def write(
         },
     )
     path = output / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -14,6 +14,7 @@ from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_text
 
 BASE, RECIPE = "get_sampling_config", "configs/out_of_the_box.py"
 SETTINGS = ("num_images", "sampler", "num_steps", "guidance_scale")
@@ -137,7 +138,7 @@ def sampled(wanted: Sampling, output: Path) -> Path:
     # What sample.py noted of the model: loading it again would take as long as before.
     first = (folder / "samples.jsonl").read_text(encoding="utf-8").partition("\n")[0]
     text = json.dumps(_request(words, table, json.loads(first)["model_hash"]), indent=2)
-    stamp.write_text(text + "\n", encoding="utf-8")
+    write_text(stamp, text + "\n")
     return folder
 
 

@@ -124,9 +124,11 @@ def audit(
     from medsd_jax.evaluation.picture_sets import open_pictures
     from medsd_jax.evaluation.prompt_labels import known_labels
     from medsd_jax.evaluation.reconstruction import give_verdict, measure, summarise
+    from medsd_jax.files import check_permission
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
+    check_permission(output)
     autoencoder = open_autoencoder(model, config.image_size, config.resize_mode)
     judge = None if judge_folder is None else load_classifier(judge_folder)
     pictures = open_pictures(real)

@@ -17,6 +17,7 @@ from PIL import Image
 from medsd_jax.cli.evaluate_plots import plot_histogram, plot_parts
 from medsd_jax.cli.report_page import page_template
 from medsd_jax.evaluation.reconstruction import Case, Measurement
+from medsd_jax.files import write_text
 from medsd_jax.sampling.images import make_grid
 
 AMPLIFIED = 4
@@ -47,7 +48,7 @@ def write(output: Path, report: Mapping[str, Any], measured: Measurement) -> Pat
     text = json.dumps(report, indent=2, allow_nan=False) + "\n"
     jsonschema.validate(json.loads(text), schema())
     output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(text, encoding="utf-8")
+    write_text(output / "report.json", text)
     names = [Path(row["picture"]).name for row in report["worst"]]
     triples = [_triple(case) for case in measured.worst]
     Image.fromarray(_sheet(triples, names)).save(output / WORST_FILE)
@@ -75,7 +76,7 @@ def write(output: Path, report: Mapping[str, Any], measured: Measurement) -> Pat
         },
     )
     path = output / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.model_flags import add_model_flags, load_model
+from medsd_jax.files import write_text
 
 if TYPE_CHECKING:  # importing the API waits for JAX, which --help need not
     from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     certificate = verify(model, output, dtype=args.dtype, num_steps=args.num_steps)
     certificate["settings"]["model"] = args.model
     text = json.dumps(certificate, indent=2, allow_nan=False) + "\n"
-    (output / CERTIFICATE).write_text(text, encoding="utf-8")
+    write_text(output / CERTIFICATE, text)
     print(summary(certificate))
     return 0 if certificate["passed"] else 1
 

@@ -60,10 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
     from medsd_jax import api
     from medsd_jax.cli.device_setup import start_devices
-    from medsd_jax.files import write_json
+    from medsd_jax.files import check_permission, write_json
     from medsd_jax.parallel.multihost import is_main_process
 
     start_devices()
+    output = args.output or args.workdir
+    check_permission(output)
     where = str(args.model or args.workdir)
     model = api.load(where)
     report = {"model": where, "model_hash": model.fingerprint()} | measure_membership(
@@ -78,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
     )
     jsonschema.validate(report, schema())
     if is_main_process():
-        output = args.output or args.workdir
         output.mkdir(parents=True, exist_ok=True)
         write_json(output / REPORT, report)
         print(in_words(report))

@@ -161,11 +161,12 @@ def probe_encoders(
 
     from medsd_jax.data.dataset import open_dataset
     from medsd_jax.evaluation.text_embeddings import check_pooling, parse_pooling
-    from medsd_jax.files import write_json
+    from medsd_jax.files import check_permission, write_json
     from medsd_jax.interop.any_text_encoder import load_text_encoder
     from medsd_jax.models.bert_config import BertTextConfig
     from medsd_jax.parallel.multihost import is_main_process
 
+    check_permission(output)
     loaded = {
         name: load_text_encoder(where, max_length=config.max_length)
         for name, where in encoders.items()

@@ -44,6 +44,7 @@ from medsd_jax.cli.reproduce_experiments import (
 from medsd_jax.cli.reproduce_parts import ENCODER_TITLES
 from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
+from medsd_jax.files import write_text
 from medsd_jax.sampling.images import make_grid
 
 NUMBERS = ("fid", "prompt_accuracy", "ms_ssim")
@@ -112,7 +113,7 @@ def write(
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
     text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    (args.output / "results.json").write_text(text, encoding="utf-8")
+    write_text(args.output / "results.json", text)
     pictures = {}
     for entry in rows:
         samples = _samples(args.output / entry["trainings"][0]["evaluation"] / "samples")
@@ -121,7 +122,7 @@ def write(
     page = page_template("reproduce.html.jinja").render(
         results=results, pictures=pictures, encoder_titles=ENCODER_TITLES
     )
-    (args.output / "results.html").write_text(page, encoding="utf-8")
+    write_text(args.output / "results.html", page)
 
 
 def findings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_text
 
 REPORT = "classifier_report.json"
 
@@ -71,7 +72,7 @@ def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if is_main_process():
         save_classifier(classifier, workdir)
         text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        (workdir / REPORT).write_text(text, encoding="utf-8")
+        write_text(workdir / REPORT, text)
     return report
 
 

@@ -22,7 +22,7 @@ from jax.typing import ArrayLike
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from medsd_jax.files import save_tensors
+from medsd_jax.files import save_tensors, write_text
 from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
@@ -149,7 +149,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
         "slope": np.asarray(classifier.slope).tolist(),
         "intercept": np.asarray(classifier.intercept).tolist(),
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
 
 
 def load_classifier(folder: Path) -> Classifier:
