@@ -5,22 +5,24 @@ that wrap an error of the system in one of their own, too.
 """
 
 import errno
+import logging
 import os
 import re
+import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-_DISK = tuple(
-    os.strerror(number)
+_DISK = {
+    os.strerror(number): number
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-)
+}
 """What libraries in C++ and Rust quote of the system's reason."""
 
-_ADVICE = {
-    errno.ENOSPC: "; free some space and run the same command again",
-    errno.EDQUOT: "; free some space and run the same command again",
-}
+_ADVICE = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT), "; free some space and run the same command again"
+)
 
 
 def reason(error: BaseException) -> str | None:
@@ -32,7 +34,7 @@ def reason(error: BaseException) -> str | None:
                 return _of_system(one, error)
             continue
         if found := next((text for text in _DISK if text in str(one)), None):
-            return f"{_place(one, str(one))}{found}"
+            return f"{_place(one, str(one))}{found}{_ADVICE.get(_DISK[found], '')}"
         if not is_cause:
             continue
         if isinstance(one, MemoryError):
@@ -50,6 +52,33 @@ def reason(error: BaseException) -> str | None:
                     "batch or image, bfloat16, or more devices"
                 )
     return None
+
+
+def hush_echoes(error: BaseException) -> None:
+    """Silences what threads and exit handlers say of a failing disk after it was told in a line.
+
+    TensorBoard's writer flushes once more at the exit, and fails again. Other errors of theirs are
+    told as ever.
+    """
+    if not any(isinstance(one, OSError) for one, _ in _chain(error)):
+        return
+    of_threads, of_exits = threading.excepthook, sys.unraisablehook
+
+    def thread_hook(found: threading.ExceptHookArgs) -> None:
+        if not issubclass(found.exc_type, OSError):
+            of_threads(found)
+
+    def exit_hook(found: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(found.exc_value, OSError):
+            of_exits(found)
+
+    threading.excepthook, sys.unraisablehook = thread_hook, exit_hook
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """A filter for Orbax' log: what it logs with a page of traceback, it raises as well."""
+    record.exc_info = None
+    return True
 
 
 def _chain(error: BaseException) -> Iterator[tuple[BaseException, bool]]:

@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from medsd_jax.cli.edge import reason
+from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import UserError
 
@@ -68,7 +68,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
         return call() or 0
     except UserError as error:
         # One line whatever the message holds: scripts read the last line of stderr.
-        return _tell(str(error))
+        return _tell(str(error), error)
     except KeyboardInterrupt:
         print("medsd_jax: interrupted", file=sys.stderr)
         return 130
@@ -76,10 +76,11 @@ def exit_code(call: Callable[[], int | None]) -> int:
         if (said := reason(error)) is None:
             raise
         logging.getLogger(__name__).debug("this came from", exc_info=True)
-        return _tell(said)
+        return _tell(said, error)
 
 
-def _tell(said: str) -> int:
+def _tell(said: str, error: Exception) -> int:
+    hush_echoes(error)
     print("medsd_jax: error:", " ".join(said.split()), file=sys.stderr)
     return 2
 
@@ -121,3 +122,4 @@ def _find_command(words: list[str]) -> tuple[list[str], str | None]:
 def _start_log() -> None:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     logging.getLogger("medsd_jax").setLevel(logging.INFO)
+    logging.getLogger("absl").addFilter(without_traceback)

@@ -48,6 +48,7 @@ def test_a_librarys_own_error_about_the_disk(error, capsys):
 
     said = _says(call, capsys)
     assert "/data/x.array_record" in said and str(error).split(": ")[-1] in said
+    assert "free some space" in said
 
 
 def test_a_librarys_error_that_hides_the_systems(capsys):
@@ -125,3 +126,37 @@ sys.exit(exit_code(lambda: save_tensors(path, {"x": np.zeros(9999, np.float32)})
 
 def _read_json(path):
     return json.loads(path.read_text())
+
+
+def test_nothing_follows_the_line_about_a_full_disk():
+    """Not from a thread, nor from an exit handler, nor from the log of a library."""
+    code = """
+import atexit, errno, logging, os, sys, threading
+from medsd_jax.cli.main import exit_code
+
+def full():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x")
+
+def run():
+    atexit.register(full)
+    try:
+        full()
+    except OSError:
+        logging.getLogger("absl").error("the save failed", exc_info=True)
+        raise
+
+code = exit_code(run)
+thread = threading.Thread(target=full)
+thread.start()
+thread.join()
+sys.exit(code)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "ERROR absl: the save failed",
+        "medsd_jax: error: /data/x: No space left on device; free some space and run the same "
+        "command again",
+    ]
