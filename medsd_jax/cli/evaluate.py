@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from medsd_jax.cli.evaluate_sampling import (
 from medsd_jax.cli.flags import check_seed
 from medsd_jax.errors import UserError
 from medsd_jax.files import check_permission
+
+_log = logging.getLogger(__name__)
 
 AUDIT_ONLY = "latent"
 """A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
@@ -127,6 +130,7 @@ def evaluate(
         UserError: something of this cannot be read or does not fit together.
     """
     from medsd_jax.cli import evaluate_report
+    from medsd_jax.cli.evaluate_summary import print_summary
     from medsd_jax.evaluation.classifier import load_classifier
     from medsd_jax.evaluation.condition import judge_pictures
     from medsd_jax.evaluation.diversity import diversity
@@ -154,12 +158,16 @@ def evaluate(
     labels = {name: known_labels(pictures) for name, pictures in sets.items()}
     mesh, cache = make_mesh({"data": -1}), output / "features"
 
+    patients = {"held_out_patients": reals.patient_ids}
+    if train:
+        patients["train_patients"] = sets["train"].patient_ids
+        _warn_of_shared_patients(sets["train"], reals)
     spaces, by_part, audits, realness = {}, {}, {}, None
     for spec, network in networks.items():
         found = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
         pair = found["real"], found["synthetic"]
         if train:
-            audits[spec] = audit_features(found["train"], *pair)
+            audits[spec] = audit_features(found["train"], *pair, **patients)
         if network.kind == AUDIT_ONLY:
             continue
         settings = {"real_patients": reals.patient_ids, "seed": seed}
@@ -205,7 +213,7 @@ def evaluate(
     if classifier is not None:
         report["condition"], judgements = judge_pictures(classifier, reals, drawn, labels, mesh)
     if train:
-        audits = {"pixels": audit_pixels(*_pictures(sets)), **audits}
+        audits = {"pixels": audit_pixels(*_pictures(sets), **patients), **audits}
         report["privacy"] = _privacy(audits, sets)
     if is_main_process():
         print_summary(report)
@@ -226,6 +234,16 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--features {AUDIT_ONLY}=MODEL measures no distance: name another one too")
 
 
+def _warn_of_shared_patients(train: Any, held_out: Any) -> None:
+    shared = sorted(set(train.patient_ids) & set(held_out.patient_ids))
+    if shared:
+        _log.warning(
+            "%d patient(s), such as %s, are in --train %s and in --real %s: the alarm needs "
+            "patients that the model was not trained on",
+            len(shared), shared[0], train.name, held_out.name,
+        )  # fmt: skip
+
+
 def _pictures(sets: Mapping[str, Any]) -> list[Iterable[np.ndarray]]:
     """The three sets of the audit, picture by picture."""
     return [map(sets[k].read, range(len(sets[k]))) for k in ("train", "real", "synthetic")]
@@ -233,45 +251,11 @@ def _pictures(sets: Mapping[str, Any]) -> list[Iterable[np.ndarray]]:
 
 def _privacy(audits: Mapping[str, Any], sets: Mapping[str, Any]) -> dict[str, Any]:
     """The report's audit."""
-    from medsd_jax.evaluation.privacy import QUANTILE, most_suspicious
+    from medsd_jax.evaluation.alarm import QUANTILE
+    from medsd_jax.evaluation.privacy import most_suspicious
 
     return {
         "quantile": QUANTILE,
         "spaces": {name: audit.to_dict() for name, audit in audits.items()},
         "most_suspicious": most_suspicious(audits, sets["synthetic"].keys, sets["train"].keys),
     }
-
-
-def print_summary(report: dict[str, Any]) -> None:
-    """Says the main numbers in a few lines."""
-    for spec, space in report["fidelity"].items():
-        print(f"{spec}: {_in_words(space)}")
-    if found := report["diversity"]:
-        print(
-            f"MS-SSIM within prompts {found['ms_ssim']['value']:.3f} ({found['num_prompts']} "
-            f"prompts of {found['pictures_a_prompt']} pictures, {found['num_scales']} scales)"
-        )
-    for label, entry in (report["condition"] or {"labels": {}})["labels"].items():
-        accuracy = entry["prompt_accuracy"]
-        print(
-            f"{label}: {accuracy['value']:.1%} of {accuracy['n']} pictures show what their prompt "
-            f"asks for ({accuracy['ci95'][0]:.1%} to {accuracy['ci95'][1]:.1%})"
-        )
-    for space, entry in (report["privacy"] or {"spaces": {}})["spaces"].items():
-        print(
-            f"{space}: {entry['num_suspicious']} pictures are nearer to a training picture "
-            f"than strangers are ({entry['expected_by_chance']:.1f} by chance)"
-        )
-
-
-def _in_words(space: dict[str, Any]) -> str:
-    halves, fid = space["fid_real_halves"], space["fid"]
-    parts = [
-        f"FID {fid['value']:.4g} ({fid['ci95'][0]:.4g} to {fid['ci95'][1]:.4g}; halves of the real "
-        f"set: {halves['mean']:.4g})"
-    ]
-    parts += [
-        f"{name} {space[name]['value']:.3g}"
-        for name in ("kid", "precision", "recall", "density", "coverage")
-    ]
-    return ", ".join(parts)

@@ -16,6 +16,7 @@ import numpy as np
 
 from medsd_jax.cli.evaluate_plots import plot_distances, plot_extrapolation, plot_parts
 from medsd_jax.cli.report_page import page_template
+from medsd_jax.evaluation.alarm import FEW_PATIENTS
 from medsd_jax.evaluation.condition import PromptJudgement
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.evaluation.privacy import Audit
@@ -65,6 +66,7 @@ def write(
     write_text(output / "report.json", text)
     page = page_template("evaluate_report.html.jinja").render(
         report=report,
+        few_held_out=FEW_PATIENTS,
         pictures={
             **{name: _evenly(sets[name]) for name in ("real", "synthetic")},
             "suspicious": _suspicious(report["privacy"], sets),

@@ -4,8 +4,12 @@ A near neighbour alone proves nothing: chest X-rays are alike. The yardstick are
 patients outside of training, whose nearest training pictures are near by nature alone:
 
     (1)  d(x) = min over training pictures t of |f(x) - f(t)|
-    (2)  threshold = the q-quantile of d over held-out real pictures
-    (3)  x is suspicious where d(x) < threshold; of m pictures that are no copies, about q m are
+    (2)  x is suspicious where d(x) is below the threshold of alarm.py, set by d of held-out real
+         pictures; about 1 % of strangers' pictures are, more where few patients are held out
+
+The yardstick must be of the training pictures' kind. From another hospital or another data set
+every held-out picture lies far away, and what a model drew well is "nearer than strangers are".
+Training pictures, each seen from those of other patients, tell: see `is_of_another_origin`.
 
 f is a feature network, or the pixels themselves: the middle 28 x 28 of 32 x 32 grey cells, of mean
 0 and length 1, which a change of brightness or contrast does not move; and the smallest distance
@@ -14,23 +18,25 @@ over displacements of up to 2 cells in half cells, as a shifted copy is a copy.
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from medsd_jax.errors import UserError
+from medsd_jax.evaluation.alarm import Alarm, is_of_another_origin, make_alarm
 from medsd_jax.evaluation.feature_sets import Features
 from medsd_jax.evaluation.features.preprocessing import as_pixels, resize
 from medsd_jax.evaluation.neighbours import nearest
 
-QUANTILE = 0.01
-"""q: one in a hundred pictures of strangers is called suspicious."""
 CELLS, MARGIN = 32, 2
 _FINE = 2  # pixels of a cell's side: displacements are whole pixels
 TOLD = 50
 """Pictures that the report lists, the most suspicious first."""
+
+
+PROBES = 200
+"""Training pictures, of as many patients, that are seen from those of others."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,63 +44,120 @@ class Audit:
     """Nearest training pictures in one space.
 
     Attributes:
-        threshold: (2).
+        alarm: the threshold of (2), and how often it is passed by chance.
         held_out: [h] float32, (1) of held-out real pictures, ascending.
         distances: [m] float32, (1) of synthetic pictures.
         neighbours: [m] int32, which training picture is the nearest.
+        training: [t] float32, (1) of training pictures among those of other patients.
     """
 
-    threshold: float
+    alarm: Alarm
     held_out: np.ndarray
     distances: np.ndarray
     neighbours: np.ndarray
+    training: np.ndarray
+
+    @property
+    def threshold(self) -> float:
+        """Of the alarm."""
+        return self.alarm.threshold
 
     @property
     def ratio(self) -> np.ndarray:
         """[m] float64, distance over threshold: below 1 is suspicious, 0 is a copy."""
         return self.distances / max(self.threshold, np.finfo(np.float32).tiny)
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the alarm means nothing; None where nothing speaks against it."""
+        if self.threshold == 0.0:
+            return "held-out images are themselves among the training images"
+        if is_of_another_origin(self.alarm, self.held_out, self.training):
+            return (
+                "the held-out images lie farther from the training images than these lie from each "
+                "other: they are of another origin, or prepared otherwise, or the training set "
+                "does not name the patients that have several images"
+            )
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """The report's entry; medians tell whether synthetic pictures lie nearer as a whole."""
+        expected, low, high = self.alarm.by_chance(len(self.distances))
+        within = float(np.median(self.training)) if len(self.training) else None
         return {
             "threshold": self.threshold,
-            "num_suspicious": int((self.ratio < 1).sum()),
-            "expected_by_chance": QUANTILE * len(self.distances),
+            "num_suspicious": int((self.distances < self.threshold).sum()),
+            "expected_by_chance": expected,
+            "by_chance_ci95": [low, high],
+            "alarm_rate": self.alarm.rate,
+            "num_held_out_patients": self.alarm.num_patients,
+            "doubt": self.doubt,
             "median_distance": float(np.median(self.distances)),
             "median_distance_of_held_out": float(np.median(self.held_out)),
+            "median_distance_within_training": within,
         }
 
 
-def audit_features(train: Features, held_out: Features, synthetic: Features) -> Audit:
+def audit_features(
+    train: Features,
+    held_out: Features,
+    synthetic: Features,
+    *,
+    train_patients: Sequence[str] | None = None,
+    held_out_patients: Sequence[str] | None = None,
+) -> Audit:
     """The audit in a feature space.
 
     Args:
         train: [n, d], of the pictures that the model was trained on.
         held_out: [h, d], of real pictures of other patients.
         synthetic: [m, d].
+        train_patients: [n]; each picture its own patient if None.
+        held_out_patients: [h], likewise.
 
     Raises:
-        UserError: too few held-out pictures for the quantile.
+        UserError: too few held-out patients for the alarm.
     """
-    _check_held_out(len(held_out))
+    numbers = _numbers(train_patients, len(train))
+    slots = _Slots()
+    places = [slots.place(number) for number in numbers]
+    rows = {place: row for row, place in enumerate(places) if place is not None}
+    chosen = np.array([rows[place] for place in sorted(rows)], int)
     yardstick = nearest(held_out, train)[0][:, 0]
+    alarm = make_alarm(yardstick, held_out_patients)
     distances, neighbours = (x[:, 0] for x in nearest(synthetic, train))
-    return _judge(yardstick, distances, neighbours)
+    training = _from_others(np.asarray(train)[chosen], train, numbers[chosen], numbers)
+    return Audit(alarm, np.sort(yardstick), distances, neighbours, training[np.isfinite(training)])
 
 
 def audit_pixels(
-    train: Iterable[np.ndarray], held_out: Iterable[np.ndarray], synthetic: Iterable[np.ndarray]
+    train: Iterable[np.ndarray],
+    held_out: Iterable[np.ndarray],
+    synthetic: Iterable[np.ndarray],
+    *,
+    train_patients: Sequence[str] | None = None,
+    held_out_patients: Sequence[str] | None = None,
 ) -> Audit:
-    """The audit in pixels; each set is pictures [H, W] or [H, W, 3] uint8 of any sizes."""
+    """The audit in pixels; each set is pictures [H, W] or [H, W, 3] uint8 of any sizes.
+
+    Patients as `audit_features` takes them.
+    """
     middle = _FINE * MARGIN
-    reference = np.stack([_cut(small, middle, middle) for small in map(_small, train)])
+    windows, slots, probes = [], _Slots(), {}
+    for row, small in enumerate(map(_small, train)):
+        windows.append(_cut(small, middle, middle))
+        place = slots.place(row if train_patients is None else train_patients[row])
+        if place is not None:
+            probes[place] = row, small
+    reference = np.stack(windows)
+    numbers = _numbers(train_patients, len(reference))
+
+    def over_places(smalls: Sequence[np.ndarray], find: Callable[[np.ndarray], Any]) -> list[Any]:
+        places = itertools.product(range(2 * middle + 1), repeat=2)
+        return [find(np.stack([_cut(small, *place) for small in smalls])) for place in places]
 
     def to_train(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        smalls = [_small(picture) for picture in pictures]
-        places = list(itertools.product(range(2 * middle + 1), repeat=2))
-        found = [
-            nearest(np.stack([_cut(s, *place) for s in smalls]), reference) for place in places
-        ]
+        found = over_places([_small(p) for p in pictures], lambda cut: nearest(cut, reference))
         distances, neighbours = (
             np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)
         )
@@ -102,8 +165,13 @@ def audit_pixels(
         return tuple(np.take_along_axis(x, best, axis=1)[:, 0] for x in (distances, neighbours))
 
     yardstick, _ = to_train(held_out)
-    _check_held_out(len(yardstick))
-    return _judge(yardstick, *to_train(synthetic))
+    alarm = make_alarm(yardstick, held_out_patients)
+    rows, smalls = zip(*probes.values(), strict=True)
+    own = numbers[list(rows)]
+    training = np.min(
+        over_places(smalls, lambda cut: _from_others(cut, reference, own, numbers)), axis=0
+    )
+    return Audit(alarm, np.sort(yardstick), *to_train(synthetic), training[np.isfinite(training)])
 
 
 def most_suspicious(
@@ -134,17 +202,39 @@ def most_suspicious(
     ]
 
 
-def _judge(yardstick: np.ndarray, distances: np.ndarray, neighbours: np.ndarray) -> Audit:
-    threshold = float(np.quantile(yardstick.astype(np.float64), QUANTILE))
-    return Audit(threshold, np.sort(yardstick), distances, neighbours)
+class _Slots:
+    """Which training pictures are probes: one of each of `PROBES` patients, drawn at random."""
+
+    def __init__(self):
+        self._rng = np.random.default_rng(0)
+        self._seen: set[Any] = set()
+
+    def place(self, patient: Any) -> int | None:
+        """Where the next picture belongs, in place of what is there already; None: nowhere."""
+        if patient in self._seen:
+            return None
+        self._seen.add(patient)
+        place = len(self._seen) - 1
+        if place >= PROBES:
+            place = int(self._rng.integers(place + 1))
+        return place if place < PROBES else None
 
 
-def _check_held_out(count: int) -> None:
-    least = round(0.2 / QUANTILE)
-    if count < least:
-        raise UserError(
-            f"{count} held-out pictures cannot tell what is near by chance; give {least} or more"
-        )
+def _numbers(patients: Sequence[str] | None, count: int) -> np.ndarray:
+    """[count] int, a number a patient."""
+    if patients is None:
+        return np.arange(count)
+    assert len(patients) == count, (len(patients), count)
+    return np.unique(np.asarray(patients), return_inverse=True)[1]
+
+
+def _from_others(
+    probes: np.ndarray, train: Features, own: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """(1) of [t, d] probes among the pictures of other patients: [t]; inf where there is none."""
+    most = np.bincount(numbers)[own].max()
+    distances, rows = nearest(probes, train, min(int(most) + 1, len(train)))
+    return np.where(numbers[rows] == own[:, None], np.inf, distances).min(axis=1)
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from PIL import Image
 from medsd_jax.data.sources import phantom
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.privacy import (
-    QUANTILE,
     audit_features,
     audit_pixels,
     most_suspicious,
@@ -61,10 +60,14 @@ def test_planted_copies_top_the_list(sets, change):
 
 def test_strangers_are_not_accused(sets):
     audit = audit_pixels(*sets)
-    # 60 pictures, one in a hundred suspicious by definition: more than 4 has a chance below 1e-3.
-    assert (audit.ratio < 1).sum() <= 4
     entry = audit.to_dict()
-    assert entry["expected_by_chance"] == pytest.approx(60 * QUANTILE)
+    # 120 held-out pictures: the lowest distance is the threshold, and passed by one in 121.
+    assert entry["expected_by_chance"] == pytest.approx(60 / 121)
+    assert entry["by_chance_ci95"] == [0, 3]
+    assert (audit.ratio < 1).sum() == entry["num_suspicious"] <= 3
+    assert entry["doubt"] is None and entry["num_held_out_patients"] == 120
+    within = entry["median_distance_within_training"]
+    assert within == pytest.approx(entry["median_distance_of_held_out"], rel=0.1)
     close = entry["median_distance"] / entry["median_distance_of_held_out"]
     assert close == pytest.approx(1.0, abs=0.15)
 
@@ -77,9 +80,42 @@ def test_copies_in_a_feature_space():
     synthetic[:3] = train[[5, 6, 7]] + 0.01 * rng.normal(size=(3, 8))
     audit = audit_features(train, held_out, synthetic)
     assert (audit.ratio[:3] < 0.1).all() and audit.neighbours[:3].tolist() == [5, 6, 7]
-    # The threshold is the quantile of the held-out distances, counted by hand.
+    # The threshold is the lowest of 100 held-out distances, counted by hand.
     gaps = np.linalg.norm(held_out[:, None] - train[None], axis=2).min(axis=1)
-    assert audit.threshold == pytest.approx(np.quantile(gaps, QUANTILE), rel=1e-5)
+    assert audit.threshold == pytest.approx(gaps.min(), rel=1e-5)
+
+
+def test_training_images_are_seen_from_those_of_other_patients():
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(90, 5)).astype(np.float32)
+    patients = np.repeat(np.arange(30), 3)
+    train[1::3] = train[::3] + 0.001  # a patient's second image is nearly the first
+    audit = audit_features(
+        train, rng.normal(size=(40, 5)), train[:4], train_patients=patients.astype(str).tolist()
+    )
+    gaps = np.linalg.norm(train[:, None] - train[None], axis=2)
+    gaps[patients[:, None] == patients[None]] = np.inf
+    wanted = np.sort(gaps.min(axis=1).reshape(30, 3)[:, 0])
+    np.testing.assert_allclose(np.sort(audit.training), wanted, rtol=1e-5)
+    images = draw(5, 25) * 2
+    audit = audit_pixels(images, draw(6, 30), images[:2], train_patients=[*map(str, range(25))] * 2)
+    alone = audit_pixels(images, draw(6, 30), images[:2])
+    assert len(audit.training) == 25 and audit.training.min() > 0
+    assert (alone.training == 0).all()  # each is then a stranger's copy
+
+
+def test_held_out_images_of_another_origin_accuse_nobody(sets):
+    """Bright noise is far from every phantom: all phantoms are nearer than that."""
+    train, _, synthetic = sets
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 256, (64, 64)).astype(np.uint8) for _ in range(40)]
+    entry = audit_pixels(train, noise, synthetic).to_dict()
+    assert entry["num_suspicious"] == 60 and "another origin" in entry["doubt"]
+    features = rng.normal(size=(150, 8)).astype(np.float32)
+    entry = audit_features(features, features[:40] + 5.0, features[:50] + 0.3).to_dict()
+    assert "another origin" in entry["doubt"]
+    entry = audit_features(features, features[:40], features[:50]).to_dict()
+    assert "themselves among the training images" in entry["doubt"]
 
 
 def test_the_nearest_of_several_spaces_counts():
@@ -100,5 +136,5 @@ def test_the_nearest_of_several_spaces_counts():
 
 def test_too_few_strangers_are_told():
     x = np.zeros((30, 2), np.float32)
-    with pytest.raises(UserError, match="5 held-out pictures"):
+    with pytest.raises(UserError, match="5 held-out images of 5 patients"):
         audit_features(x, x[:5], x)
