@@ -1,11 +1,13 @@
 """Files that are whole or not there."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from medsd_jax.files import content_hash, whole_file, write_json
+from medsd_jax.errors import UserError
+from medsd_jax.files import check_permission, content_hash, remove_parts, whole_file, write_json
 
 
 def test_a_killed_write_leaves_what_was_there(tmp_path):
@@ -46,3 +48,25 @@ def test_content_hash_sees_values_shapes_types_and_what_is_missing():
     hashes += [content_hash(x, None), content_hash(None, x), content_hash(), content_hash(None)]
     assert len(set(hashes)) == len(hashes)
     assert content_hash(x) == content_hash(x.copy())
+
+
+def test_a_closed_folder_is_told_before_the_work(tmp_path, monkeypatch):
+    check_permission(tmp_path / "a" / "b")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do anything
+    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/a/b: Permission denied"):
+        check_permission(tmp_path / "a" / "b")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"cannot write .*/x/y\.json: No such file or directory"),
+        whole_file(tmp_path / "x" / "y.json") as part,
+    ):
+        part.write_text("{}")
+
+
+def test_only_our_own_hidden_parts_are_removed(tmp_path):
+    for name in (".00001.0123abcd.png", ".bashrc", "00001.png", ".x.0123abcg.png"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".bashrc", ".x.0123abcg.png", "00001.png"]

@@ -267,3 +267,24 @@ print("loaded:", loaded)
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "loaded: []"
+
+
+def test_what_a_killed_preparation_left_is_removed(tmp_path):
+    code = """
+import os, sys
+from medsd_jax.data import dataset
+
+def killed(folder, *_, **__):
+    (folder / "train.jsonl").write_text("half")
+    os._exit(9)
+
+dataset.write_records = killed
+dataset.open_dataset("phantom", params={"num_images": 8, "image_size": 16}, cache_dir=sys.argv[1])
+"""
+    words = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    assert subprocess.run(words, check=False, capture_output=True).returncode == 9
+    assert len(list(tmp_path.glob(".*.unfinished"))) == 1
+    found = open_dataset(
+        "phantom", params={"num_images": 8, "image_size": 16}, cache_dir=tmp_path, progress=False
+    )
+    assert list(tmp_path.iterdir()) == [found.info.folder]
