@@ -90,7 +90,9 @@ def merge(params: Params, matrices: Params, scale: float | Mapping[str, float]) 
         factor = scale if isinstance(scale, int | float) else scale[name]
         kernel = params[name]
         # The 1x1 convolution B only mixes A's r outputs, at every place alike.
-        difference = jnp.einsum("...ir,ro->...io", down, up.reshape(up.shape[-2:]))
+        difference = jnp.einsum(
+            "...ir,ro->...io", down, up.reshape(up.shape[-2:]), precision="highest"
+        )
         merged[name] = kernel + factor * difference.astype(kernel.dtype)
     return merged
 

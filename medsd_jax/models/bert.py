@@ -13,7 +13,7 @@ from flax import nnx
 from medsd_jax.errors import UserError
 from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.bert_config import BertTextConfig
-from medsd_jax.models.layers import LayerNorm
+from medsd_jax.models.layers import LayerNorm, exact_products
 
 
 class BertOutputs(NamedTuple):
@@ -166,7 +166,7 @@ class BertModel(nnx.Module):
         attend: AttentionFn = auto_attention,
         rngs: nnx.Rngs,
     ):
-        self.max_tokens = config.max_position_embeddings
+        self.max_tokens, self.dtype = config.max_position_embeddings, dtype
         self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
         self.encoder = BertEncoder(config, attend=attend, dtype=dtype, rngs=rngs)
         self.pooler = BertPooler(config, dtype=dtype, rngs=rngs)
@@ -198,6 +198,7 @@ class BertModel(nnx.Module):
         """
         return self._states(prompt_ids, attention_mask)[-k].astype(jnp.float32)
 
+    @exact_products
     def outputs(
         self, prompt_ids: jax.Array, attention_mask: jax.Array | None = None
     ) -> BertOutputs:
@@ -209,6 +210,7 @@ class BertModel(nnx.Module):
             self.pooler(states[-1]).astype(jnp.float32),
         )
 
+    @exact_products
     def _states(self, prompt_ids: jax.Array, attention_mask: jax.Array | None) -> list[jax.Array]:
         tokens, most = prompt_ids.shape[1], self.max_tokens
         if tokens > most:

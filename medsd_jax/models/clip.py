@@ -12,7 +12,7 @@ from flax import nnx
 from medsd_jax.errors import UserError
 from medsd_jax.models.attention import AttentionFn, auto_attention
 from medsd_jax.models.config import CLIPTextConfig
-from medsd_jax.models.layers import LayerNorm
+from medsd_jax.models.layers import LayerNorm, exact_products
 
 
 class LayerShape(Protocol):
@@ -156,9 +156,10 @@ class CLIPTextModel(nnx.Module):
         attend: AttentionFn = auto_attention,
         rngs: nnx.Rngs,
     ):
-        self.config = config
+        self.config, self.dtype = config, dtype
         self.text_model = CLIPTextTransformer(config, attend=attend, dtype=dtype, rngs=rngs)
 
+    @exact_products
     def __call__(self, prompt_ids: jax.Array) -> jax.Array:
         """prompt_ids [B, S] int32 in [0, vocab_size) -> last hidden state [B, S, D] float32.
 
@@ -168,6 +169,7 @@ class CLIPTextModel(nnx.Module):
         self._check(prompt_ids)
         return self.text_model(prompt_ids).astype(jnp.float32)
 
+    @exact_products
     def kth_from_last(self, prompt_ids: jax.Array, k: int) -> jax.Array:
         """The k-th hidden state from the last under the final norm, [B, S, D] float32.
 

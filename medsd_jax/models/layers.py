@@ -4,8 +4,13 @@ Attribute names ARE the diffusers state-dict path.
 
 Weights are float32; `dtype` is the dtype of the computation. Norm statistics stay in float32 (NNX
 reduces in float32 whatever the input), and so does everything that enters a loss.
+
+float32 means float32: by JAX's default TPUs would multiply float32 numbers in bfloat16 and NVIDIA
+GPUs in TF32, which is what the compute dtype bfloat16 is for.
 """
 
+import functools
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,6 +22,22 @@ GroupNorm = partial(nnx.GroupNorm, use_fast_variance=False)
 LayerNorm = partial(nnx.LayerNorm, use_fast_variance=False)
 Conv3x3 = partial(nnx.Conv, kernel_size=(3, 3), padding=1)
 Conv1x1 = partial(nnx.Conv, kernel_size=(1, 1), padding=0)
+
+
+def exact_products(method: Callable) -> Callable:
+    """A network's method whose products are float32's where the network's `dtype` is float32.
+
+    Its gradient inherits them: a product's transposes have the precision of the product.
+    """
+
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        if jnp.dtype(self.dtype) != jnp.float32:
+            return method(self, *args, **kwargs)
+        with jax.default_matmul_precision("highest"):
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 def sinusoidal_embedding(

@@ -15,6 +15,7 @@ from medsd_jax.models.bert import BertModel
 from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.config import CLIPTextConfig
+from medsd_jax.models.layers import exact_products
 
 TextEncoderConfig = CLIPTextConfig | BertTextConfig
 
@@ -37,6 +38,7 @@ class BertTextEncoder(BertModel):
         if config.projection is not None:
             self.projection = _projection(config.projection, dtype=dtype, rngs=rngs)
 
+    @exact_products
     def __call__(self, prompt_ids: jax.Array, attention_mask: jax.Array | None = None) -> jax.Array:
         """The context [B, S, D] float32; arguments and errors as of `BertModel`."""
         x = super().__call__(prompt_ids, attention_mask)

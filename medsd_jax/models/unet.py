@@ -13,6 +13,7 @@ from medsd_jax.models.layers import (
     ResnetBlock2D,
     TimestepEmbedding,
     Upsample2D,
+    exact_products,
     sinusoidal_embedding,
 )
 from medsd_jax.models.transformer import Transformer2DModel
@@ -207,6 +208,7 @@ class UNet2DConditionModel(nnx.Module):
         )
         self.conv_out = Conv3x3(channels[0], config.out_channels, dtype=dtype, rngs=rngs)
 
+    @exact_products
     def __call__(self, latents: jax.Array, timesteps: jax.Array, context: jax.Array) -> jax.Array:
         """One evaluation of the denoiser.
 

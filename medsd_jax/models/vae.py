@@ -13,6 +13,7 @@ from medsd_jax.models.layers import (
     GroupNorm,
     ResnetBlock2D,
     Upsample2D,
+    exact_products,
 )
 
 NORM_EPS = 1e-6  # of every GroupNorm in the VAE; diffusers does not put it into the config
@@ -202,12 +203,14 @@ class AutoencoderKL(nnx.Module):
             config.latent_channels, config.latent_channels, dtype=dtype, rngs=rngs
         )
 
+    @exact_products
     def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images [B, H, W, 3] in [-1, 1] -> posterior mean, log variance, [B, h, w, C] float32."""
         moments = self.quant_conv(self.encoder(images.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(logvar, *LOGVAR_RANGE)
 
+    @exact_products
     def decode(self, latents: jax.Array) -> jax.Array:
         """Unscaled latents [B, h, w, C] -> images [B, H, W, 3] float32, not clipped to [-1, 1]."""
         return self.decoder(self.post_quant_conv(latents.astype(self.dtype))).astype(jnp.float32)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from medsd_jax.models import clip, params, unet, vae
+from medsd_jax.models.text_encoder import text_encoder_module
+from tests import tiny_bert
 from tests.models import tiny
 
 # Their results are statistics or probabilities: 8 bits of mantissa are not enough. exp, max and sum
@@ -110,3 +112,28 @@ def test_upcast_attention_multiplies_queries_and_keys_in_float32():
     attentions = sum(k.endswith(".to_k.kernel") for k in like)
     in_float32 = [e for e in batched if float_dtypes(e.invars) == {"float32"}]
     assert len(in_float32) >= attentions
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [*CASES, "bert"])
+def test_float32_products_are_not_rounded(name, dtype):
+    """As TPUs and GPUs would by JAX's default; forward and backward."""
+    if name == "bert":
+        make = text_encoder_module(tiny_bert.CONFIG, dtype=dtype)
+        method, inputs = "__call__", (np.zeros((2, 5), np.int32),)
+    else:
+        make, method, inputs = case(name, dtype)
+    graphdef, like = params.abstract(make)
+
+    def loss(p, *a):
+        return sum(
+            jnp.sum(x) for x in jax.tree.leaves(getattr(params.bind(graphdef, p), method)(*a))
+        )
+
+    with jax.default_matmul_precision(None):
+        traced = jax.make_jaxpr(jax.grad(loss))(like, *inputs)
+    products = ("dot_general", "conv_general_dilated")
+    found = [e for e in equations(traced.jaxpr) if e.primitive.name in products]
+    highest = jax.lax.Precision.HIGHEST
+    exact = [e.params["precision"] in (highest, (highest, highest)) for e in found]
+    assert len(found) > 10 and set(exact) == {dtype == jnp.float32}
