@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
     # A diffusers folder, a hub id, or the workdir of an earlier run. Shapes are its config.json's.
     config.model.path = config_dict.required_placeholder(str)
     config.model.variant = config_dict.placeholder(str)  # "fp16" reads *.fp16.safetensors
-    # Of the computation; "bfloat16" on TPU and recent GPUs. Weights stay float32.
+    # Of the computation; "bfloat16" on TPU and recent GPUs. Weights stay float32. "float32" is that
+    # everywhere, several times slower than TPUs and NVIDIA GPUs can: JAX's default for it would be
+    # bfloat16's digits in the products there, or TF32's.
     config.model.dtype = "float32"
     # Of the U-Net: "auto" (the fastest measured for each call), "xla", "chunked" (for CPUs), or
     # "cudnn": the fused kernel of NVIDIA GPUs from Ampere on wherever it takes a call, XLA for
@@ -86,7 +88,11 @@ def get_config() -> ConfigDict:
     config.prior.weight = 0.0  # lambda; 0 switches it off
     # Another model that draws them, for one that cannot draw yet; None: model.path.
     config.prior.path = config_dict.placeholder(str)
-    config.prior.prompts = ("A photo of a lung xray",)  # of the pictures, in turn
+    # Of the pictures, in turn: the class that the training captions belong to, and none of them.
+    # Under a caption that the data has too, the model would learn a mixture of both.
+    config.prior.prompts = ("A photo of an x-ray",)
+    # Why prior.prompts may be captions of the data here, in words; None: that is refused.
+    config.prior.same_prompts_because = config_dict.placeholder(str)
     config.prior.num_images = 200  # sampled once, kept in data.cache_dir
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
     config.prior.seed = 0  # picture i has seed + i

@@ -3,7 +3,9 @@ r"""Ten radiographs and prior preservation (arXiv 2210.04133, E6): the paper's b
 Five radiographs with a pleural effusion as their sole finding, five without any finding, two
 prompts; the U-Net alone is trained, on these and on pictures that the model drew before. The paper
 says nothing of learning rate, steps, lambda and class pictures: learning rate and optimizer are
-those of the same group's later code, lambda and 200 pictures DreamBooth's.
+those of the same group's later code, lambda and 200 pictures DreamBooth's. The prior's prompt is
+ours: it names the class, an x-ray, because the loss would otherwise ask for radiographs and for
+what the model drew before under one and the same prompt.
 
 Command:   python train.py --config configs/few_shot.py --workdir runs/few_shot \
                --config.model.path=CompVis/stable-diffusion-v1-4 \

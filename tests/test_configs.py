@@ -18,9 +18,10 @@ from medsd_jax.cli import (
     train_projection,
 )
 from medsd_jax.cli.recipes import load_config
-from medsd_jax.cli.train_checks import check_config
+from medsd_jax.cli.train_checks import check_config, check_prior_prompts
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.errors import UserError
 from tests.e2e.tiny_run import recipe, write_model
 from tests.tiny_bert import write_bert
 from tests.tiny_judge import write_judge
@@ -80,6 +81,30 @@ def test_recipe_has_the_keys_of_base_and_sensible_values(path):
         warmup_steps=config.optim.warmup_steps,
         total_steps=config.train.steps,
     )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_priors_prompts_are_no_captions(path):
+    """Or the recipe says why they may be."""
+    config = load_config(path)
+    if "prior" not in config or not config.prior.weight:
+        return
+    few = config.few_shot
+    shared = set(config.prior.prompts) & {few.prompt_with, few.prompt_without}
+    assert shared == (set() if path.stem.startswith("few_shot") else {few.prompt_without})
+    assert bool(shared) == bool(config.prior.same_prompts_because)
+
+
+def test_a_prior_that_shares_a_caption_is_refused_without_a_reason():
+    config = base.get_config()
+    check_prior_prompts(config, ["A photo of an x-ray"])  # there is no prior
+    config.prior.weight = 1.0
+    check_prior_prompts(config, ["A photo of a lung xray", "x-ray"])
+    for caption in ("A photo of an x-ray", " a photo of  AN x-ray\n"):
+        with pytest.raises(UserError, match="'A photo of an x-ray' is a caption of the training"):
+            check_prior_prompts(config, ["other", caption])
+    config.prior.same_prompts_because = "it draws them well"
+    check_prior_prompts(config, ["A photo of an x-ray"])
 
 
 class Recorder:

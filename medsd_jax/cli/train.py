@@ -25,7 +25,7 @@ from medsd_jax.cli.train_adaptation import (
     save_adaptation,
     with_new_word,
 )
-from medsd_jax.cli.train_checks import check_config, check_model
+from medsd_jax.cli.train_checks import check_config, check_model, check_prior_prompts
 from medsd_jax.cli.train_data import (
     make_batches,
     make_validation,
@@ -99,6 +99,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     dataset = open_training_data(config, workdir)
     check_word(config, dataset.train.texts)
+    check_prior_prompts(config, dataset.train.texts)
     is_vae = config.task == "vae"
     adaptation = full(tuple(config.vae.train)) if is_vae else make_adaptation(config, model)
     features = open_features(config) if is_vae else None

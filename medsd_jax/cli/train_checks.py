@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -106,12 +107,32 @@ def _check_prior(config: ConfigDict) -> None:
             f"prior.num_images = {config.prior.num_images} are fewer than prior.batch_size = "
             f"{config.prior.batch_size}"
         )
+    if config.few_shot.images_per_prompt:
+        check_prior_prompts(config, (config.few_shot.prompt_with, config.few_shot.prompt_without))
     for name in ("data", "prior"):
         if config[name].batch_size % config.train.accumulation_steps:
             raise UserError(
                 f"{name}.batch_size = {config[name].batch_size} must be a multiple of "
                 f"train.accumulation_steps = {config.train.accumulation_steps}: with prior.weight "
                 "above 0 every micro-batch holds both kinds of pictures"
+            )
+
+
+def check_prior_prompts(config: ConfigDict, texts: Sequence[str]) -> None:
+    """Raises UserError where a prompt of the prior is a caption that is trained on.
+
+    Equal means equal to CLIP's tokenizer, which sees neither case nor the width of spaces.
+    """
+    reason = config.prior.same_prompts_because
+    if not config.prior.weight or reason is not None:
+        return
+    captions = {" ".join(text.lower().split()) for text in texts}
+    for prompt in config.prior.prompts:
+        if " ".join(prompt.lower().split()) in captions:
+            raise UserError(
+                f"prior.prompts: {prompt!r} is a caption of the training images, too: what the "
+                "model drew before would be learnt as what they show; name their class, such as "
+                "'A photo of an x-ray', or set prior.same_prompts_because to the reason"
             )
 
 

@@ -48,7 +48,7 @@ def test_prior_is_what_the_base_model_draws(places, trained):
     files = sorted(folder.glob("*.png"))
     assert [path.name for path in files] == [f"{i:05d}.png" for i in range(20)]
     about = read_metadata(files[3])
-    assert about["seed"] == 3 and about["prompt"] == "A photo of a lung xray"
+    assert about["seed"] == 3 and about["prompt"] == "A photo of an x-ray"
     model = api.load(places[0])
     assert about["model_hash"] == model.fingerprint()
     drawn = api.sample(
@@ -102,6 +102,14 @@ def test_cached_latents_train_the_same(places, trained, tmp_path):
         (["prior.weight=1.0", "prior.batch_size=3"], "data.batch_size + prior.batch_size = 11"),
         (["prior.weight=1.0", "prior.num_images=4"], "prior.num_images = 4"),
         (["prior.weight=1.0", "prior.prompts=()"], "prior.prompts is empty"),
+        (
+            [
+                "prior.weight=1",
+                "few_shot.images_per_prompt=2",
+                "prior.prompts=('a photo of a lung XRAY',)",
+            ],
+            "'a photo of a lung XRAY' is a caption of the training images",
+        ),
         (["prior.weight=1.0", "prior.num_steps=1000"], "steps_offset"),
         (["prior.weight=1.0", "train.accumulation_steps=3"], "data.batch_size = 8"),
         (["prior.weight=1.0", "task=vae"], "task = 'diffusion'"),
