@@ -141,6 +141,7 @@ def evaluate(
     from medsd_jax.evaluation.prompt_labels import known_labels
     from medsd_jax.evaluation.realism import realism
     from medsd_jax.evaluation.slices import sliced_fidelity
+    from medsd_jax.evaluation.units import seeds_of, units_of_seeds
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
 
@@ -156,6 +157,7 @@ def evaluate(
     sets["synthetic"] = open_pictures(synthetic)
     reals, drawn = sets["real"], sets["synthetic"]
     labels = {name: known_labels(pictures) for name, pictures in sets.items()}
+    units = units_of_seeds(seeds_of(drawn), drawn.texts, drawn.name)
     mesh, cache = make_mesh({"data": -1}), output / "features"
 
     patients = {"held_out_patients": reals.patient_ids}
@@ -170,7 +172,7 @@ def evaluate(
             audits[spec] = audit_features(found["train"], *pair, **patients)
         if network.kind == AUDIT_ONLY:
             continue
-        settings = {"real_patients": reals.patient_ids, "seed": seed}
+        settings = {"real_patients": reals.patient_ids, "synthetic_units": units, "seed": seed}
         whole = fidelity(*pair, **settings)
         spaces[spec] = {
             "network": network.kind,
@@ -211,7 +213,9 @@ def evaluate(
     }
     judgements = {}
     if classifier is not None:
-        report["condition"], judgements = judge_pictures(classifier, reals, drawn, labels, mesh)
+        report["condition"], judgements = judge_pictures(
+            classifier, reals, drawn, labels, mesh, units
+        )
     if train:
         audits = {"pixels": audit_pixels(*_pictures(sets), **patients), **audits}
         report["privacy"] = _privacy(audits, sets)

@@ -15,9 +15,9 @@ def print_summary(report: dict[str, Any]) -> None:
             f"prompts of {found['pictures_a_prompt']} pictures, {found['num_scales']} scales)"
         )
     for label, entry in (report["condition"] or {"labels": {}})["labels"].items():
-        accuracy = entry["prompt_accuracy"]
+        accuracy, count = entry["prompt_accuracy"], sum(entry["confusion"].values())
         print(
-            f"{label}: {accuracy['value']:.1%} of {accuracy['n']} pictures show what their prompt "
+            f"{label}: {accuracy['value']:.1%} of {count} pictures show what their prompt "
             f"asks for ({accuracy['ci95'][0]:.1%} to {accuracy['ci95'][1]:.1%})"
         )
     for space, entry in (report["privacy"] or {"spaces": {}})["spaces"].items():

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier, predict
-from medsd_jax.evaluation.intervals import wilson_interval
+from medsd_jax.evaluation.intervals import share_interval
 from medsd_jax.evaluation.label_scores import score_labels
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.evaluation.slices import LEAST_PICTURES, parts
@@ -33,6 +33,7 @@ class PromptJudgement:
         asked: [n] bool, whether the prompt asks for the finding.
         probability: [n] float32, the judge's that the finding is there.
         rows: [n] int, where in their set the pictures stand.
+        units: [n], equal for pictures of one start noise; each its own if None.
     """
 
     label: str
@@ -40,6 +41,7 @@ class PromptJudgement:
     asked: np.ndarray
     probability: np.ndarray
     rows: np.ndarray
+    units: tuple[str, ...] | None = None
 
     @property
     def seen(self) -> np.ndarray:
@@ -55,12 +57,12 @@ class PromptJudgement:
         """The report's entry.
 
         Returns:
-            label; prompt_accuracy (value, n, ci95 by Wilson: pictures of different seeds are
-            independent); auroc and f1 (value, n, ci95) where both kinds of prompts have enough
-            pictures, else null; confusion: asked_seen, asked_unseen, unasked_seen,
-            unasked_unseen; prompts: of each prompt (the `PROMPTS_TOLD` most frequent ones) whether
-            it asks for the finding, the number of pictures, in how many the finding is seen, and
-            the accuracy; num_prompts.
+            label; prompt_accuracy (value, n = start noises, ci95 by Wilson: pictures of different
+            seeds are independent, prompts that share theirs are not); auroc and f1 (value, n, ci95)
+            where both kinds of prompts have enough pictures, else null; confusion: asked_seen,
+            asked_unseen, unasked_seen, unasked_unseen; prompts: of each prompt (the `PROMPTS_TOLD`
+            most frequent ones) whether it asks for the finding, the number of pictures, in how many
+            the finding is seen, and the accuracy; num_prompts.
         """
         rows_of: dict[str, list[int]] = {}
         for row, prompt in enumerate(self.prompts):
@@ -75,16 +77,16 @@ class PromptJudgement:
                     "asks": bool(self.asked[rows][0]),
                     "num_images": len(rows),
                     "num_seen": int(self.seen[rows].sum()),
-                    "accuracy": _share(self.right[rows]),
+                    "accuracy": self.share(rows),
                 }
             )
         scores = score_labels(
             [self.label], self.probability[:, None], self.asked[:, None].astype(np.float32),
-            [str(row) for row in range(len(self.asked))],
+            self.units or [str(row) for row in range(len(self.asked))],
         )[self.label]  # fmt: skip
         return {
             "label": self.label,
-            "prompt_accuracy": _share(self.right),
+            "prompt_accuracy": self.share(),
             "auroc": scores.get("auroc"),
             "f1": scores.get("f1"),
             "confusion": {
@@ -96,14 +98,15 @@ class PromptJudgement:
             "num_prompts": len(rows_of),
         }
 
+    def share(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+        """How many of these pictures agree with their prompt: value, n, ci95."""
+        units = None if self.units is None else np.asarray(self.units)[rows]
+        return share_interval(self.right[rows], units).to_dict()
+
     def worst(self, count: int) -> np.ndarray:
         """The pictures that agree least with their prompt, worst first: [count] rows."""
         error = np.abs(self.probability - self.asked)
         return np.argsort(-error, kind="stable")[:count]
-
-
-def _share(right: np.ndarray) -> dict[str, Any]:
-    return wilson_interval(int(right.sum()), len(right)).to_dict()
 
 
 def judge_prompts(
@@ -140,6 +143,7 @@ def judge_pictures(
     synthetic: PictureSet,
     labels: Mapping[str, Sequence[Mapping[str, Any]]],
     mesh: Mesh,
+    units: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, PromptJudgement]]:
     """Judges two sets of pictures for all findings that the classifier knows.
 
@@ -149,6 +153,7 @@ def judge_pictures(
         synthetic: pictures with what their prompts ask for.
         labels: "real" and "synthetic" -> the labels of each picture.
         mesh: the devices.
+        units: of the synthetic pictures, see `PromptJudgement`.
 
     Returns:
         The report's entry: labels, finding -> what `PromptJudgement.to_dict` says and by_part
@@ -176,6 +181,7 @@ def judge_pictures(
             asked[label][rows] > 0.5,
             probability[rows, classifier.column(label)],
             rows,
+            None if units is None else tuple(units[i] for i in rows),
         )
         judgements[label] = judgement
         of_parts = parts([labels["synthetic"][i] for i in rows])
@@ -183,7 +189,7 @@ def judge_pictures(
             "by_part": {
                 name: {"num_images": int(part.sum()), "too_few": True}
                 if part.sum() < LEAST_PICTURES
-                else _share(judgement.right[part])
+                else judgement.share(part)
                 for name, part in of_parts.items()
             }
         }

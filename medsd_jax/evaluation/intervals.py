@@ -127,3 +127,51 @@ def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     assert 0 <= successes <= n, (successes, n)
     interval = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
     return Estimate(successes / n, float(interval.low), float(interval.high), n, level)
+
+
+def share_interval(
+    right: Shaped[np.ndarray, " n"],
+    units: Shaped[np.ndarray, " n"] | None = None,
+    *,
+    level: float = 0.95,
+) -> Estimate:
+    """Compute a share and Wilson's interval, at as many trials as the units are worth.
+
+    Rows of one unit are alike or opposite, so that n rows are worth n / D independent ones, D being
+    the variance of the share over units by that of n independent rows (Kish's design effect); never
+    more than n, and as many as there are units where all rows agree. Few units know D badly: the
+    number is lowered by (z / t)^2, t of units - 1 degrees of freedom, as Korn and Graubard (1998).
+
+    Args:
+        right: [n] bool.
+        units: [n], of each row; each row its own unit if None.
+        level: Confidence, in (0, 1).
+
+    Returns:
+        The share with its interval; n is the number of units.
+
+    Raises:
+        UserError: If there are no rows.
+    """
+    right = np.asarray(right, np.float64)
+    n = len(right)
+    numbers = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
+    num_units = int(numbers.max()) + 1 if n else 0
+    if num_units == n:
+        return wilson_interval(int(right.sum()), n, level=level)
+    share = float(right.mean())
+    z = scipy.stats.norm.ppf((1.0 + level) / 2.0)
+    worth = float(num_units)
+    if 0.0 < share < 1.0 and num_units > 1:
+        sums = np.bincount(numbers, weights=right - share)
+        variance = num_units / (num_units - 1) * float(sums @ sums) / n**2
+        worth = min(n, share * (1.0 - share) / variance) if variance else float(n)
+        worth *= (z / scipy.stats.t.ppf((1.0 + level) / 2.0, num_units - 1)) ** 2
+    # Wilson (1927) at a number of trials that need not be whole.
+    middle = (share + z * z / (2 * worth)) / (1 + z * z / worth)
+    reach = z / (1 + z * z / worth)
+    reach *= np.sqrt(share * (1 - share) / worth + z * z / (4 * worth * worth))
+    # Rounding must not leave the share itself outside.
+    low = 0.0 if share == 0.0 else float(middle - reach)
+    high = 1.0 if share == 1.0 else float(middle + reach)
+    return Estimate(share, low, high, num_units, level)

@@ -103,8 +103,8 @@ def sliced_fidelity(
     return found
 
 
-def _of(names: Sequence[str] | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if names is None else np.asarray(names)[rows]
+def _of(names: Sequence[str] | None, rows: np.ndarray) -> list[str] | None:
+    return None if names is None else [names[row] for row in np.flatnonzero(rows)]
 
 
 def _band(age: Any) -> str:

@@ -109,6 +109,28 @@ def test_planted_copies_are_named(places, tmp_path, capsys):
     assert "nearer to a training picture" in capsys.readouterr().out
 
 
+def test_held_out_pictures_of_another_origin_accuse_nobody(places, tmp_path, capsys):
+    """Smooth training and generated pictures; the held-out ones are noise."""
+    for name, seed in (("train", 5), ("drawn", 6)):
+        (tmp_path / name).mkdir()
+        rng = np.random.default_rng(seed)
+        for i in range(NUM):
+            ramp = np.linspace(0, rng.uniform(100, 255), SIDE)[:, None] * np.ones(SIDE)
+            pixels = (ramp + rng.normal(0, 5, (SIDE, SIDE))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i:03d}.png")
+    words = ["--train", str(tmp_path / "train"), "--synthetic", str(tmp_path / "drawn")]
+    assert evaluate(places, "alike", tmp_path / "out", *words) == 0
+    entry = json.loads((tmp_path / "out" / "report.json").read_text())["privacy"]["spaces"][
+        "pixels"
+    ]
+    assert "another origin" in entry["doubt"]
+    said = capsys.readouterr().out
+    assert "pixels: the alarm means nothing, as the held-out images lie farther" in said
+    assert "pixels: 40 pictures" not in said
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "the alarm means nothing here" in page and "Only 40 patients are held out" in page
+
+
 @pytest.fixture(scope="module")
 def asking(places, tmp_path_factory):
     """Generated pictures, as sample.py writes them, half of them asking for the finding."""
@@ -137,6 +159,20 @@ def test_the_judge_is_asked(places, asking, tmp_path, capsys):
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Do the pictures show what their prompts ask for?" in page
     assert f"of {NUM} pictures show what their prompt asks for" in capsys.readouterr().out
+
+
+def test_prompts_that_share_their_seeds_are_one_draw(places, asking, tmp_path):
+    shutil.copytree(asking, tmp_path / "pairs")
+    table = tmp_path / "pairs" / "samples.jsonl"
+    lines = [json.loads(line) for line in table.read_text().splitlines()]
+    paired = [line | {"seed": line["seed"] // 2} for line in lines]
+    table.write_text("\n".join(map(json.dumps, paired)) + "\n")
+    words = ["--synthetic", str(tmp_path / "pairs"), "--judge", str(places / "judge")]
+    assert evaluate(places, "alike", tmp_path / "out", *words) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (space,) = report["fidelity"].values()
+    assert space["precision"]["n"] == space["fid"]["n"] == NUM // 2
+    assert report["condition"]["labels"]["x"]["prompt_accuracy"]["n"] == NUM // 2
 
 
 def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys):

@@ -44,6 +44,15 @@ def test_swapped_prompts_give_the_complement(judgement):
     assert swapped.to_dict()["prompt_accuracy"]["value"] == 1 / 8
 
 
+def test_prompts_that_share_their_seeds_are_one_draw(judgement):
+    """Four start noises, each with and without the finding."""
+    shared = dataclasses.replace(judgement, units=("0", "1", "2", "3") * 2).to_dict()
+    assert shared["prompt_accuracy"]["value"] == 7 / 8 and shared["prompt_accuracy"]["n"] == 4
+    assert shared["prompts"][0]["accuracy"] == judgement.to_dict()["prompts"][0]["accuracy"]
+    widths = [np.diff(x["prompt_accuracy"]["ci95"]) for x in (shared, judgement.to_dict())]
+    assert widths[0] > widths[1]
+
+
 def test_confusion_and_scores(judgement):
     told = judgement.to_dict()
     assert told["confusion"] == {

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.intervals import Estimate, bootstrap_interval, wilson_interval
+from medsd_jax.evaluation.intervals import (
+    Estimate,
+    bootstrap_interval,
+    share_interval,
+    wilson_interval,
+)
 
 
 def test_report_entry():
@@ -121,3 +126,42 @@ def test_too_little_is_named():
         bootstrap_interval(np.mean, np.zeros(0))
     with pytest.raises(UserError, match="0 trials"):
         wilson_interval(0, 0)
+
+
+class TestShareOfUnits:
+    def test_single_rows_are_wilsons(self):
+        right = np.arange(40) % 3 == 0
+        assert share_interval(right) == wilson_interval(14, 40)
+        assert share_interval(right, np.arange(40)) == wilson_interval(14, 40)
+
+    def test_copies_tell_nothing_new(self):
+        right = np.arange(200) % 3 == 0
+        once = share_interval(right)
+        names = np.arange(200)
+        twice = share_interval(np.repeat(right, 2), np.repeat(names, 2))
+        assert (twice.value, twice.n) == (once.value, 200)
+        # (z / t)^2 of 199 degrees of freedom and K / (K - 1) lengthen it by 1 %.
+        length, expected = (x.ci_high - x.ci_low for x in (twice, once))
+        assert length == pytest.approx(expected, rel=0.015) and length > expected
+
+    def test_where_all_agree_there_are_as_many_trials_as_units(self):
+        found = share_interval(np.ones(60, bool), np.repeat(np.arange(30), 2).astype(str))
+        expected = wilson_interval(30, 30)
+        assert found.ci_low == pytest.approx(expected.ci_low) and found.ci_high == 1.0
+
+    @pytest.mark.parametrize("likeness", [0.9, 0.0, -0.9])
+    def test_it_holds_the_truth(self, likeness):
+        """Pairs of one start noise: alike, independent, or one right where the other is wrong."""
+        rng, held = np.random.default_rng(0), 0
+        names = np.repeat(np.arange(64), 2).astype(str)
+        for _ in range(400):
+            z = rng.multivariate_normal([0, 0], [[1, likeness], [likeness, 1]], size=64)
+            found = share_interval((z < 1.0).reshape(-1), names)
+            held += found.ci_low <= 0.8413 <= found.ci_high  # the normal distribution at 1
+        assert held >= 0.92 * 400  # 400 draws know 0.95 to 0.011
+
+    def test_few_units_know_little(self):
+        right = np.arange(100) % 4 != 0
+        right[:50] = right[:50] | (np.arange(50) % 2 == 0)
+        found = share_interval(right, np.repeat(["a", "b"], 50))
+        assert found.n == 2 and found.ci_high - found.ci_low > 0.7

@@ -61,3 +61,13 @@ def test_a_part_that_all_pictures_are_in_is_not_measured_twice(sets):
     whole = {"measured": "before"}
     found = sliced_fidelity(*sets, whole=whole)
     assert found["sex=F"] is whole and "fid" in found["edema"]
+
+
+def test_many_pictures_of_few_patients_get_no_number(sets):
+    patients = [f"p{i // 2 % 9}" for i in range(200)]  # nine patients with an edema, nine without
+    found = sliced_fidelity(*sets, real_patients=patients)
+    assert found["edema"] == {"num_real": 100, "num_synthetic": 120, "too_few": True}
+    patients = [f"p{i // 2 % 20}" for i in range(200)]
+    found = sliced_fidelity(*sets, real_patients=patients, synthetic_units=[*map(str, range(160))])
+    assert found["edema"]["kid"]["n"] == 20 and found["edema"]["precision"]["n"] == 120
+    assert sliced_fidelity(*sets, synthetic_units=["s"] * 160)["edema"]["too_few"]
