@@ -40,13 +40,15 @@ save = save_pipeline
 
 
 def schedule_of(model: StableDiffusion) -> ScheduleConfig:
-    """The model's noise schedule. Latents are never clipped, as in StableDiffusionPipeline.
+    """The model's noise schedule, with the two values that StableDiffusionPipeline always sets.
 
+    Whatever the file says, latents are never clipped and "leading" times are shifted by 1.
     `clip_sample` bounds pixels at [-1, 1]; latents are not bounded, and clipping them ruins the
-    picture.
+    image. A `steps_offset` other than 1 is what files of early releases, and those of other
+    schedulers, hold by default; diffusers samples them with 1.
     """
     config = ScheduleConfig.from_dict(model.scheduler)
-    return replace(config, clip_sample=False)
+    return replace(config, clip_sample=False, steps_offset=1)
 
 
 def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> StableDiffusion:

@@ -6,11 +6,15 @@ class that the file names, because that is what the file means to the library th
 """
 
 import dataclasses
-import math
+import difflib
+import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from medsd_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -36,7 +40,9 @@ _DEFAULTS = {
     "rescale_betas_zero_snr": False,
 }
 _LINSPACE = {"timestep_spacing": "linspace"}
-_LINSPACE_SD_BETAS = _LINSPACE | {"beta_start": 0.00085, "beta_end": 0.012}
+_SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+_LINSPACE_SD_BETAS = _LINSPACE | _SD_BETAS
+_DISTILLED = _SD_BETAS | {"beta_schedule": "scaled_linear"}
 _CLASS_DEFAULTS = {
     "DDIMScheduler": {"clip_sample": True},
     "DDPMScheduler": {"clip_sample": True},
@@ -51,17 +57,30 @@ _CLASS_DEFAULTS = {
     "DPMSolverSinglestepScheduler": _LINSPACE,
     "DEISMultistepScheduler": _LINSPACE,
     "UniPCMultistepScheduler": _LINSPACE,
+    # Their own samplers are not ours; the noise schedule that they hold is an ordinary one.
+    "DDIMInverseScheduler": {"clip_sample": True},
+    "DDIMParallelScheduler": {"clip_sample": True},
+    "DDPMParallelScheduler": {"clip_sample": True},
+    "DPMSolverMultistepInverseScheduler": _LINSPACE,
+    "DPMSolverSDEScheduler": _LINSPACE_SD_BETAS,
+    "LCMScheduler": _DISTILLED,
+    "SASolverScheduler": _LINSPACE,
+    "TCDScheduler": _DISTILLED,
 }
+_FEW_STEPS = ("LCMScheduler", "TCDScheduler")
 
 # Keys that steer another sampler and say nothing about the noise process. They are accepted here
 # and kept by whoever keeps the file. Which sampler runs, and of which order, is asked for by name.
+# A file that was once of another class carries the keys of that class along.
 _OTHER_SAMPLERS = frozenset(
     """
-    algorithm_type disable_corrector dynamic_thresholding_ratio euler_at_final
-    flow_shift interpolation_type lambda_min_clipped lower_order_final predict_x0 sample_max_value
-    shift_terminal sigma_max sigma_min skip_prk_steps solver_order solver_p solver_type
-    time_shift_type timestep_type use_beta_sigmas use_exponential_sigmas use_karras_sigmas
-    use_lu_lambdas
+    algorithm_type base_image_seq_len base_shift corrector_order disable_corrector
+    dynamic_thresholding_ratio euler_at_final flow_shift interpolation_type lambda_min_clipped
+    lower_order_final max_image_seq_len max_shift noise_sampler_seed original_inference_steps
+    predict_x0 predictor_order rho sample_max_value shift shift_terminal sigma_data sigma_max
+    sigma_min sigma_schedule skip_prk_steps solver_order solver_p solver_type tau_func tensor_format
+    time_shift_type timestep_scaling timestep_type timestep_values use_beta_sigmas
+    use_exponential_sigmas use_karras_sigmas use_lu_lambdas
     """.split()
 )
 # Keys that would change what a sampler has to do: only these values leave it as it is.
@@ -69,8 +88,15 @@ _ONLY_VALUES = {
     "thresholding": (False, None),
     "use_flow_sigmas": (False, None),
     "use_dynamic_shifting": (False, None),
+    "invert_sigmas": (False, None),
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"),
 }
+_PREDICT_EPSILON = "predict_epsilon"
+"""What prediction_type was in diffusers 0.3 to 0.10: true for "epsilon", false for "sample"."""
+_LIKE_A_KEY = 0.9
+"""Keys that are as similar as this to one of the noise process are taken for a slip of the pen."""
+_MOST_TIMES = 1_000_000
+"""Of training. Published models have 1000; a table of so many is laid out before any work."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,15 +157,23 @@ class ScheduleConfig:
             where the file names none).
 
         Raises:
-            UserError: For an unknown class or key, or for a value that is not supported.
+            UserError: For an unknown class, or for a value that is not supported. A key that no
+                noise process has is warned of, once, as diffusers does.
         """
         class_name = config.get("_class_name", "DDIMScheduler")
-        if class_name not in _CLASS_DEFAULTS:
+        # The former Flax classes of diffusers had the keys of torch's.
+        plain = class_name.removeprefix("Flax") if isinstance(class_name, str) else None
+        if plain not in _CLASS_DEFAULTS:
             raise UserError(
                 f"{where}: _class_name {class_name!r} is not a scheduler of Stable Diffusion 1 or "
                 f"2; use one of {', '.join(_CLASS_DEFAULTS)}"
             )
-        values = _DEFAULTS | _CLASS_DEFAULTS[class_name]
+        if plain in _FEW_STEPS:
+            _warn(
+                f"{where}: {plain} belongs to a model that was distilled for few steps; its noise "
+                "schedule is read, and the sampler is the one that is asked for"
+            )
+        values = _DEFAULTS | _CLASS_DEFAULTS[plain]
         for key, value in config.items():
             if key in _DEFAULTS:
                 values[key] = tuple(value) if isinstance(value, list) else value
@@ -149,10 +183,15 @@ class ScheduleConfig:
                         f"{where}: {key}={value!r} is not supported; use "
                         f"{' or '.join(map(repr, _ONLY_VALUES[key]))}, or leave the key out"
                     )
-            elif key not in _OTHER_SAMPLERS and not key.startswith("_"):
-                raise UserError(
-                    f"{where}: unknown key {key!r} (value {value!r}); correct or remove it"
-                )
+            elif key not in _OTHER_SAMPLERS and key != _PREDICT_EPSILON and key[:1] != "_":
+                if meant := difflib.get_close_matches(key, _DEFAULTS, 1, _LIKE_A_KEY):
+                    raise UserError(
+                        f"{where}: unknown key {key!r} (value {value!r}); is {meant[0]} meant? "
+                        "Correct or remove it"
+                    )
+                _warn(f"{where}: the unknown key {key!r} (value {str(value)[:80]!r}) is ignored")
+        if config.get(_PREDICT_EPSILON) is not None:
+            values["prediction_type"] = _said_prediction(config, where)
         if problem := _problem(values):
             raise UserError(f"{where}: {problem}")
         return cls(**values)
@@ -161,6 +200,26 @@ class ScheduleConfig:
     def clip_range(self) -> float | None:
         """Bound of the clip of x0 in a sampling step, None where nothing is clipped."""
         return self.clip_sample_range if self.clip_sample else None
+
+
+def _said_prediction(config: Mapping[str, Any], where: str) -> str:
+    """The prediction type by `predict_epsilon`; UserError where another key contradicts it."""
+    epsilon = config[_PREDICT_EPSILON]
+    if type(epsilon) is not bool:
+        raise UserError(f"{where}: {_PREDICT_EPSILON}={epsilon!r} must be true or false")
+    said = "epsilon" if epsilon else "sample"
+    if (other := config.get("prediction_type", said)) != said:
+        raise UserError(
+            f"{where}: {_PREDICT_EPSILON}={epsilon} says prediction_type={said!r}, but it is "
+            f"{other!r}; remove {_PREDICT_EPSILON}"
+        )
+    return said
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once: the same file is read before every call that samples."""
+    _LOG.warning("%s", text)
 
 
 def _problem(values: Mapping[str, Any]) -> str | None:
@@ -177,9 +236,13 @@ def _problem(values: Mapping[str, Any]) -> str | None:
         if type(values[key]) is not bool:
             return f"{key}={values[key]!r} must be true or false"
     for key, low in (("num_train_timesteps", 2), ("steps_offset", 0)):
-        if type(values[key]) is not int or values[key] < low:
-            return f"{key}={values[key]!r} must be a whole number of at least {low}"
-    for key, high in (("beta_start", 1.0), ("beta_end", 1.0), ("clip_sample_range", math.inf)):
+        if type(values[key]) is not int or not low <= values[key] <= _MOST_TIMES:
+            return (
+                f"{key}={values[key]!r} must be a whole number of at least {low} and at most "
+                f"{_MOST_TIMES}"
+            )
+    # The last bound is one that float32 holds.
+    for key, high in (("beta_start", 1.0), ("beta_end", 1.0), ("clip_sample_range", 1e30)):
         if not _is_number(values[key]) or not 0.0 < values[key] < high:
             return f"{key}={values[key]!r} must be a number between 0 and {high:g}, both excluded"
     return _betas_problem(values["trained_betas"], values["num_train_timesteps"])

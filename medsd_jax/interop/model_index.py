@@ -102,12 +102,29 @@ def check_index(path: Path) -> list[str]:
     return [name for name in DROPPED if name in listed]
 
 
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """The scheduler_config.json of a diffusers folder, its class by the index where it says none.
+
+    Raises:
+        UserError: one of the two files is missing or no JSON object.
+    """
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    if "_class_name" in scheduler:
+        return scheduler
+    listed = read_json(folder / INDEX).get("scheduler")
+    return (
+        {"_class_name": listed[-1], **scheduler}
+        if isinstance(listed, list) and listed
+        else scheduler
+    )
+
+
 def make_index(scheduler: Mapping[str, Any], text: TextClasses) -> dict[str, Any]:
     """The model_index.json of a model with this scheduler_config.json and text encoder."""
     index: dict[str, Any] = {"_class_name": _PIPELINE, "_diffusers_version": DIFFUSERS_VERSION}
     classes = {
         **{name: part.class_names[0] for name, part in PARTS.items() if part.class_names},
-        "scheduler": scheduler["_class_name"],
+        "scheduler": scheduler.get("_class_name", "DDIMScheduler"),
         "text_encoder": text.text_encoder,
         "tokenizer": text.tokenizer,
     }

@@ -34,6 +34,7 @@ from medsd_jax.interop.model_index import (
     check_index,
     make_index,
     read_json,
+    read_scheduler,
     read_text_classes,
     write_json,
 )
@@ -107,7 +108,7 @@ def _load_folder(folder: Path, variant: str | None, dtype: np.dtype) -> StableDi
         raise UserError(
             f"{folder} is not whole: {', '.join(absent)} missing; copy or download the model again"
         )
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_scheduler(folder)
     configs = {name: _read_config(folder, name) for name in _NETWORKS}
     text = _read_text(folder, variant, dtype)
     given, needed = context_width(text.config), configs["unet"].cross_attention_dim
@@ -145,7 +146,7 @@ def load_structure(path_or_hub_id: str | os.PathLike) -> StableDiffusion:
     params = {}
     for name, config in configs.items():
         params |= with_prefix(_shapes(name, config), name)
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler = read_scheduler(folder)
     return StableDiffusion(**configs, scheduler=scheduler, tokenizer=None, params=params)
 
 

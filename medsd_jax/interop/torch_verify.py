@@ -139,7 +139,7 @@ class TorchPipeline:
             pipe = StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
             # Widened afterwards: the argument for it has changed its name between releases.
             self._pipe = pipe.to(torch.float32)
-            self._pipe.scheduler = _ddim(folder, type(pipe.scheduler))
+            self._pipe.scheduler = _ddim(pipe.scheduler)
         self._pipe.set_progress_bar_config(disable=True)
         self._projection = _read_projection(Path(folder))
 
@@ -236,18 +236,17 @@ def _read_projection(folder: Path) -> Any:
     return projection.to(torch.float32)
 
 
-def _ddim(folder: str | Path, scheduler_class: Any) -> Any:
-    """DDIM with the folder's noise schedule.
+def _ddim(scheduler: Any) -> Any:
+    """DDIM with the noise schedule of the pipeline's own scheduler.
 
-    Keys that the file leaves out have the defaults of the class that the file names, as in
-    medsd_jax; the pipeline object has put its own values over some of them. Latents are not
-    clipped: so the pipeline wants it.
+    Args:
+        scheduler: of the pipeline object, which has put its own values over some of the file's, as
+            for everyone who opens the folder. Keys that the file leaves out have the defaults of
+            the class that the file names. Latents are not clipped: so the pipeline wants it.
     """
     import diffusers
 
-    named: Mapping[str, Any] = scheduler_class.from_pretrained(
-        str(folder), subfolder="scheduler", local_files_only=True
-    ).config
+    named: Mapping[str, Any] = scheduler.config
     known = {key: value for key, value in named.items() if not key.startswith("_")}
     return diffusers.DDIMScheduler.from_config({**known, "clip_sample": False})
 

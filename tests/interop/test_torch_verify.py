@@ -11,6 +11,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from medsd_jax.api import schedule_of
+from medsd_jax.diffusion.schedule import sampling_timesteps
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
@@ -121,28 +123,65 @@ def test_the_folders_tokenizer_is_asked(folder):
 @pytest.mark.torch
 def test_absent_scheduler_keys_have_the_defaults_of_the_named_class(folder):
     write_scheduler(folder, _class_name="PNDMScheduler", steps_offset=1, skip_prk_steps=True)
-    config = torch_verify._ddim(folder, scheduler_class("PNDMScheduler")).config
+    config = torch_verify.TorchPipeline(folder)._pipe.scheduler.config
     assert config.set_alpha_to_one is False  # DDIMScheduler's own default is True
     assert config.steps_offset == 1 and config.clip_sample is False
 
 
 @pytest.mark.torch
-def test_the_scheduler_is_the_files_and_not_the_pipelines(folder):
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers says what it puts over the file
+def test_the_certificates_scheduler_is_the_one_that_a_user_of_the_folder_gets(folder):
     """StableDiffusionPipeline puts steps_offset=1 over the file's value."""
     write_scheduler(
         folder, _class_name="DDIMScheduler", steps_offset=0, prediction_type="v_prediction",
         rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=True,
     )  # fmt: skip
-    config = torch_verify._ddim(folder, scheduler_class("DDIMScheduler")).config
-    assert config.steps_offset == 0 and config.prediction_type == "v_prediction"
+    config = torch_verify.TorchPipeline(folder)._pipe.scheduler.config
+    assert config.steps_offset == 1 and config.prediction_type == "v_prediction"
     assert config.rescale_betas_zero_snr and config.timestep_spacing == "trailing"
     assert config.clip_sample is False
 
 
-def scheduler_class(name):
+SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers says what it puts over the file
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"_class_name": "DDIMScheduler", "steps_offset": 0},
+        {"_class_name": "DDIMScheduler", "steps_offset": 2},
+        {"_class_name": "DDIMScheduler"},
+        {"_class_name": "DDPMScheduler", "variance_type": "fixed_small"},
+        {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "tensor_format": "pt"},
+        {"_class_name": "LCMScheduler", "original_inference_steps": 50},
+        {"_class_name": "DPMSolverMultistepScheduler", "noise_sampler_seed": None},
+    ],
+)
+def test_times_are_those_of_the_pipeline(folder, scheduler):
+    """Whatever steps_offset the file has, the pipeline object walks with its own."""
     import diffusers
 
-    return getattr(diffusers, name)
+    write_scheduler(folder, **scheduler, **SD_BETAS)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(folder))
+    known = {k: v for k, v in pipe.scheduler.config.items() if not k.startswith("_")}
+    ddim = diffusers.DDIMScheduler.from_config(known)
+    for steps in (5, 10, 50):
+        ddim.set_timesteps(steps)
+        ours = sampling_timesteps(schedule_of(load_pipeline(folder)), steps)
+        assert ours.tolist() == ddim.timesteps.tolist()
+    assert ours[-1] == (0 if ddim.config.timestep_spacing == "linspace" else 1)
+
+
+def test_a_scheduler_file_without_a_class_is_of_the_class_of_the_index(folder, tmp_path):
+    write_scheduler(folder, _class_name="PNDMScheduler", **SD_BETAS)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SD_BETAS))
+    model = load_pipeline(folder)
+    assert schedule_of(model).set_alpha_to_one is False  # PNDM's default; DDIM's is True
+    save_pipeline(model, tmp_path / "again")
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "PNDMScheduler"]
 
 
 @pytest.mark.torch
