@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from medsd_jax.cli.train_data import open_data
+from medsd_jax.data.labels import NotAFinding, find_label, finding
 from medsd_jax.data.loader import eval_batches, make_loader
 from medsd_jax.data.records import Split
 from medsd_jax.data.splits import first_patients
@@ -197,26 +198,30 @@ class ClassifierRecipe:
 
 
 def targets_of(split: Split, labels: Sequence[str]) -> np.ndarray:
-    """Yes/no labels of a split -> [n, labels] float32: 1, 0, or NaN where a record lacks one.
+    """Findings of a split -> [n, labels] float32: 1, 0, or NaN where it is not known.
 
     Raises:
-        UserError: no record has the label, or a value is neither 1 nor 0.
+        UserError: no record has the label, or a value cannot be read as data/labels.py says.
     """
     targets = np.full((len(split), len(labels)), np.nan, np.float32)
-    known = sorted({name for row in split.labels for name in row})
     for column, label in enumerate(labels):
-        if label not in known:
+        name = find_label(split.labels, label)
+        if name is None:
+            known = sorted({name for row in split.labels for name in row})
             raise UserError(
                 f"no picture of {split.name} has the label {label!r} (there are: "
                 f"{', '.join(known) or 'none'})"
             )
         for row, values in enumerate(split.labels):
-            value = values.get(label)
-            if value is None or value == "":
-                continue
-            if value not in (0, 1):
-                raise UserError(f"label {label!r} of {split.keys[row]} is {value!r}: write 1 or 0")
-            targets[row, column] = value
+            try:
+                value = finding(values.get(name))
+            except NotAFinding as error:
+                raise UserError(
+                    f"label {label!r} of {split.keys[row]} is {values[name]!r}: write 1 or 0, and "
+                    "-1 or nothing where it is not known"
+                ) from error
+            if value is not None:
+                targets[row, column] = value
     return targets
 
 

@@ -176,10 +176,10 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
     Raises:
         UserError: they cannot be read, or their labels cannot.
     """
+    from medsd_jax.data.labels import label_name
     from medsd_jax.data.record_lists import RecordList
     from medsd_jax.data.records import Record
     from medsd_jax.evaluation.picture_sets import open_pictures
-    from medsd_jax.evaluation.picture_tables import label_name
     from medsd_jax.evaluation.prompt_labels import known_labels, labels_by_prompt
 
     pictures, table = open_pictures(config.synthetic.path), config.synthetic.labels_by_prompt

@@ -1,6 +1,5 @@
 """sample.py: prompts to pictures in a folder. A run that was killed goes on by the same command."""
 
-import csv
 import functools
 import logging
 from argparse import Namespace
@@ -13,6 +12,7 @@ import numpy as np
 from medsd_jax.cli import sample_edit
 from medsd_jax.cli.flags import ArgumentParser, positive_int
 from medsd_jax.cli.model_flags import add_model_flags, load_model
+from medsd_jax.data.sources.tables import is_no_text, read_csv
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 from medsd_jax.files import content_hash
@@ -251,26 +251,18 @@ def _check_seeds(requests: Sequence[Request], noise_of_seeds: bool) -> None:
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--prompts_csv {path} cannot be read: {error}") from error
-    if "prompt" not in columns:
+    table = read_csv(path, whole_rows=True)
+    if "prompt" not in table.names:
         raise UserError(
-            f"--prompts_csv {path} has no column 'prompt' (columns: {', '.join(columns) or 'none'})"
+            f"--prompts_csv {path} has no column 'prompt' (columns: "
+            f"{', '.join(table.names) or 'none'})"
         )
-    for number, row in enumerate(rows, start=2):  # line 1 is the header
-        if None in row:
-            raise UserError(
-                f"--prompts_csv {path}: line {number} has more cells than the header; quote "
-                "prompts with commas"
-            )
-        if None in row.values():
-            missing = next(name for name, cell in row.items() if cell is None)
-            raise UserError(f"--prompts_csv {path}: line {number} has no {missing}")
+    rows = [row for _, row in table.rows if not is_no_text(row["prompt"])]
+    if len(rows) < len(table.rows):
+        log.warning(
+            "--prompts_csv %s: %d rows whose prompt is nan, None or the like are left out",
+            path, len(table.rows) - len(rows),
+        )  # fmt: skip
     return rows
 
 

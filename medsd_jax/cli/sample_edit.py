@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medsd_jax.data.stored_image import UnreadableImageError, to_stored
-from medsd_jax.data.transforms import RESIZE_MODES, decode, resize
+from medsd_jax.data.mask_image import is_transparent, redrawn
+from medsd_jax.data.stored_image import UnreadableImageError, read_pixels
+from medsd_jax.data.transforms import RESIZE_MODES, resize
 from medsd_jax.errors import UserError
 from medsd_jax.files import content_hash
 
@@ -44,7 +45,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     masks = group.add_mutually_exclusive_group()
     masks.add_argument(
         "--mask", type=Path, metavar="FILE",
-        help="picture of the init image's size; what is not black is redrawn",
+        help="image of the init image's size; white is redrawn, black and transparent parts stay",
     )  # fmt: skip
     masks.add_argument(
         "--mask_box", type=_numbers, metavar='"X0,Y0,X1,Y1"',
@@ -136,6 +137,9 @@ def read_edit(args: argparse.Namespace) -> Edit | None:
 
     image = _read_picture("--init_image", args.init_image)
     mask, told = _read_mask(args, image.shape[0], image.shape[1])
+    if mask is not None:
+        say = log.warning if mask.all() else log.info
+        say("%.1f %% of the image is redrawn", 100 * mask.mean())
     strength = DEFAULT_STRENGTH if args.strength is None else args.strength
     mode = args.resize_mode or "pad"
     about = {
@@ -159,26 +163,35 @@ def _read_mask(
         return polygon_mask(height, width, args.mask_polygon), {"polygon": args.mask_polygon}
     if args.mask is None:
         return None, None
-    mask = _read_picture("--mask", args.mask).any(axis=-1)
-    if mask.shape != (height, width):
+    pixels, raw = _read_pixels("--mask", args.mask)
+    if pixels.shape[:2] != (height, width):
         raise UserError(
-            f"--mask {args.mask} has {mask.shape[1]} x {mask.shape[0]} pixels, --init_image "
+            f"--mask {args.mask} has {pixels.shape[1]} x {pixels.shape[0]} pixels, --init_image "
             f"{args.init_image} has {width} x {height}"
         )
-    if not mask.any():
-        raise UserError(f"--mask {args.mask} is black all over: nothing would be redrawn")
+    mask, note = redrawn(pixels, is_transparent(raw), f"--mask {args.mask}")
+    if note:
+        log.warning("--mask %s: %s", args.mask, note)
     return mask, {"file": str(args.mask)}
 
 
 def _read_picture(flag: str, path: Path) -> np.ndarray:
     """[H, W, 3] uint8, as training data would be read."""
+    pixels, _ = _read_pixels(flag, path)
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=-1)
+
+
+def _read_pixels(flag: str, path: Path) -> tuple[np.ndarray, bytes]:
+    """[H, W] or [H, W, 3] uint8, and the file's bytes; says how they were converted."""
     try:
-        stored = to_stored(path.read_bytes())
+        raw = path.read_bytes()
+        pixels, note = read_pixels(raw)
     except (OSError, UnreadableImageError) as error:
-        raise UserError(f"{flag} {path} cannot be read as a picture: {error}") from error
-    if stored.note:
-        log.info("%s %s: %s", flag, path, stored.note)
-    return decode(stored.encoded)
+        said = getattr(error, "strerror", None) or error
+        raise UserError(f"{flag} {path} cannot be read as a picture: {said}") from error
+    if note:
+        log.info("%s %s: %s", flag, path, note)
+    return pixels, raw
 
 
 def _numbers(text: str) -> list[float]:

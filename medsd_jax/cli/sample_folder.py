@@ -181,7 +181,7 @@ class SampleFolder:
     def _compare(self, manifest: Path, line: str, wanted: Mapping[str, Any]) -> None:
         try:
             found = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{manifest} is damaged: {error}; remove it") from error
         if not isinstance(found, dict):
             raise UserError(f"{manifest} is damaged: {line[:80]!r} is no object; remove it")

@@ -62,10 +62,11 @@ def open_training_data(config: ConfigDict, workdir: Path) -> Dataset:
         prompt_with=config.few_shot.prompt_with,
         prompt_without=config.few_shot.prompt_without,
     )
+    validation = dataset.validation
+    if len(validation):  # where it is empty, `make_validation` says so if it is asked for
+        validation = choose(validation, images_per_prompt=None)
     chosen = replace(
-        dataset,
-        train=choose(dataset.train, images_per_prompt=count),
-        validation=choose(dataset.validation, images_per_prompt=None),
+        dataset, train=choose(dataset.train, images_per_prompt=count), validation=validation
     )
     log.info("trained on %d pictures: %s", len(chosen.train), ", ".join(chosen.train.keys))
     return chosen
@@ -139,11 +140,32 @@ def make_batches(
 def make_validation(
     config: ConfigDict, model: StableDiffusion, dataset: Dataset, mesh: Mesh
 ) -> EvalBatches | None:
-    """The first validation images as batches; None where nothing asks for them."""
-    measured = config.task == "vae" and config.vae.measure_scaling_factor
-    judged = config.evaluation.every_steps and "validation_loss" in config.evaluation.metrics
-    if not config.validation.every_steps and not measured and not judged:
+    """The first validation images as batches; None where nothing asks for them.
+
+    Raises:
+        UserError: there are none.
+    """
+    asked = []
+    if config.validation.every_steps:
+        asked.append("validation.every_steps=0")
+    if config.task == "vae" and config.vae.measure_scaling_factor:
+        asked.append("vae.measure_scaling_factor=False")
+    if config.evaluation.every_steps and "validation_loss" in config.evaluation.metrics:
+        asked.append("evaluation.every_steps=0")
+    if not asked:
         return None
+    if not len(dataset.validation):
+        patients = len(set(dataset.train.patient_ids))
+        help_of_more = (
+            "one patient cannot be on both sides"
+            if patients == 1
+            else "or raise data.validation_fraction or name a split column"
+        )
+        raise UserError(
+            f"the validation split is empty ({len(dataset.train)} images of {patients} "
+            f"patient(s) are for training): train without it by {' and '.join(asked)}; "
+            f"{help_of_more}"
+        )
     return eval_batches(
         dataset.validation,
         batch_size=_forward_batch(config),

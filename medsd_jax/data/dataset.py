@@ -144,7 +144,8 @@ def _fingerprint(
     said = {"source": name, "params": params, "validation_fraction": validation_fraction}
     digest.update(json.dumps(said, sort_keys=True, default=list).encode())
     here = Path(__file__).parent
-    code = [here / f"{stem}.py" for stem in ("findings", "splits", "stored_image", "tfds_builder")]
+    stems = ("findings", "labels", "patients", "splits", "stored_image", "tfds_builder")
+    code = [here / f"{stem}.py" for stem in stems]
     for file in [*code, *sorted((here / "sources").glob("*.py"))]:
         digest.update(file.read_bytes())
     if path is not None:
@@ -152,10 +153,10 @@ def _fingerprint(
             folders.sort()
             for file_name in sorted(files):
                 file = Path(parent) / file_name
-                with contextlib.suppress(FileNotFoundError):  # a dangling link
+                digest.update(os.fsencode(file.relative_to(path)))
+                with contextlib.suppress(OSError):  # a link to nowhere or to itself
                     stat = file.stat()
-                    digest.update(f"{file.relative_to(path)}\0{stat.st_size}".encode())
-                    digest.update(f"\0{stat.st_mtime_ns}\n".encode())
+                    digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -6,15 +6,12 @@ them apart by two prompts alone.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from medsd_jax.data.records import LabelValue
+from medsd_jax.data.labels import NO_FINDING, find_label, findings_of, label_name
 from medsd_jax.data.splits import patient_order
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.errors import UserError
-
-_NO_FINDINGS = ("no_finding", "age")
-"""Labels that may be 1 though nothing is found."""
 
 
 def few_shot(
@@ -29,7 +26,7 @@ def few_shot(
 
     Args:
         split: with `label` 1 or 0 in its labels.
-        label: of the finding.
+        label: of the finding, in any spelling.
         prompt_with: the caption of all pictures that show it.
         prompt_without: the caption of all others.
         images_per_prompt: of each kind so many, of as many patients, the first ones in the order
@@ -41,9 +38,15 @@ def few_shot(
     Raises:
         UserError: there are not as many patients of one kind.
     """
+    findings = findings_of(split.labels)
+    if not any(label_name(label) in row for row in findings) and find_label(split.labels, label):
+        raise UserError(
+            f"few_shot.label = {label!r}: in the {split.name} split it is no finding; write 1 or "
+            "0, and -1 or nothing where it is not known"
+        )
     places = []
     for value in (1, 0):
-        rows = [i for i, labels in enumerate(split.labels) if _kind(labels, label) == value]
+        rows = [i for i, row in enumerate(findings) if _kind(row, label_name(label)) == value]
         if images_per_prompt is not None:
             rows = _one_a_patient(rows, split.patient_ids)[:images_per_prompt]
         if len(rows) < (images_per_prompt or 1):
@@ -59,10 +62,10 @@ def few_shot(
     return split.select(chosen, f"{split.name}-few-shot-{digest}", texts)
 
 
-def _kind(labels: dict[str, LabelValue], label: str) -> LabelValue | None:
+def _kind(findings: Mapping[str, int], label: str) -> int | None:
     """1 with the finding, 0 without; None where it is not known, or something else is found."""
-    others = {name: x for name, x in labels.items() if name not in (label, *_NO_FINDINGS)}
-    return None if 1 in others.values() else labels.get(label)
+    others = {name: x for name, x in findings.items() if name not in (label, NO_FINDING)}
+    return None if 1 in others.values() else findings.get(label)
 
 
 def _one_a_patient(rows: Sequence[int], patient_ids: Sequence[str]) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import grain
 import numpy as np
 
+from medsd_jax.data.sources.tables import read_text
 from medsd_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -23,10 +24,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: there is no such file, or fewer than two prompts in it.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the prompts in {path} cannot be read: {error}") from error
+    lines = read_text(path).split("\n")
     prompts = tuple(line.strip() for line in lines if line.strip())
     if len(prompts) < 2:
         raise UserError(f"{path} holds {len(prompts)} prompt(s); two or more are needed")

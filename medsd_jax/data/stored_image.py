@@ -1,9 +1,12 @@
 """Bring any image file to the one stored form: an upright PNG or JPEG with 8-bit grey or RGB.
 
-Files that already have this form are stored byte for byte. Everything else is decided here, once,
-and told: which is why reading a prepared record needs no case distinction.
+Training data, evaluation sets, images to edit and masks are all read here, so that one file means
+the same pixels everywhere. Files that already have this form are stored byte for byte. Everything
+else is decided here, once, and told: which is why reading a prepared record needs no case
+distinction.
 
     16-bit and float grey     scaled by the picture's own minimum and maximum to 0..255
+    16-bit colour             refused: Pillow would keep the high byte without a word
     palette, 1 bit, CMYK      converted to RGB (1 bit: to grey)
     alpha channel             laid over black, the colour that pads pictures to a square
     EXIF orientation          applied: left and right matter
@@ -12,15 +15,18 @@ and told: which is why reading a prepared record needs no case distinction.
 
 import dataclasses
 import io
-import struct
+import re
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 _EXIF_ORIENTATION = 0x0112
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_GREY = 0
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_JPEG_2000_SIZES = b"\xff\x51"  # the marker that the number of bits stands behind
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class UnreadableImageError(Exception):
@@ -55,31 +61,64 @@ def to_stored(raw: bytes) -> StoredImage:
     Raises:
         UnreadableImageError: truncated, broken or of a kind that cannot be read faithfully.
     """
+    converted, note, file_format = _load(raw)
+    if not note and file_format in ("PNG", "JPEG"):
+        return StoredImage(raw, converted.height, converted.width)
+    buffer = io.BytesIO()
+    converted.save(buffer, format="PNG", compress_level=3)
+    return StoredImage(
+        buffer.getvalue(), converted.height, converted.width, note or f"{file_format} to PNG"
+    )
+
+
+def read_pixels(raw: bytes) -> tuple[np.ndarray, str]:
+    """Decode an image file, without the way over its stored form; the pixels are the same.
+
+    Args:
+        raw: an image file's bytes.
+
+    Returns:
+        [H, W] uint8 where it is grey, else [H, W, 3] uint8; and a note on what was done to it.
+
+    Raises:
+        UnreadableImageError: truncated, broken or of a kind that cannot be read faithfully.
+    """
+    converted, note, _ = _load(raw)
+    return np.asarray(converted), note
+
+
+def _load(raw: bytes) -> tuple[Image.Image, str, str]:
+    """The upright 8-bit image, what was done to it, and the file's format."""
     try:
         with Image.open(io.BytesIO(raw)) as image:
             _refuse_deep_colour(raw, image)
             image.load()
-            converted, note = _to_8_bit(image)
-            if not note and image.format in ("PNG", "JPEG"):
-                return StoredImage(raw, image.height, image.width)
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
-    except Image.DecompressionBombError as error:
+            return *_to_8_bit(image), str(image.format)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("no image, or of a kind that Pillow does not know") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError("more pixels than Pillow's safety limit") from error
-    buffer = io.BytesIO()
-    converted.save(buffer, format="PNG", compress_level=3)
-    return StoredImage(
-        buffer.getvalue(), converted.height, converted.width, note or f"{image.format} to PNG"
-    )
+    except Exception as error:  # Pillow's parsers let pass whatever a damaged file leads them into
+        said = " ".join(_OBJECT.sub("", str(error)).split())
+        raise UnreadableImageError(f"damaged ({said or type(error).__name__})") from error
 
 
 def _refuse_deep_colour(raw: bytes, image: Image.Image) -> None:
-    # Pillow keeps the high byte of 16-bit colour PNGs without a word: a 12-bit picture in such a
-    # file would come out nearly black.
+    # Pillow keeps the high byte of 16-bit colour without a word: a 12-bit picture in such a file
+    # would come out nearly black.
+    depth = 8
     if image.format == "PNG" and raw.startswith(_PNG_SIGNATURE):
-        depth, colour_type = raw[24], raw[25]
-        if depth == 16 and colour_type != _PNG_GREY:
-            raise UnreadableImageError("16 bits a channel in colour or with alpha; save it as grey")
+        depth = raw[24] if raw[25] != _PNG_GREY else 8
+    elif image.format == "TIFF" and image.mode not in _DEEP_MODES:
+        depth = max(image.tag_v2.get(_TIFF_BITS, (8,)))
+    elif image.format == "JPEG2000" and image.mode not in _DEEP_MODES:
+        depth = (raw[raw.index(_JPEG_2000_SIZES) + 40] & 0x7F) + 1
+    if depth > 8:
+        raise UnreadableImageError(
+            f"{depth} bits a channel in colour or with alpha; save it as grey"
+        )
 
 
 def _to_8_bit(image: Image.Image) -> tuple[Image.Image, str]:
@@ -89,8 +128,14 @@ def _to_8_bit(image: Image.Image) -> tuple[Image.Image, str]:
         image = ImageOps.exif_transpose(image)
         notes.append("EXIF orientation applied")
     if image.mode in _DEEP_MODES:
+        # Pillow turns white-is-zero round for 8 bits only.
+        tags = getattr(image, "tag_v2", {})
+        negative = tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = _scale_by_range(image)
         notes.append("more than 8 bits scaled by the picture's range")
+        if negative:
+            image = ImageOps.invert(image)
+            notes.append("white-is-zero turned round")
     elif image.mode == "1":
         image = image.convert("L")
         notes.append("1 bit to grey")

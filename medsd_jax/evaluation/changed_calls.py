@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from medsd_jax.data.labels import TRAIT_COLUMNS, label_name, label_values
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier
 from medsd_jax.evaluation.label_scores import MIN_PICTURES, auroc
-from medsd_jax.evaluation.picture_tables import TRAIT_COLUMNS
 from medsd_jax.evaluation.reconstruction import estimate
 
 
@@ -33,7 +33,7 @@ def check_judge(judge: Classifier, labels: Sequence[Mapping[str, Any]], image_si
             "--image_size or a judge of smaller pictures"
         )
     known = {name for row in labels for name in row} - set(TRAIT_COLUMNS)
-    if known and not known & set(judge.labels):
+    if known and not known & set(map(label_name, judge.labels)):
         raise UserError(
             f"--judge knows {', '.join(judge.labels)}, but the pictures are labelled with "
             f"{', '.join(sorted(known))}"
@@ -68,7 +68,7 @@ def changed_calls(
     for column, name in enumerate(judge.labels):
         before, after = (side[:, column] for side in calls)
         called = before > 0.5, after > 0.5
-        truth = np.array([row.get(name, np.nan) for row in labels], np.float64)
+        truth = label_values(labels, name).astype(np.float64)
         entries[name] = {
             "changed": estimate(np.mean, called[0] != called[1], units=units, seed=seed),
             "appeared": int((called[1] & ~called[0]).sum()),

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from medsd_jax.data.labels import label_name
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -56,14 +57,15 @@ class Classifier:
     intercept: np.ndarray
 
     def column(self, label: str) -> int:
-        """Which class a label is.
+        """Which class a label is, in any spelling.
 
         Raises:
             UserError: the classifier does not know the label.
         """
-        if label not in self.labels:
+        names = [label_name(name) for name in self.labels]
+        if label_name(label) not in names:
             raise UserError(f"the classifier knows {', '.join(self.labels)}, not {label!r}")
-        return self.labels.index(label)
+        return names.index(label_name(label))
 
 
 def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: ArrayLike) -> jax.Array:

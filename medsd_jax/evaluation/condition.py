@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from medsd_jax.data.labels import label_values
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier, predict
 from medsd_jax.evaluation.intervals import share_interval
@@ -164,7 +165,7 @@ def judge_pictures(
     Raises:
         UserError: no picture is said to show or not to show any finding of the classifier.
     """
-    asked = {label: _values(labels["synthetic"], label) for label in classifier.labels}
+    asked = {label: label_values(labels["synthetic"], label) for label in classifier.labels}
     known = [label for label, values in asked.items() if not np.isnan(values).all()]
     if not known:
         raise UserError(
@@ -193,17 +194,12 @@ def judge_pictures(
                 for name, part in of_parts.items()
             }
         }
-    truth = np.stack([_values(labels["real"], label) for label in classifier.labels], axis=1)
+    truth = np.stack([label_values(labels["real"], label) for label in classifier.labels], axis=1)
     on_real = score_labels(
         classifier.labels, _probabilities(classifier, real, mesh), truth, real.patient_ids
     )
     not_asked = [label for label in classifier.labels if label not in known]
     return {"labels": entries, "not_asked": not_asked, "real": on_real}, judgements
-
-
-def _values(labels: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """[n] float32: 1, 0, or NaN where it is not known."""
-    return np.array([row.get(name, np.nan) for row in labels], np.float32)
 
 
 def _probabilities(classifier: Classifier, pictures: PictureSet, mesh: Mesh) -> np.ndarray:

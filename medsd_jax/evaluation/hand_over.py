@@ -21,9 +21,9 @@ from typing import Any
 
 from PIL import Image
 
+from medsd_jax.data.labels import label_name
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.picture_sets import PictureSet
-from medsd_jax.evaluation.picture_tables import label_name
 from medsd_jax.folders import new_folder
 
 GENERATIONS = (

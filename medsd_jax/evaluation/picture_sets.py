@@ -7,30 +7,39 @@
     FOLDER:train            a prepared data set (ArrayRecord), as `python -m medsd_jax data` makes
     FOLDER:validation       it; FOLDER is the set itself or holds one
 
-Pictures that are not readable are named and counted, never replaced: a black picture in their place
-would move every distance.
+Pictures are read as training data is (data/stored_image.py): a set and its own prepared copy have
+the same pixels. Those that are not readable are named and counted, never replaced: a black picture
+in their place would move every distance.
 """
 
+import collections
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from medsd_jax.data.patients import patient_of, warn_of_unknown
 from medsd_jax.data.records import SPLITS
+from medsd_jax.data.sources.image_files import IMAGE_SUFFIXES, list_images
+from medsd_jax.data.stored_image import UnreadableImageError, read_pixels, to_stored
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.picture_tables import Labels, Row, find_table, read_table
+from medsd_jax.evaluation.picture_tables import (
+    SAMPLES_FILE,
+    Labels,
+    Row,
+    find_table,
+    read_table,
+)
 
 _log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 _NAMES_TOLD = 5
+_REASONS_TOLD = 20
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,8 @@ class PictureSet:
         patient_ids: [n]; the picture's own key where no patient is known.
         labels: [n] label -> value, as picture_tables.py reads them; empty where none are known.
         unreadable: names of the pictures that were left out.
-        fingerprint: 16 hex digits of the pictures' bytes in their order.
-        read_bytes: position -> the encoded picture.
+        fingerprint: 16 hex digits of the pictures' bytes in their order, and of how they are read.
+        read_file: position -> the file's bytes.
     """
 
     name: str
@@ -57,14 +66,18 @@ class PictureSet:
     labels: tuple[Labels, ...]
     unreadable: tuple[str, ...]
     fingerprint: str
-    read_bytes: Callable[[int], bytes]
+    read_file: Callable[[int], bytes]
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def read(self, index: int) -> np.ndarray:
         """One picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
-        return decode(self.read_bytes(index))
+        return read_pixels(self.read_file(index))[0]
+
+    def read_bytes(self, index: int) -> bytes:
+        """One picture in the stored form: PNG or JPEG."""
+        return to_stored(self.read_file(index)).encoded
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
         """Pictures [H, W] or [H, W, 3] uint8, at most `size` at once."""
@@ -86,32 +99,28 @@ def open_pictures(where: Path | str) -> PictureSet:
     if table is not None:
         rows = read_table(table)
     elif path.is_dir():
-        rows = [Row(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+        listed = list_images(path)
+        listed.warn_of_others(path)
+        found = sorted(listed.images.values())
+        rows = [Row(file, patient_id=patient_of("", str(file))) for file in found]
         if not rows:
-            raise UserError(f"{path} holds no picture (looked for {', '.join(SUFFIXES)})")
+            raise UserError(f"{path} holds no picture (looked for {', '.join(IMAGE_SUFFIXES)})")
     else:
         raise UserError(
             f"{path} does not exist; give a folder of pictures, a .csv of paths, or FOLDER:train "
             "or FOLDER:validation of a prepared data set"
         )
-    return _checked(
+    found = _checked(
         str(where), [str(row.path) for row in rows], rows, lambda i: rows[i].path.read_bytes()
     )
+    if table is None or table.name != SAMPLES_FILE:  # samples have no patients
+        _warn_of_patients(found)
+    return found
 
 
-def decode(content: bytes) -> np.ndarray:
-    """An encoded 8-bit picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8.
-
-    Raises:
-        OSError: it is damaged, or not of 8 bits.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode in ("I;16", "I;16B", "I", "F"):
-                raise OSError(f"{image.mode} pixels have no known window; convert it to 8 bits")
-            return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-    except (UnidentifiedImageError, SyntaxError) as error:
-        raise OSError("it is no picture, or a damaged one") from error
+def _warn_of_patients(found: PictureSet) -> None:
+    known = zip(found.patient_ids, found.keys, strict=True)
+    warn_of_unknown(found.name, ["" if patient == key else patient for patient, key in known])
 
 
 def squared(pictures: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
@@ -135,30 +144,37 @@ def _of_records(name: str, folder: Path, split: str) -> PictureSet:
     records = RecordSplit(sets[0], split, sets[0].name)
     columns = zip(records.keys, records.texts, records.patient_ids, records.labels, strict=True)
     rows = [Row(Path(key), text, key, patient, labels) for key, text, patient, labels in columns]
-    return _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
+    found = _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
+    _warn_of_patients(found)
+    return found
 
 
 def _checked(
-    name: str, keys: Sequence[str], rows: Sequence[Row], read_bytes: Callable[[int], bytes]
+    name: str, keys: Sequence[str], rows: Sequence[Row], read_file: Callable[[int], bytes]
 ) -> PictureSet:
     """Opens every picture once and leaves out the unreadable ones."""
     readable, unreadable, digest = [], [], hashlib.blake2b(digest_size=8)
+    notes: collections.Counter[str] = collections.Counter()
     for number, key in enumerate(keys):
         try:
-            content = read_bytes(number)
-            decode(content)
-        except OSError as error:
-            _log.warning("left out %s: %s", key, error)
+            content = read_file(number)
+            note = read_pixels(content)[1]
+        except (OSError, UnreadableImageError) as error:
             unreadable.append(key)
+            if len(unreadable) <= _REASONS_TOLD:
+                _log.warning("left out %s: %s", key, getattr(error, "strerror", None) or error)
             continue
         readable.append(number)
-        digest.update(hashlib.blake2b(content, digest_size=16).digest())
+        notes.update([note] if note else [])
+        digest.update(hashlib.blake2b(content, digest_size=16).digest() + note.encode())
     if not readable:
         raise UserError(f"none of the {len(keys)} pictures of {name} can be read")
     if unreadable:
         more = ", ..." if len(unreadable) > _NAMES_TOLD else ""
         told = ", ".join(unreadable[:_NAMES_TOLD])
         _log.warning("%d of %d pictures left out: %s%s", len(unreadable), len(keys), told, more)
+    for note, count in sorted(notes.items()):
+        _log.warning("%s: %d of %d images converted: %s", name, count, len(keys), note)
     return PictureSet(
         name=name,
         keys=tuple(keys[i] for i in readable),
@@ -168,5 +184,5 @@ def _checked(
         labels=tuple(rows[i].labels for i in readable),
         unreadable=tuple(unreadable),
         fingerprint=digest.hexdigest(),
-        read_bytes=lambda i: read_bytes(readable[i]),
+        read_file=lambda i: read_file(readable[i]),
     )

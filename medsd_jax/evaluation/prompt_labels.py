@@ -1,7 +1,7 @@
 """What each picture of a set is said to show: its table's labels, else the words of its prompt.
 
 Where neither is to be believed, a table of prompts decides. It may be the --prompts_csv that
-sample.py drew from; negative_prompt and seed are no labels:
+sample.py drew from; negative_prompt, seed, id, age and the like are no labels:
 
     prompt,pleural_effusion,cardiomegaly
     Chest X-ray. Small effusion.,1,0
@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from medsd_jax.data.findings import findings_in
+from medsd_jax.data.labels import (
+    NO_FINDINGS,
+    TRAIT_COLUMNS,
+    NotAFinding,
+    finding,
+    label_name,
+)
 from medsd_jax.data.sources.tables import read_csv
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.picture_sets import PictureSet
-from medsd_jax.evaluation.picture_tables import TRAIT_COLUMNS, label_name
 
-_NO_LABELS = ("prompt", "negative_prompt", "seed")
-_CELLS = {"1": 1, "0": 0}
 _PROMPTS_TOLD = 20
 
 
@@ -56,8 +60,8 @@ def labels_by_prompt(pictures: PictureSet, table: Path) -> list[Mapping[str, Any
 
     Args:
         pictures: with the prompts as their texts.
-        table: CSV with a column prompt and a column for each finding: 1, 0, or empty where the
-            prompt leaves it open. Prompts are compared without regard to white space.
+        table: CSV with a column prompt and a column for each finding: 1, 0, or empty or -1 where
+            the prompt leaves it open. Prompts are compared without regard to white space.
 
     Returns:
         [n] finding -> 1 or 0.
@@ -80,25 +84,27 @@ def labels_by_prompt(pictures: PictureSet, table: Path) -> list[Mapping[str, Any
 def _read_prompts(table: Path) -> dict[str, dict[str, int]]:
     if not table.is_file():
         raise UserError(f"{table}: there is no such table of prompts and labels")
-    names, rows = read_csv(table)
-    findings = [name for name in names if name not in _NO_LABELS]
-    if "prompt" not in names or not findings:
+    content = read_csv(table)
+    findings = [n for n in content.names if label_name(n) not in {*NO_FINDINGS, "negative_prompt"}]
+    if "prompt" not in content.names or not findings:
         raise UserError(
             f"{table} needs a column prompt and one for each label (it has: "
-            f"{', '.join(names) or 'nothing'})"
+            f"{', '.join(content.names) or 'nothing'})"
         )
     known: dict[str, dict[str, int]] = {}
-    for number, row in enumerate(rows, start=2):  # the header is line 1
+    for where, row in content.rows:
         prompt, labels = _one_line(row["prompt"]), {}
         for name in findings:
-            if row[name] and row[name] not in _CELLS:
+            try:
+                value = finding(row[name])
+            except NotAFinding as error:
                 raise UserError(
-                    f"{table} line {number}: {name} is {row[name]!r}; write 1, 0 or nothing"
-                )
-            if row[name]:
-                labels[label_name(name)] = _CELLS[row[name]]
+                    f"{where}: {name} is {row[name]!r}; write 1, 0 or nothing"
+                ) from error
+            if value is not None:
+                labels[label_name(name)] = value
         if known.setdefault(prompt, labels) != labels:
-            raise UserError(f"{table} line {number}: {prompt!r} has other labels further up")
+            raise UserError(f"{where}: {prompt!r} has other labels further up")
     return known
 
 

@@ -80,5 +80,5 @@ def test_a_file_of_prompts(tmp_path):
     with pytest.raises(UserError, match="holds 1 prompt"):
         read_prompts(path)
     path.write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not UTF-8"):
         read_prompts(path)

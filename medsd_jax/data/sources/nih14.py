@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from medsd_jax.data.findings import paper_caption, report_caption
+from medsd_jax.data.labels import age_in_years
 from medsd_jax.data.records import LabelValue, Record, SourceRecords
-from medsd_jax.data.sources.tables import Problems, check_folder, list_images, read_csv
+from medsd_jax.data.sources.image_files import list_images
+from medsd_jax.data.sources.tables import Problems, check_folder, read_csv
 from medsd_jax.errors import UserError
 
 NO_FINDING = "No Finding"
@@ -58,14 +60,14 @@ def load(path: Path | str | None, *, paper_fraction: float = 0.3) -> SourceRecor
         raise UserError(f"paper_fraction is {paper_fraction}: it must be between 0 and 1")
     folder = check_folder(path, "nih14")
     table = _table_file(folder)
-    names, rows = read_csv(table)
-    missing = [name for name in _COLUMNS if name not in names]
+    content = read_csv(table)
+    missing = [name for name in _COLUMNS if name not in content.names]
     if missing:
         raise UserError(f"{table} has no column {missing[0]!r}: is it the NIH Data_Entry table?")
     images = {Path(name).name: file for name, file in _list_images(folder).items()}
     problems, seen = Problems(), set()
     records: list[Record] = []
-    for row in rows:
+    for _, row in content.rows:
         name = row["Image Index"]
         if name in seen:
             raise UserError(f"{table} names {name!r} twice: keep one of the rows")
@@ -96,7 +98,10 @@ def _list_images(folder: Path) -> dict[str, Path]:
     parents = [p for p in sorted(folder.glob("images*")) if p.is_dir()]
     if not parents:
         raise UserError(f"no folder 'images' in {str(folder)!r}: put the NIH pictures there")
-    return {name: file for parent in parents for name, file in list_images(parent).items()}
+    listed = {parent: list_images(parent) for parent in parents}
+    for parent, found in listed.items():
+        found.warn_of_others(parent)
+    return {name: file for found in listed.values() for name, file in found.images.items()}
 
 
 def _record(
@@ -112,9 +117,8 @@ def _record(
     labels |= {words.replace(" ", "_"): int(label in found) for label, words in WORDS.items()}
     view = row["View Position"]
     labels |= {"view": view, "sex": row.get("Patient Gender", "")}
-    age = row.get("Patient Age", "").rstrip("YMD")
-    if age.isdigit():
-        labels["age"] = int(age)
+    if (age := age_in_years(row.get("Patient Age", ""))) is not None:
+        labels["age"] = age
     return Record(
         key=name,
         image=file,
