@@ -4,6 +4,7 @@ Command:   python train.py --config configs/few_shot_no_prior.py --workdir runs/
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
 Hardware:  as few_shot.py.
+Memory:    24 GB (computed 19.7)
 Expected:  not run at this size yet.
 """
 

@@ -3,7 +3,8 @@ r"""Ten radiographs, U-Net and text encoder: RoentGen's choice of components on 
 Command:   python train.py --config configs/few_shot_unet_and_text.py --workdir runs/both \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
-Hardware:  as few_shot.py, with 2 GB more for the text encoder's moments.
+Hardware:  as few_shot.py.
+Memory:    32 GB (computed 23.6)
 Expected:  not run at this size yet.
 """
 

@@ -95,6 +95,12 @@ def test_the_priors_prompts_are_no_captions(path):
     assert bool(shared) == bool(config.prior.same_prompts_because)
 
 
+def test_textual_inversions_rate_is_the_scaled_one_of_the_example():
+    """5e-4 for each image of an optimizer step, as `--scale_lr` of diffusers' example has it."""
+    config = load_config(CONFIGS[0].parent / "textual_inversion.py")
+    assert config.optim.learning_rate == pytest.approx(5e-4 * config.data.batch_size)
+
+
 def test_a_prior_that_shares_a_caption_is_refused_without_a_reason():
     config = base.get_config()
     check_prior_prompts(config, ["A photo of an x-ray"])  # there is no prior
