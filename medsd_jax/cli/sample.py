@@ -263,6 +263,8 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
             "--prompts_csv %s: %d rows whose prompt is nan, None or the like are left out",
             path, len(table.rows) - len(rows),
         )  # fmt: skip
+    if empty := sum(not row["prompt"] for row in rows):
+        log.warning("--prompts_csv %s: %d prompts are empty", path, empty)
     return rows
 
 

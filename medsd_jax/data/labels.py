@@ -47,6 +47,7 @@ NO_FINDINGS = frozenset(
 """Names of columns that are no findings, in the spelling of `label_name`."""
 _MOST_LABELS_TEXT = 20_000
 _DAYS_OF_UNIT = {"Y": 365.25, "M": 30.4375, "W": 7.0, "D": 1.0}
+_MOST_YEARS = 125
 _AGE = re.compile(r"(\d{1,3})(?:\.\d*)?\s*(?:([YMWD])(?:EARS?|ONTHS?|EEKS?|AYS?)?)?", re.ASCII)
 
 
@@ -128,6 +129,15 @@ def findings_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, int]]:
     }
     found = [{n: finding(value) for n, value in row.items() if n in names} for row in rows]
     return [{label_name(n): x for n, x in row.items() if x is not None} for row in found]
+
+
+def evaluated_labels(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, LabelValue]]:
+    """Of the labels of records, findings and traits: what a table of the same rows would give."""
+    found = []
+    for row, findings in zip(rows, findings_of(rows), strict=True):
+        traits = {trait: _trait(trait, row.get(trait)) for trait in TRAIT_COLUMNS}
+        found.append({**findings, **{t: x for t, x in traits.items() if x is not None}})
+    return found
 
 
 @dataclass(frozen=True)
@@ -251,12 +261,12 @@ def age_in_years(text: str) -> int | None:
     """An age in whole years: "68", "68.0", or as DICOM and NIH write it, 057Y, 011M, 003D.
 
     Returns:
-        The years; None where it is none.
+        The years; None where it is none, or more than anybody's: NIH's first table has 411Y.
     """
     if (found := _AGE.fullmatch(text.strip().upper())) is None:
         return None
-    number, unit = int(found[1]), found[2] or "Y"
-    return number if unit == "Y" else int(number * _DAYS_OF_UNIT[unit] / _DAYS_OF_UNIT["Y"])
+    years = int(int(found[1]) * _DAYS_OF_UNIT[found[2] or "Y"] / _DAYS_OF_UNIT["Y"])
+    return years if years <= _MOST_YEARS else None
 
 
 def plain_value(cell: Any) -> LabelValue:

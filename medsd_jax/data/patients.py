@@ -2,6 +2,7 @@
 
 CheXpert    .../patient64541/study1/view1_frontal.jpg
 MIMIC-CXR   .../p10/p10000032/s50414267/....jpg
+NIH         .../00000013_026.png
 """
 
 import logging
@@ -19,7 +20,9 @@ _COLUMNS = (
 """Names of the column, in the spelling of `label_name`; the first that is there counts."""
 _PATHS = (
     re.compile(r"(?:^|[\\/])(patient\d+)[\\/]study\d+[\\/]"),
-    re.compile(r"(?:^|[\\/])p\d\d[\\/]p(\d{8})[\\/]s\d{8}[\\/]"),
+    re.compile(r"(?:^|[\\/])p(\d{8})[\\/]s\d{8}(?:[\\/]|\.)"),
+    # NIH numbers its patients from 1 to 30,805; eight digits of a date begin otherwise.
+    re.compile(r"(?:^|[\\/])(000[0-3]\d{4})_\d{3}\.(?:png|jpe?g)$"),
 )
 
 
@@ -37,7 +40,7 @@ def patient_of(cell: str, path: str) -> str:
         path: of the image.
     """
     if cell and not is_no_text(cell):
-        return cell
+        return re.sub(r"^(\d+)\.0+$", r"\1", cell)  # pandas makes numbers with gaps float
     found = (pattern.search(path) for pattern in _PATHS)
     return next((match[1] for match in found if match), "")
 

@@ -89,11 +89,17 @@ def read_pixels(raw: bytes) -> tuple[np.ndarray, str]:
 
 def _load(raw: bytes) -> tuple[Image.Image, str, str]:
     """The upright 8-bit image, what was done to it, and the file's format."""
+    if not raw:
+        raise UnreadableImageError("empty file")
     try:
         with Image.open(io.BytesIO(raw)) as image:
             _refuse_deep_colour(raw, image)
+            pages = getattr(image, "n_frames", 1)  # to count them ends what is loaded
             image.load()
-            return *_to_8_bit(image), str(image.format)
+            converted, note = _to_8_bit(image)
+            if pages > 1:
+                note = "; ".join(part for part in (f"first of {pages} pages", note) if part)
+            return converted, note, str(image.format)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -124,12 +130,12 @@ def _refuse_deep_colour(raw: bytes, image: Image.Image) -> None:
 def _to_8_bit(image: Image.Image) -> tuple[Image.Image, str]:
     """Return the picture in mode L or RGB, upright, and a note ("" when nothing changed)."""
     notes = []
+    tags = getattr(image, "tag_v2", {})  # what is turned has them no more
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
         notes.append("EXIF orientation applied")
     if image.mode in _DEEP_MODES:
         # Pillow turns white-is-zero round for 8 bits only.
-        tags = getattr(image, "tag_v2", {})
         negative = tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = _scale_by_range(image)
         notes.append("more than 8 bits scaled by the picture's range")

@@ -37,6 +37,8 @@ CHEXPERT = (
     "Pneumonia", "Pneumothorax", "Support Devices",
 )  # fmt: skip
 """CheXpert's labels by their own names."""
+_MOST_BYTES = 200
+"""Of an id: file systems take 255, from which the layouts' prefixes and suffixes are taken."""
 
 
 def write_hand_over(
@@ -112,7 +114,7 @@ def unique_ids(pictures: PictureSet) -> list[str]:
     names = [
         _safe(own or Path(key).stem) for own, key in zip(pictures.ids, pictures.keys, strict=True)
     ]
-    if len(set(names)) == len(names):
+    if len(set(names)) == len(names) and all(_fits(name) for name in names):
         return names
     return [f"{number:06d}" for number in range(len(names))]
 
@@ -145,6 +147,11 @@ def numbered_ids(
     for own, text, key in zip(ids, texts, keys, strict=True):
         number = numbers.setdefault(text or key, len(numbers))
         name = _safe(own) if own else f"{number:06d}"
+        if not _fits(name):
+            raise UserError(
+                f"{where}: the id {name[:40]!r}... has {len(own)} characters, too many for the "
+                f"name of a file; give one of at most {_MOST_BYTES}"
+            )
         if prompt_of.setdefault(name, text) != text:
             raise UserError(
                 f"{where}: id {name!r} has the prompts {prompt_of[name]!r} and {text!r}; "
@@ -159,6 +166,10 @@ def chexpert_cell(labels: Mapping[str, Any]) -> str:
     """CheXpert's 14 labels as the text of a dict: 1.0, 0.0, or None where it is not known."""
     values = {name: labels.get(label_name(name)) for name in CHEXPERT}
     return repr({name: None if value is None else float(value) for name, value in values.items()})
+
+
+def _fits(name: str) -> bool:
+    return len(name.encode()) <= _MOST_BYTES
 
 
 def _safe(name: str) -> str:

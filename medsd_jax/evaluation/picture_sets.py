@@ -3,7 +3,8 @@
     FOLDER                  all pictures in it and below it
     FOLDER                  with metadata.csv, metadata.jsonl or samples.jsonl (sample.py's): those
                             that the table names
-    TABLE.csv               a path in each row, relative to the table's folder
+    TABLE.csv               a path in each row, relative to the table's folder; .tsv, .csv.gz or
+                            .jsonl as well
     FOLDER:train            a prepared data set (ArrayRecord), as `python -m medsd_jax data` makes
     FOLDER:validation       it; FOLDER is the set itself or holds one
 
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medsd_jax.data.labels import evaluated_labels
 from medsd_jax.data.patients import patient_of, warn_of_unknown
 from medsd_jax.data.records import SPLITS
 from medsd_jax.data.sources.image_files import IMAGE_SUFFIXES, list_images
@@ -106,8 +108,9 @@ def open_pictures(where: Path | str) -> PictureSet:
         if not rows:
             raise UserError(f"{path} holds no picture (looked for {', '.join(IMAGE_SUFFIXES)})")
     else:
+        what = "is no folder and no table" if path.exists() else "does not exist"
         raise UserError(
-            f"{path} does not exist; give a folder of pictures, a .csv of paths, or FOLDER:train "
+            f"{path} {what}; give a folder of pictures, a .csv of paths, or FOLDER:train "
             "or FOLDER:validation of a prepared data set"
         )
     found = _checked(
@@ -142,7 +145,13 @@ def _of_records(name: str, folder: Path, split: str) -> PictureSet:
             f"{found}"
         )
     records = RecordSplit(sets[0], split, sets[0].name)
-    columns = zip(records.keys, records.texts, records.patient_ids, records.labels, strict=True)
+    columns = zip(
+        records.keys,
+        records.texts,
+        records.patient_ids,
+        evaluated_labels(records.labels),
+        strict=True,
+    )
     rows = [Row(Path(key), text, key, patient, labels) for key, text, patient, labels in columns]
     found = _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
     _warn_of_patients(found)

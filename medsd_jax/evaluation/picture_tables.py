@@ -37,6 +37,7 @@ PATH_COLUMNS = ("path", "Path", "file", "file_name", "img_savename", "synthetic_
 TEXT_COLUMNS = ("prompt", "text", "annotated_prompt")
 ID_COLUMNS = ("id", "dicom_id", "image_id")
 SAMPLES_FILE = "samples.jsonl"
+_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".jsonl")
 _TABLES = (SAMPLES_FILE, "metadata.csv", "metadata.jsonl")
 
 
@@ -66,7 +67,7 @@ def find_table(where: Path) -> Path | None:
     """
     if where.is_dir():
         return next((where / name for name in _TABLES if (where / name).is_file()), None)
-    return where if where.suffix.lower() == ".csv" and where.is_file() else None
+    return where if where.name.lower().endswith(_SUFFIXES) and where.is_file() else None
 
 
 def read_table(table: Path) -> list[Row]:
@@ -75,7 +76,7 @@ def read_table(table: Path) -> list[Row]:
     Raises:
         UserError: there is no column of paths, no row, or a row that cannot be understood.
     """
-    content = read_csv(table) if table.suffix.lower() == ".csv" else read_json_lines(table)
+    content = read_json_lines(table) if table.suffix.lower() == ".jsonl" else read_csv(table)
     if table.name == SAMPLES_FILE:
         content = _samples(content)
     if not content.rows:
@@ -112,6 +113,8 @@ def read_table(table: Path) -> list[Row]:
         )
     if no_texts:
         _log.warning("%s: %d texts such as nan or None are taken for none", table, no_texts)
+    if again := len(rows) - len({row.path for row in rows}):
+        _log.warning("%s: %d rows name an image that another row names, too", table, again)
     finder.warn(table)
     if finder.missing:
         hint = finder.hint(list_images(table.parent).images)

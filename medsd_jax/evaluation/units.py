@@ -1,10 +1,10 @@
 """Which generated images are independent draws: those that share a start noise are not."""
 
-import json
 import logging
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 
+from medsd_jax.data.sources.tables import read_json_lines
 from medsd_jax.evaluation.picture_sets import PictureSet
 from medsd_jax.evaluation.picture_tables import SAMPLES_FILE, find_table
 
@@ -20,8 +20,7 @@ def seeds_of(pictures: PictureSet) -> list[Hashable] | None:
     if table is None or table.name != SAMPLES_FILE:
         return None
     seeds: dict[str, Hashable] = {}
-    for line in table.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for _, entry in read_json_lines(table).rows:
         seed = entry.get("seed")
         if isinstance(seed, int | str):
             seeds[str(table.parent / str(entry["file"]))] = seed

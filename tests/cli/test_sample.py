@@ -109,12 +109,25 @@ def test_a_cohort_of_repeated_seeds_is_not_gone_on_with(model, tmp_path, capsys)
     assert len(seeds_of(tmp_path / "out")) == 4
 
 
+def test_a_csv_of_a_spreadsheet(model, tmp_path, caplog):
+    table = tmp_path / "prompts.csv"
+    table.write_text("id; prompt ;seed\n1; one, two ;5\n;;\n2;None;6\n3;;7\n", "utf-8-sig")
+    flags = ["--prompts_csv", str(table), "--num_images", "1"]
+    assert sample(model, tmp_path / "out", *flags) == 0
+    assert seeds_of(tmp_path / "out") == [("one, two", 5), ("", 7)]
+    for said in ("1 empty lines are skipped", "1 rows whose prompt is nan", "1 prompts are empty"):
+        assert said in caplog.text
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("prompt,label\none, two,x\n", "line 2 has more cells"),
         ("prompt,label\nfine,x\nshort\n", "line 3 has no label"),
         ("label\nx\n", "no column 'prompt'"),
+        ("prompt,id,prompt\na,1,b\n", "two columns 'prompt'"),
+        ("prompt,id\na\0b,1\n", "line 2 holds a NUL character"),
+        ("prompt\nnan\n", "no prompt: give"),
     ],
 )
 def test_a_damaged_csv_is_told_by_line(model, tmp_path, capsys, text, said):

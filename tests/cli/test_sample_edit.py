@@ -96,6 +96,20 @@ def test_a_moved_picture_is_the_same_and_another_one_is_refused(places, tmp_path
     assert "00000.png was made with edit_hash = " in capsys.readouterr().err
 
 
+def test_a_mask_as_a_drawing_program_saves_it(places, tmp_path, caplog):
+    with Image.open(places / "mask.png") as image:
+        mask = np.asarray(image.convert("L")) > 0
+    Image.fromarray(np.where(mask, 255, 3).astype(np.uint8)).save(tmp_path / "mask.png")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.jpg", quality=90)
+    for name in ("mask.png", "mask.jpg"):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            flags = [*WHOLE, "--init_image", str(places / "wide.png")]
+            mask_flags = ["--mask", str(tmp_path / name)]
+            assert sample(places, tmp_path / f"out-{name}", *flags, *mask_flags) == 0
+        assert f"{100 * mask.mean():.1f} % of the image is redrawn" in caplog.text
+
+
 def test_without_a_mask_all_of_the_picture_changes(places, tmp_path):
     flags = [*WHOLE, "--init_image", "HERE/wide.png", "--resize_mode", "squash", "--seed", "4"]
     assert sample(places, tmp_path / "o", *flags) == 0

@@ -75,6 +75,25 @@ def test_left_out_entries_are_named(tmp_path):
     assert "test" in by_name[("held.png",)]
 
 
+def test_texts_that_say_there_is_none_are_no_captions(tmp_path):
+    texts = ["nan", "None", "N/A", "Normal.", None, float("nan")]
+    for i in range(len(texts)):
+        _image(tmp_path / f"{i}.png")
+    rows = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    found = folder.load(tmp_path)
+    assert [record.text for record in found.records] == ["Normal."]
+    named = {reason: names for reason, names in found.problems.items()}
+    assert ("0.png", "1.png", "2.png", "5.png") in named.values()
+
+
+def test_a_file_of_another_name_is_hinted_at(tmp_path):
+    _image(tmp_path / "images" / "a.png")
+    _csv(tmp_path, "file_name,text\nD:\\x\\a.png,x\n")
+    (said,) = (reason for reason in folder.load(tmp_path).problems if "no such file" in reason)
+    assert "there is 'images/a.png': write that" in said
+
+
 def test_no_metadata_shows_the_format(tmp_path):
     _image(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"file_name,text") as error:
@@ -96,10 +115,16 @@ def test_no_metadata_shows_the_format(tmp_path):
         ("metadata.jsonl", '{"file_name": "a.png", "text": "x"}\n{oops\n', "line 2 is not JSON"),
         ("metadata.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("metadata.jsonl", '{"file_name": "a.png"}\n', "line 1 has no text"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": ["x", "y"]}\n', "text is a list"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "\\ud800"}\n', "surrogate"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": ' + "[" * 99999, "nested too deep"),
+        ("metadata.csv", "file_name,text,text\na.png,x,y\n", "two columns 'text'"),
+        ("train/metadata.csv", "file_name,text\na.png,x\n", "but there is 'train/metadata.csv'"),
     ],
 )
 def test_bad_metadata(tmp_path, name, text, message):
     _image(tmp_path / "a.png")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message) as error:
         folder.load(tmp_path)

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import shutil
 
 import numpy as np
 import pytest
@@ -54,6 +55,19 @@ def test_layouts(tmp_path, table, images):
         "Chest X-ray, PA view. Pleural effusion and cardiomegaly.",
     )
     assert well.text in ("Chest X-ray. No finding.", "Chest X-ray, PA view. No finding.")
+
+
+def test_ages_of_the_first_table(tmp_path):
+    _layout(tmp_path, ROWS, "Data_Entry_2017.csv", "images")
+    table = tmp_path / "Data_Entry_2017.csv"
+    for written, age in (("011M", 0), ("003D", 0), ("057Y", 57), ("411Y", None), ("\u00b2", None)):
+        text = table.read_text()
+        changed = tmp_path / "changed"
+        changed.mkdir()
+        _layout(changed, ROWS, "Data_Entry_2017.csv", "images")
+        (changed / "Data_Entry_2017.csv").write_text(text.replace("057Y", written))
+        assert nih14.load(changed).records[0].labels.get("age") == age
+        shutil.rmtree(changed)
 
 
 def test_paper_captions(tmp_path):

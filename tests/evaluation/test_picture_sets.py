@@ -12,6 +12,8 @@ from medsd_jax.data.stored_image import read_pixels
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.picture_sets import open_pictures
 
+FINDINGS = ("no_finding", "pleural_effusion", "cardiomegaly", "pneumothorax")
+
 
 def picture(path, value, mode="L"):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +91,10 @@ def test_prepared_data_sets_are_read_by_split(tmp_path):
         for where in (tmp_path, dataset.info.folder):
             pictures = open_pictures(f"{where}:{split.name}")
             assert pictures.keys == split.keys and pictures.texts == split.texts
-            assert pictures.patient_ids == split.patient_ids and pictures.labels == split.labels
+            assert pictures.patient_ids == split.patient_ids
+            for found, stored in zip(pictures.labels, split.labels, strict=True):
+                assert found.items() <= stored.items()
+                assert found.keys() == {"sex", "view", "nodule", *FINDINGS}
         np.testing.assert_array_equal(pictures.read(1), read_pixels(split[1].read_bytes())[0])
     open_dataset("phantom", None, params={"num_images": 20, "image_size": 16}, cache_dir=tmp_path,
                  progress=False)  # fmt: skip

@@ -26,6 +26,8 @@ _BESIDE_IMAGES = (
     ".pdf", ".safetensors",
 )  # fmt: skip
 _LINKED_FOLDER = "linked folder"
+_CLOSED_FOLDER = "folder that cannot be opened"
+_NO_FILE = "link to nowhere or no plain file"
 _MOST_HINTS = 20
 
 
@@ -55,7 +57,11 @@ class ImageFiles:
 def list_images(folder: Path) -> ImageFiles:
     """Look through a folder and its subfolders; links to folders are not followed."""
     images, others = {}, {}
-    for parent, folders, files in os.walk(folder):
+
+    def note_closed(error: OSError) -> None:
+        others[printable(Path(error.filename).relative_to(folder))] = _CLOSED_FOLDER
+
+    for parent, folders, files in os.walk(folder, onerror=note_closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:
             if (Path(parent) / name).is_symlink():
@@ -68,7 +74,10 @@ def list_images(folder: Path) -> ImageFiles:
             if told != file.relative_to(folder).as_posix():
                 others[told] = "name that is not UTF-8"
             elif name.lower().endswith(IMAGE_SUFFIXES):
-                images[told] = file
+                if is_file(file):
+                    images[told] = file
+                else:
+                    others[told] = _NO_FILE
             elif not name.lower().endswith(_BESIDE_IMAGES):
                 others[told] = _suffix(name)
     return ImageFiles(images, others)

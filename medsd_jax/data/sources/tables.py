@@ -19,6 +19,7 @@ import gzip
 import io
 import json
 import logging
+import math
 import re
 import zlib
 from collections.abc import Iterable
@@ -275,6 +276,8 @@ def text_cell(row: dict[str, Any], name: str, where: str, *, numbers: bool = Fal
     value = row.get(name)
     if value is None:
         return ""
+    if isinstance(value, float) and math.isnan(value):  # pandas writes NaN for an empty cell
+        return "" if numbers else "nan"
     if numbers and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if numbers and isinstance(value, float) and value.is_integer():
