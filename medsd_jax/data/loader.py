@@ -31,7 +31,7 @@ Batch = dict[str, np.ndarray]
 CACHE_BYTES = 2**30
 """Decoded pictures are kept in memory when the whole split fits in this many bytes."""
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class _Pictures:
@@ -113,7 +113,20 @@ class BatchIterator(Iterator[Batch]):
                 on from it would repeat some pictures and never show others.
         """
         saved = json.loads(state)
-        for key, value in {"version": _STATE_VERSION, **self._setup}.items():
+        if saved.get("version") != _STATE_VERSION:
+            raise UserError(
+                "the saved data state is of another version of medsd_jax, "
+                f"{saved.get('version')!r} where this one writes {_STATE_VERSION}: whether the "
+                "data is the same cannot be told; go on with the version that saved it, or start "
+                "a new run in another --workdir"
+            )
+        for key, value in self._setup.items():
+            if key == "records" and saved.get(key) != value:
+                raise UserError(
+                    f"the saved data state is of other records: names, sizes or texts of the "
+                    f"{self._setup['num_images']} images differ; resume with the same data, or "
+                    "start a new run in another --workdir"
+                )
             if saved.get(key) != value:
                 raise UserError(
                     f"the saved data state has {key} {saved.get(key)!r} but this run has {value!r}:"
@@ -237,12 +250,14 @@ def make_loader(
     )
     batches = iter(order.map_with_index(load).to_iter_dataset(ahead))
     setup = {
-        "fingerprint": split.fingerprint,
         "split": split.name,
         "num_images": count,
         "batch_size": batch_size,
         "seed": seed,
         "shuffle": shuffle,
+        "prior.num_images": beside,
+        "prior.batch_size": beside_batch_size,
+        "records": split.identity,
     }
     return BatchIterator(batches, pictures, setup)
 

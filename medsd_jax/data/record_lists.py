@@ -10,12 +10,12 @@ class RecordList:
 
     Attributes:
         name: of the split.
-        fingerprint: names the content; equal for equal data.
+        fingerprint, identity: both name the content; equal for equal data.
         keys, texts, patient_ids, labels: one entry a record.
     """
 
     def __init__(self, records: Sequence[Record], name: str, fingerprint: str):
-        self.name, self.fingerprint = name, fingerprint
+        self.name, self.fingerprint, self.identity = name, fingerprint, fingerprint
         self._records = tuple(records)
         self.keys: tuple[str, ...] = tuple(r.key for r in self._records)
         self.texts: tuple[str, ...] = tuple(r.text for r in self._records)
@@ -37,12 +37,13 @@ class JoinedSplits:
 
     Attributes:
         name: of the whole.
-        fingerprint: of the parts.
+        fingerprint, identity: of the parts.
         keys, texts, patient_ids, labels: one entry a record. Keys of two parts may be the same.
     """
 
     def __init__(self, parts: Sequence[Split], name: str):
         self.name, self.fingerprint = name, "+".join(part.fingerprint for part in parts)
+        self.identity = "+".join(part.identity for part in parts)
         self._parts = tuple(parts)
         self._places = [(part, i) for part in self._parts for i in range(len(part))]
         self.keys: tuple[str, ...] = tuple(x for part in parts for x in part.keys)

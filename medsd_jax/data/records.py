@@ -1,9 +1,11 @@
 """The one shape every data source speaks: a picture, its text, its patient, its labels."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 LabelValue = str | int | float
 
@@ -41,10 +43,15 @@ class Record:
 
 
 class Split(Protocol):
-    """Records by position, with what is known of all of them at hand; keys are as of `Record`."""
+    """Records by position, with what is known of all of them at hand; keys are as of `Record`.
+
+    `fingerprint` names the content for caches: equal only for untouched files. `identity` names the
+    records, for what goes on with them: equal wherever and whenever their files were copied.
+    """
 
     name: str
     fingerprint: str
+    identity: str
     keys: tuple[str, ...]
     texts: tuple[str, ...]
     patient_ids: tuple[str, ...]
@@ -53,6 +60,14 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+
+def identity_of(*columns: Sequence[Any]) -> str:
+    """16 hex digits that name records by what is known of each: keys, sizes, texts."""
+    digest = hashlib.sha256()
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from medsd_jax.data.records import SPLITS, LabelValue, Record
+from medsd_jax.data.records import SPLITS, LabelValue, Record, identity_of
 from medsd_jax.data.stored_image import UnreadableImageError, to_stored
 
 _log = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class RecordSplit:
 
     Attributes:
         name: "train" or "validation".
-        fingerprint: names the content; equal for equal data.
+        fingerprint: names the content; equal for untouched files.
         keys, texts, patient_ids, labels, sizes: one entry a record; sizes are (height, width).
     """
 
@@ -202,6 +202,11 @@ class RecordSplit:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def identity(self) -> str:
+        """Names the records by their keys, sizes and texts."""
+        return identity_of(self.keys, self.sizes, self.texts)
 
     def select(
         self, places: Sequence[int], name: str, texts: Sequence[str] | None = None

@@ -148,12 +148,15 @@ def train(
                 shapes,
                 sharded.state,
             )
-            state, position, config_before = checkpoints.restore(like)
-            batches.set_state(position)
-            for key, (old, new) in changed_keys(config_before, plain(config)).items():
+            restored = checkpoints.restore(like)
+            state, pending = restored.state, restored.pending
+            batches.set_state(restored.data)
+            for key, (old, new) in changed_keys(restored.config, plain(config)).items():
                 log.warning("resumed with another %s: %r, before %r", key, new, old)
             log.info("resumed %s at step %d", workdir, int(state.step))
+            del restored  # the state is donated to the first step
         else:
+            pending = []
             # Donated, so that the weights are not on the devices twice.
             state = jax.jit(make_state, out_shardings=sharded.state, donate_argnums=0)(
                 put_global(trainable, sharded.state.trainable)
@@ -196,7 +199,7 @@ def train(
         if validation is not None and settings.validate_every and start == 0:
             validate(0)
         interrupted = at_end.enter_context(Interrupt())
-        speed, pending, stop = Throughput(), [], False
+        speed, stop = Throughput(), False
         for step in range(start + 1, settings.steps + 1):
             batch = put_batch(next(batches), mesh)
             began = time.perf_counter()
@@ -217,10 +220,13 @@ def train(
             stop = bool(interrupted) and not last
             due = lambda every: bool(every) and (last or step % every == 0)  # noqa: B023, E731
             save = stop or due(settings.checkpoint_every)
-            if save or due(settings.log_every):  # what is saved has been checked
-                scalars = _mean(pending)  # waits for the device
-                pending.clear()
-                check_finite(scalars, step)
+            logged = due(settings.log_every)
+            if save or logged:
+                pending = _fetched(pending)  # waits for the device
+                scalars = _mean(pending)
+                check_finite(scalars, step)  # what is saved has been checked
+            if logged:
+                pending = []
                 rate = speed.rate()
                 scalars["learning_rate"] = float(learning_rate(step - 1))
                 if rate:  # after the first step alone there is none
@@ -240,7 +246,9 @@ def train(
                     said = ", ".join(f"{name} {x:.5g}" for name, x in found.items())
                     bar.write(f"step {step}: {said}")
                 if save:
-                    checkpoints.save(step, state, data=batches.get_state(), config=config)
+                    checkpoints.save(
+                        step, state, data=batches.get_state(), config=config, pending=pending
+                    )
             if stop:
                 break
     if stop:
@@ -253,6 +261,11 @@ def _count(tree: Params) -> int:
     return sum(int(np.prod(x.shape)) for x in tree.values())
 
 
-def _mean(metrics: list[dict[str, jax.Array]]) -> dict[str, float]:
-    fetched = jax.device_get(metrics)
-    return {name: float(np.mean([m[name] for m in fetched])) for name in fetched[0]}
+def _fetched(metrics: list[dict[str, jax.Array | float]]) -> list[dict[str, float]]:
+    return [{name: float(x) for name, x in row.items()} for row in jax.device_get(metrics)]
+
+
+def _mean(metrics: list[dict[str, float]]) -> dict[str, float]:
+    # In float32, as they were computed: a mean that was interrupted is the same to the bit.
+    names = metrics[0]
+    return {name: float(np.mean(np.float32([row[name] for row in metrics]))) for name in names}

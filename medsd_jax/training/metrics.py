@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from medsd_jax.files import whole_file
+
+log = logging.getLogger(__name__)
 
 
 class ScalarWriter:
@@ -55,12 +58,39 @@ class ScalarWriter:
 
 
 def read_scalars(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl; a last line that a killed run left unfinished is left out."""
-    rows = []
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    """The lines of metrics.jsonl; what is no line of a run is left out, with a warning.
+
+    A last line that a killed run left unfinished is left out without one.
+    """
+    path = workdir / "metrics.jsonl"
+    rows, wrong = [], []
+    *lines, rest = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif line.strip():
+            wrong.append(number)
+    if (row := _row(rest)) is not None:
+        rows.append(row)
+    if wrong:
+        log.warning(
+            "%s: %d lines are no scalars of a run and are left out (the first is line %d)",
+            path,
+            len(wrong),
+            wrong[0],
+        )
     return rows
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # bytes that are no text, too
+        return None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        return None
+    return row if all(type(value) in (int, float) for value in row.values()) else None
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

@@ -328,3 +328,22 @@ def test_a_second_set_resumes_and_is_cut_among_processes(loaders):
 def test_a_second_set_smaller_than_its_rows(loaders):
     with pytest.raises(UserError, match="2 images, fewer than one batch of 3"):
         loaders(batch_size=5, beside=2, beside_batch_size=3)
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [({"beside": 10}, "num_images"), ({"beside_batch_size": 3}, r"same prior\.batch_size")],
+)
+def test_state_of_another_second_set_is_refused(loaders, now, named):
+    arguments = {"batch_size": 5, "beside": 12, "beside_batch_size": 2}
+    state = loaders(**arguments).get_state()
+    with pytest.raises(UserError, match=named):
+        loaders(**arguments | now).set_state(state)
+
+
+def test_state_of_an_earlier_version_is_one_line_that_says_so(loaders):
+    state = json.loads(loaders().get_state()) | {"version": 1, "fingerprint": "a91a2c53977ab626"}
+    del state["records"]
+    with pytest.raises(UserError, match=r"another version of medsd_jax.*--workdir") as refused:
+        loaders().set_state(json.dumps(state).encode())
+    assert "\n" not in str(refused.value)
