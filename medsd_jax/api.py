@@ -21,6 +21,7 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards, make_mesh
 from medsd_jax.parallel.multihost import fetch
 from medsd_jax.sampling.editing import edit_inputs
+from medsd_jax.sampling.finite import require_finite_images
 from medsd_jax.sampling.inputs import SamplerShape, make_inputs
 from medsd_jax.sampling.sampler import compiled_sampler, place_inputs, place_params
 
@@ -67,7 +68,14 @@ def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> St
         raise UserError(f"LoRA scale = {scale} must be a finite number")
     found = read_lora(Path(path).expanduser(), model.params)
     scales = {kernel: scale * own for kernel, own in found.scales.items()}
-    return replace(model, params=merge(model.params, found.matrices, scales))
+    merged = merge(model.params, found.matrices, scales)
+    for kernel in found.scales:
+        if not np.isfinite(merged[kernel]).all():
+            raise UserError(
+                f"{path} with scale {scale:g} gives {kernel} numbers that are not finite: take a "
+                "smaller scale, or another copy of the LoRA"
+            )
+    return replace(model, params=merged)
 
 
 def add_embedding(model: StableDiffusion, path: Path | str) -> StableDiffusion:
@@ -158,7 +166,8 @@ def sample(
         [n - skip, H, W, 3] uint8, all of it in every process; [0, H, W, 3] with `on_images`.
 
     Raises:
-        UserError: a setting is out of its range or the lengths do not agree.
+        UserError: a setting is out of its range, the lengths do not agree, or the model gives
+            numbers that are not finite: it names the part, and `on_images` never sees such a batch.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     n = len(prompts)
@@ -214,7 +223,9 @@ def sample(
                 start=None if latents is None else latents[rows], **settings,
                 **{name: rows_of_all[rows] for name, rows_of_all in given.items()},
             )  # fmt: skip
-            made = fetch(generate(params, place_inputs(inputs, mesh)))[: n - start]
+            made, finite = generate(params, place_inputs(inputs, mesh))
+            require_finite_images(fetch(finite)[: n - start], start, prompts, seeds)
+            made = fetch(made)[: n - start]
             keep(made)
             bar.update(len(made))
     return np.concatenate([np.zeros((0, shape.height, shape.width, 3), np.uint8), *images])

@@ -17,7 +17,6 @@ one ("linspace", and counts that do not divide T). The last step of a "trailing"
 example, then ends at time 0 and not at final_alpha_cumprod: the noise of time 0 stays in.
 """
 
-import logging
 from collections.abc import Callable
 
 import jax
@@ -35,8 +34,7 @@ from medsd_jax.diffusion.schedule import (
     alphas_cumprod,
     sampling_timesteps,
 )
-
-logger = logging.getLogger(__name__)
+from medsd_jax.errors import UserError
 
 
 def ddim_step(
@@ -90,16 +88,14 @@ class DDIM:
     def plan(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> Plan:
         """See `StepRule`."""
         times = sampling_timesteps(config, num_steps)[first:]
-        if (
-            config.rescale_betas_zero_snr
-            and config.prediction_type == "epsilon"
-            and times[0] == config.num_train_timesteps - 1
-        ):
-            logger.warning(
-                "a network that predicts epsilon says nothing about the image at zero SNR, and the "
-                "first step divides by zero; use timestep_spacing='leading' or a v_prediction model"
-            )
         a = alphas_cumprod(config)[times]
+        if a[0] == 0 and config.prediction_type == "epsilon" and config.clip_range is None:
+            raise UserError(
+                "a network that predicts epsilon says nothing about the image at zero SNR: ddim's "
+                f"first step, at time {times[0]}, would divide by zero and the image be black; use "
+                "timestep_spacing='leading', a v_prediction model, or another sampler, such as "
+                "euler"
+            )
         columns = {"t_prev": times - np.int32(config.num_train_timesteps // num_steps)}
         if config.clip_range is not None:
             columns["clip_range"] = np.full(len(times), config.clip_range, np.float32)

@@ -38,7 +38,7 @@ from medsd_jax.interop.model_index import (
     read_text_classes,
     write_json,
 )
-from medsd_jax.interop.safetensors_io import read_weights, write_weights
+from medsd_jax.interop.safetensors_io import read_weights, require_finite, write_weights
 from medsd_jax.interop.text_encoder_dir import (
     LoadedTextEncoder,
     read_text_config,
@@ -198,7 +198,8 @@ def save_pipeline(
         dtype: float32, float16 or bfloat16 of the stored weights; None keeps the arrays' own.
 
     Raises:
-        UserError: the folder holds something else, or a weight does not fit into float16.
+        UserError: the folder holds something else, or a weight is not finite or does not fit into
+            float16.
     """
     dtype = None if dtype is None else _checked_dtype(dtype)
     folder = Path(folder).expanduser().resolve()
@@ -211,7 +212,10 @@ def save_pipeline(
             shapes = {k: x.shape for k, x in _shapes(name, config).items()}
             assert {k: x.shape for k, x in params.items()} == shapes, f"{name} is not its config's"
             (new / name).mkdir()
-            tensors = {k: _cast(k, x, dtype) for k, x in to_torch(params).items()}
+            tensors = to_torch(params)
+            for key, x in tensors.items():
+                require_finite(key, x, name)
+            tensors = {k: _cast(k, x, dtype) for k, x in tensors.items()}
             if name == "text_encoder":
                 tensors, projection = split_projection(tensors)
                 if projection:

@@ -8,7 +8,7 @@ structure are what it is compiled for.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,25 @@ from medsd_jax.parallel.mesh import batch_sharding, replicated
 from medsd_jax.parallel.multihost import put_global
 from medsd_jax.parallel.sharding import tree_shardings
 from medsd_jax.sampling.editing import blended, redrawn_cells
+from medsd_jax.sampling.finite import finite_flags
 from medsd_jax.sampling.images import from_uint8, to_uint8
 from medsd_jax.sampling.inputs import SampleInputs, SamplerShape
 
 
-def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.Array]:
-    """Returns the pure ``generate(params, inputs) -> images [B, H, W, 3] uint8``."""
+class Generated(NamedTuple):
+    """What the program gives.
+
+    Attributes:
+        images_u8: [B, H, W, 3] uint8.
+        finite: [B, 4] bool, whether each of `finite.PARTS` gave finite numbers for this image.
+    """
+
+    images_u8: Any
+    finite: Any
+
+
+def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], Generated]:
+    """Returns the pure ``generate(params, inputs)``."""
     shape.check()
     dtype, attend = jnp.dtype(shape.dtype), attention_implementation(shape.attention)
     unet, _ = abstract(
@@ -45,7 +58,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
     text_encoder, _ = abstract(text_encoder_module(shape.text_encoder, dtype=dtype))
     schedule, rule = NoiseSchedule.from_config(shape.schedule), SAMPLERS[shape.sampler]
 
-    def generate(params: Params, inputs: SampleInputs) -> jax.Array:
+    def generate(params: Params, inputs: SampleInputs) -> Generated:
         encode = bind(text_encoder, component(params, "text_encoder"))
         denoise = bind(unet, component(params, "unet"))
         context, negative = encode(inputs.prompt_ids), encode(inputs.negative_ids)
@@ -71,6 +84,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
             def after_call(i: jax.Array, x: jax.Array) -> jax.Array:
                 return jnp.where(cells, x, inputs.plan.noised(i + 1, known, unit_noise))
         else:
+            known = unit_noise
             start = inputs.plan.start_scale * unit_noise
 
             def after_call(i: jax.Array, x: jax.Array) -> jax.Array:
@@ -87,7 +101,11 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
             after_call,
         )
         images = autoencoder.decode(latents / shape.vae.scaling_factor)
-        return blended(images, inputs.given_u8, inputs.weights) if shape.edits else to_uint8(images)
+        texts = jnp.stack([context, negative], axis=1)
+        edited = (
+            blended(images, inputs.given_u8, inputs.weights) if shape.edits else to_uint8(images)
+        )
+        return Generated(edited, finite_flags(texts, known, latents, images))
 
     return generate
 
@@ -95,7 +113,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], jax.A
 @functools.lru_cache(maxsize=8)
 def compiled_sampler(
     shape: SamplerShape, mesh: Mesh
-) -> Callable[[Params, SampleInputs], jax.Array]:
+) -> Callable[[Params, SampleInputs], Generated]:
     """The jitted program of `shape` on `mesh`: batch rows spread over all data and fsdp shards.
 
     Cached, so a notebook that samples twice compiles once.
@@ -104,7 +122,7 @@ def compiled_sampler(
     return jax.jit(
         make_generate(shape),
         in_shardings=(None, _input_shardings(mesh, replicated(mesh), shape.edits)),
-        out_shardings=batch_sharding(mesh),
+        out_shardings=Generated(batch_sharding(mesh), batch_sharding(mesh)),
     )
 
 
