@@ -1,4 +1,4 @@
-"""LoRA files: the two layouts that other programs read and write.
+"""LoRA files: a low-rank difference of some layers, as other programs read and write it.
 
     PEFT, diffusers   unet.mid_block.X.to_q.lora_A.weight [r, I]      scale = alpha / r, alpha = r
                       unet.mid_block.X.to_q.lora_B.weight [O, r]      where the file says nothing
@@ -6,15 +6,13 @@
                       lora_unet_mid_block_X_to_q.lora_up.weight
                       lora_unet_mid_block_X_to_q.alpha                scale = alpha / r
 
-The first layout has older spellings, which are read too: lora.down and lora.up, and for the text
-encoder lora_linear_layer.down and .up. Convolutions have [r, I, kH, kW] and [O, r, 1, 1]. The text
-encoder's prefix is "text_encoder." or "lora_te_". Files in the first layout are written with B
-times alpha / r, so that readers which know of no alpha get the same difference.
+These two are written; lora_names.py has the older spellings, which are read too. Convolutions have
+[r, I, kH, kW] and [O, r, 1, 1]. Files in the first layout are written with B times alpha / r, so
+that readers which know of no alpha get the same difference.
 """
 
-import json
-import re
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,20 +22,19 @@ from medsd_jax.adaptation.lora import adapted_kernels, matrix_names
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
 from medsd_jax.files import save_tensors
-from medsd_jax.interop.safetensors_io import open_safetensors, read_weights_file
+from medsd_jax.interop.lora_alphas import CONFIG_FILE, config_alphas, header_alphas
+from medsd_jax.interop.lora_names import Spelled, kohya_name, layers_by_name, other_kind, parse
+from medsd_jax.interop.safetensors_io import file_in_folder, read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
+
+_LOG = logging.getLogger(__name__)
 
 PEFT_FILE = "pytorch_lora_weights.safetensors"
 """The name that diffusers' load_lora_weights looks for in a folder."""
 KOHYA_FILE = "kohya.safetensors"
 
-_METADATA = "lora_adapter_metadata"
-_KOHYA_PREFIX = {"unet": "lora_unet", "text_encoder": "lora_te"}
-_KOHYA = re.compile(r"(lora_(?:unet|te)_.+)\.(lora_down\.weight|lora_up\.weight|alpha)")
-_PEFT = re.compile(
-    r"((?:unet|text_encoder)\..+?)\."
-    r"(lora_[AB]\.weight|lora(?:_linear_layer)?\.(?:down|up)\.weight|alpha)"
-)
+_PEFT_OWN_FILE = "adapter_model.safetensors"
+_PEFT_WRAPPER = "base_model.model."
 
 
 class Lora(NamedTuple):
@@ -72,7 +69,7 @@ def write_lora(folder: Path, matrices: Mapping[str, Any], alpha: float) -> None:
         module = kernel.removesuffix(".kernel")
         peft[f"{module}.lora_A.weight"] = down
         peft[f"{module}.lora_B.weight"] = up * np.float32(alpha / rank)
-        short = _kohya_name(module)
+        short = kohya_name(module)
         kohya[f"{short}.lora_down.weight"] = down
         kohya[f"{short}.lora_up.weight"] = up
         kohya[f"{short}.alpha"] = np.asarray(alpha, np.float32)
@@ -82,71 +79,96 @@ def write_lora(folder: Path, matrices: Mapping[str, Any], alpha: float) -> None:
 
 
 def read_lora(path: Path, params: Mapping[str, Any]) -> Lora:
-    """Reads a file of either layout; it must belong to this model.
+    """Reads a file of any layout of lora_names.py; it must belong to this model.
 
     Args:
-        path: the file, or a folder with `PEFT_FILE`.
+        path: the file, or a folder with `PEFT_FILE`, or with one safetensors file of another name.
         params: the model's weights, for their names and shapes.
 
     Raises:
         UserError: the file cannot be read, is of another layout or kind, or of another model.
     """
-    path = path / PEFT_FILE if path.is_dir() else path
+    path = file_in_folder(path, (PEFT_FILE, _PEFT_OWN_FILE), "a LoRA") if path.is_dir() else path
     tensors = read_weights_file(path)
-    is_kohya = any(name.startswith("lora_") for name in tensors)
-    pattern = _KOHYA if is_kohya else _PEFT
-    modules = _modules(params, is_kohya)
+    if not tensors:
+        raise UserError(f"{path} holds no weights")
+    spelled = {name: _spelled(path, name) for name in tensors}
+    layers = layers_by_name(params)
+    _refuse_foreign(path, {x.path: name for name, x in spelled.items()}, layers)
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, x in tensors.items():
-        match = pattern.fullmatch(name)
-        if match is None:
+        part = parts.setdefault(layers[spelled[name].path], {})
+        if spelled[name].kind in part:
             raise UserError(
-                f"{path}: {name} is in neither of the two layouts that are read: PEFT's "
-                "(unet.X.lora_A.weight) and kohya's (lora_unet_X.lora_down.weight)"
+                f"{path}: {name} is a second LoRA of the same layer; give each adapter as a file "
+                "of its own"
             )
-        parts.setdefault(match[1], {})[_kind(match[2])] = x
-    if not parts:
-        raise UserError(f"{path} holds no weights")
-    if foreign := [short for short in parts if short not in modules]:
-        raise UserError(
-            f"{path}: {len(foreign)} of {len(parts)} adapted layers are not in this model, the "
-            f"first is {foreign[0]}: the LoRA is of another model"
-        )
-    said = {} if is_kohya else _said_scales(path)
+        part[spelled[name].kind] = x
+    said = _said_alphas(path, spelled.values(), parts)
     matrices: dict[str, np.ndarray] = {}
     scales: dict[str, float] = {}
-    for short, part in parts.items():
+    for layer, part in parts.items():
         if not {"down", "up"} <= part.keys():
-            raise UserError(f"{path}: {short} has one of its two matrices only")
-        module = modules[short]
-        matrices |= _checked(path, module, part["down"], part["up"], params[f"{module}.kernel"])
+            raise UserError(f"{path}: {layer} has one of its two matrices only")
+        matrices |= _checked(path, layer, part["down"], part["up"], params[f"{layer}.kernel"])
         rank = part["down"].shape[0]
-        alpha = part["alpha"].item() if "alpha" in part else said.get(short, rank)
-        scales[f"{module}.kernel"] = alpha / rank
+        alpha = (
+            _one_number(path, layer, part["alpha"]) if "alpha" in part else said.get(layer, rank)
+        )
+        scales[f"{layer}.kernel"] = alpha / rank
+    _LOG.info("%s: a LoRA of %d layers", path, len(scales))
     return Lora(matrices, scales)
 
 
-def _kind(end: str) -> str:
-    if end == "alpha":
-        return end
-    return "down" if "lora_A" in end or "down" in end else "up"
+def _spelled(path: Path, name: str) -> Spelled:
+    spelled = parse(name)
+    if spelled is not None:
+        return spelled
+    kind = other_kind(name)
+    raise UserError(
+        f"{path}: {name} is in neither of the two layouts that are read, PEFT's "
+        "(unet.X.lora_A.weight) and kohya's (lora_unet_X.lora_down.weight)"
+        + (f": the file is {kind}" if kind else "")
+    )
 
 
-def _modules(params: Mapping[str, Any], is_kohya: bool) -> dict[str, str]:
-    """What a file may call the layers of a model -> our names."""
-    modules = {}
-    for name in params:
-        if name.endswith(".kernel") and not name.startswith("vae."):
-            module = name.removesuffix(".kernel")
-            modules[_kohya_name(module) if is_kohya else module] = module
-            # transformers 5 calls CLIP's layers so.
-            modules[module.replace("text_encoder.text_model.", "text_encoder.")] = module
-    return modules
+def _refuse_foreign(path: Path, paths: Mapping[str, str], layers: Mapping[str, str]) -> None:
+    """Raises UserError where the model has no such layers; path -> the tensor's name."""
+    foreign = [name for short, name in paths.items() if short not in layers]
+    if foreign:
+        kind = next((kind for name in foreign if (kind := other_kind(name))), "of another model")
+        raise UserError(
+            f"{path}: {len(foreign)} of {len(paths)} adapted layers are not in this model, the "
+            f"first is {foreign[0]}: the LoRA is {kind}"
+        )
 
 
-def _kohya_name(module: str) -> str:
-    component, _, rest = module.partition(".")
-    return f"{_KOHYA_PREFIX[component]}_{rest.replace('.', '_')}"
+def _said_alphas(
+    path: Path, spelled: Iterable[Spelled], layers: Iterable[str]
+) -> Mapping[str, float]:
+    """Layer -> alpha by the header, or by what lies beside a file of PEFT's own."""
+    spelled = list(spelled)
+    if any(x.is_kohya for x in spelled):
+        return {}
+    said = header_alphas(path, layers)
+    if said or not any(x.wrapper == _PEFT_WRAPPER for x in spelled):
+        return said
+    beside = config_alphas(path, layers)
+    if beside is None and not any(x.kind == "alpha" for x in spelled):
+        _LOG.warning(
+            "%s: no %s beside it says the LoRA's alpha: taken to be its rank, so that the "
+            "difference counts once",
+            path, CONFIG_FILE,
+        )  # fmt: skip
+    return beside or {}
+
+
+def _one_number(path: Path, layer: str, alpha: np.ndarray) -> float:
+    if alpha.size != 1 or not np.isfinite(alpha).all():
+        raise UserError(
+            f"{path}: alpha of {layer} must be one finite number, not {alpha.ravel()[:4].tolist()}"
+        )
+    return float(alpha.item())
 
 
 def _checked(
@@ -154,6 +176,12 @@ def _checked(
 ) -> dict[str, np.ndarray]:
     """A and B under our names; raises UserError where their product is not like the kernel."""
     *space, fan_in, fan_out = kernel.shape
+    for x in (down, up):
+        if x.ndim not in (2, 4) or not x.size or x.dtype.kind != "f":
+            raise UserError(
+                f"{path}: a matrix of {module} is {x.dtype} {list(x.shape)}; a LoRA has floating "
+                "[r, in] and [out, r], or those of a convolution"
+            )
     rank = down.shape[0]
     wanted = dict(
         zip(
@@ -175,24 +203,3 @@ def _as_kernel(x: np.ndarray, space: list[int]) -> np.ndarray:
     if x.ndim == 2 and space == [1, 1]:
         return x[:, :, None, None]
     return x[:, :, 0, 0] if x.ndim == 4 and not space and x.shape[2:] == (1, 1) else x
-
-
-def _said_scales(path: Path) -> dict[str, float]:
-    """Module -> alpha, from the header that newer diffusers write; empty where there is none."""
-    with open_safetensors(path) as file:
-        header = (file.metadata() or {}).get(_METADATA)
-        modules = sorted({match[1] for name in file.keys() if (match := _PEFT.fullmatch(name))})
-    if header is None:
-        return {}
-    settings, alphas = json.loads(header), {}
-    for module in modules:
-        component, _, rest = module.partition(".")
-        alpha = settings.get(f"{component}.lora_alpha")
-        for pattern, value in (settings.get(f"{component}.alpha_pattern") or {}).items():
-            if re.match(rf"(.*\.)?({pattern})$", rest):
-                alpha = value
-        if settings.get(f"{component}.use_rslora") or settings.get(f"{component}.use_dora"):
-            raise UserError(f"{path}: rank-stabilised or DoRA adapters are not supported")
-        if alpha is not None:
-            alphas[module] = float(alpha)
-    return alphas

@@ -6,7 +6,7 @@ is: a pickle, a page of the web, a pointer of git-lfs, nothing at all.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -75,6 +75,33 @@ def read_weights_file(
 ) -> dict[str, np.ndarray]:
     """Reads one safetensors file; arguments, result and errors as of `read_weights`."""
     return dict(_read_file(path, np.dtype(dtype)))
+
+
+def file_in_folder(folder: Path, names: Sequence[str], what: str) -> Path:
+    """The one weight file of a folder, for what is usually a file of its own.
+
+    Args:
+        folder: an existing folder.
+        names: taken in this order where they are there; else the folder's only weight file.
+        what: "a LoRA", for the message.
+
+    Raises:
+        UserError: there is no such file, or several.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path.name for path in folder.iterdir() if path.suffix == ".safetensors")
+    # A pickle is named as one when it is opened.
+    found = found or sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if len(found) == 1:
+        return folder / found[0]
+    listed = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    raise UserError(
+        f"{folder}: which file is {what}? There is no {names[0]}, and "
+        + (f"{len(found)} others ({listed}): " if found else "no other safetensors file: ")
+        + "give the file itself"
+    )
 
 
 @contextlib.contextmanager

@@ -153,7 +153,7 @@ def damaged(tensors, what):
         case "another model":
             return {k.replace("mid_block", "mid_blocks"): x for k, x in tensors.items()}
         case "another layout":
-            return tensors | {"unet.x.processor.to_q_lora.down.weight": tensors[first]}
+            return tensors | {"unet.x.to_q.lora_downwards.weight": tensors[first]}
         case "another kind":
             return tensors | {
                 first.replace("lora_A.weight", "lora_magnitude_vector"): tensors[first]
