@@ -181,7 +181,8 @@ def get_config() -> ConfigDict:
     # Pictures sampled for the distances, from captions spread over the validation split; and as
     # many for "prompt_accuracy", half of them with the finding.
     config.evaluation.num_images = 128
-    config.evaluation.seed = 0  # of the first picture; picture i has seed + i
+    # Of the first picture; picture i has seed + i, in each half of those for "prompt_accuracy".
+    config.evaluation.seed = 0
     config.evaluation.sampler = "ddim"
     config.evaluation.num_steps = 50
     config.evaluation.guidance_scale = 4.0

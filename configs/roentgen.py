@@ -14,6 +14,11 @@ Hardware:  planned for a TPU v5e-64: mesh data=16, fsdp=4, 4 images a chip, 256 
            The paper took two instances of 32 A100, 8 images on each, one day for 60,000 steps.
 Expected:  not run at this size yet. The paper: FID 3.6 in torchxrayvision's features, 54.9 in
            InceptionV3's, at 60,000 steps.
+Data:      your own: neither MIMIC-CXR nor DICOM is read here. The paper's pairs, as others tell who
+           built it again: PA views with the impression, of 7 to 77 CLIP tokens; patients p10 to p18
+           train, p19 is held out. Write them as 8-bit images with a metadata.csv (file_name, text,
+           patient_id, split): files of more bits are scaled by each one's own minimum and maximum.
+Not here:  the paper's image-text retrieval and its metrics of report generation.
 Settings:  the paper's: Stable Diffusion 1.4, learning rate 5e-5, constant, batch 256, bfloat16,
            60,000 steps (its grid: 1,000, 12,500 and 60,000), the text encoder trained too.
            Silent, as the same group's later code: AdamW (0.9, 0.999), weight decay 0.01, gradients

@@ -1,7 +1,8 @@
 r"""RoentGen-v2 (arXiv 2508.16783): Stable Diffusion 2.1-base, age and sex in the prompt.
 
 The text of every image is "{age} year old {race} {female|male}. {impression}", race being optional:
-write it into the column `text` of metadata.csv.
+write it into the column `text` of metadata.csv; of the data, roentgen.py tells more. The paper's
+filter, which rejects samples by classifiers of age, sex and race, is not here.
 
 Command:   python train.py --config configs/roentgen_v2.py --workdir runs/roentgen_v2 \
                --config.data.source=folder --config.data.path=FOLDER
