@@ -182,7 +182,8 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
     from medsd_jax.evaluation.picture_sets import open_pictures
     from medsd_jax.evaluation.prompt_labels import known_labels, labels_by_prompt
 
-    pictures, table = open_pictures(config.synthetic.path), config.synthetic.labels_by_prompt
+    pictures = open_pictures(config.synthetic.path, patients=False)
+    table = config.synthetic.labels_by_prompt
     if table is None:
         found = known_labels(pictures)
     else:

@@ -154,7 +154,7 @@ def evaluate(
         sets["train"] = open_pictures(train)
     if isinstance(synthetic, Sampling):
         synthetic = sampled(synthetic, output)
-    sets["synthetic"] = open_pictures(synthetic)
+    sets["synthetic"] = open_pictures(synthetic, patients=False)
     reals, drawn = sets["real"], sets["synthetic"]
     labels = {name: known_labels(pictures) for name, pictures in sets.items()}
     units = units_of_seeds(seeds_of(drawn), drawn.texts, drawn.name)

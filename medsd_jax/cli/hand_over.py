@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.evaluation.picture_sets import open_pictures
     from medsd_jax.evaluation.prompt_labels import known_labels
 
-    sets = {name: open_pictures(getattr(args, name)) for name in ("real", "synthetic")}
+    sets = {
+        name: open_pictures(getattr(args, name), patients=False) for name in ("real", "synthetic")
+    }
     labels = {name: known_labels(pictures) for name, pictures in sets.items()}
     with tqdm(total=sum(map(len, sets.values())), unit="image", desc="hand over") as bar:
         counts = write_hand_over(args.output, sets["real"], sets["synthetic"], labels, bar.update)

@@ -4,6 +4,9 @@ A finding is 1, present, or 0, absent. It may be written 1, 1.0, true, 0, 0.0 or
 (uncertain, as CheXpert has it), an empty cell and nan mean that it is not known, and the image has
 no such label. Its name has one spelling: "Pleural Effusion" is pleural_effusion.
 
+A column "Finding Labels", as NIH's table has it, lists what is present ("Effusion|Mass"); whatever
+another row of the table lists is absent.
+
 Traits are sex (F or M), age (whole years) and view (AP, PA, ...). They, and numbers of studies and
 the like (`NO_FINDINGS`), are no findings even where they are 1 or 0.
 """
@@ -34,6 +37,9 @@ TRAIT_COLUMNS = {
 """Trait -> its names in the spelling of `label_name`; the first that is there counts."""
 LABEL_COLUMNS = ("labels", "chexpert_labels")
 """Columns that hold all findings of an image as one object."""
+_LIST_COLUMN = "finding_labels"
+_LISTED = {"effusion": "pleural_effusion"}
+"""NIH's names of findings that CheXpert and the captions of data/findings.py call otherwise."""
 NO_FINDINGS = frozenset(
     (
         " ".join(name for names in TRAIT_COLUMNS.values() for name in names)
@@ -147,12 +153,14 @@ class LabelColumns:
     Attributes:
         findings: columns whose cells are all 1, 0 or unknown, not all of them empty -> label.
         objects: columns that hold all findings of an image at once.
+        lists: columns that list what is present -> all that any row lists.
         traits: column -> sex, age or view.
         others: all that is left.
     """
 
     findings: Mapping[str, str]
     objects: tuple[str, ...]
+    lists: Mapping[str, tuple[str, ...]]
     traits: Mapping[str, str]
     others: tuple[str, ...]
 
@@ -165,6 +173,9 @@ class LabelColumns:
         labels: dict[str, LabelValue] = {}
         for column in self.objects:
             labels |= _findings_of_object(row.get(column), where)
+        for column, known in self.lists.items():
+            listed = _listed(row.get(column))
+            labels |= {label: int(label in listed) for label in (known if listed else ())}
         for column, label in self.findings.items():
             if (value := finding(row.get(column))) is not None:
                 labels[label] = value
@@ -189,6 +200,7 @@ def label_columns(
     """
     cells = {name: [row.get(name) for _, row in rows] for name in names}
     traits, objects, findings, others = {}, [], {}, []
+    lists: dict[str, tuple[str, ...]] = {}
     for trait, known in TRAIT_COLUMNS.items():
         by_name = {label_name(name): name for name in reversed(names)}
         column = next((by_name[name] for name in known if name in by_name), None)
@@ -198,10 +210,13 @@ def label_columns(
         label = label_name(name)
         if name in traits:
             continue
-        if name == LABEL_COLUMNS[1] or (
-            name in LABEL_COLUMNS and any(map(_is_object, cells[name]))
+        if label == LABEL_COLUMNS[1] or (
+            label in LABEL_COLUMNS and any(map(_is_object, cells[name]))
         ):
             objects.append(name)
+        elif label == _LIST_COLUMN and all(isinstance(c, str | None) for c in cells[name]):
+            known = sorted({found for cell in cells[name] for found in _listed(cell)})
+            lists[name] = (NO_FINDING, *(found for found in known if found != NO_FINDING))
         elif label in NO_FINDINGS or not _are_findings(cells[name]):
             if any(isinstance(cell, dict | list) for cell in cells[name]):
                 _log.warning("%s: the lists or objects of %r are not read", where, name)
@@ -211,12 +226,20 @@ def label_columns(
             raise UserError(f"{where} has two columns for {label!r}: remove one of them")
         else:
             findings[name] = label
-    return LabelColumns(findings, tuple(objects), traits, tuple(others))
+    return LabelColumns(findings, tuple(objects), lists, traits, tuple(others))
 
 
 def _are_findings(cells: Sequence[Any]) -> bool:
     """Whether all cells can be read, and one says something: not all are empty."""
     return any(str("" if c is None else c).strip() for c in cells) and all(map(is_finding, cells))
+
+
+def _listed(cell: str | None) -> frozenset[str]:
+    """The findings that a cell such as "Effusion|Mass" lists; none where it is not known."""
+    if not cell or is_no_text(cell):
+        return frozenset()
+    names = (label_name(name) for name in cell.split("|"))
+    return frozenset(_LISTED.get(name, name) for name in names if name)
 
 
 def _is_object(cell: Any) -> bool:

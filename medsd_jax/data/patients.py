@@ -2,7 +2,7 @@
 
 CheXpert    .../patient64541/study1/view1_frontal.jpg
 MIMIC-CXR   .../p10/p10000032/s50414267/....jpg
-NIH         .../00000013_026.png
+NIH         .../00000013_026.png, whose table calls the patient 13
 """
 
 import logging
@@ -22,7 +22,7 @@ _PATHS = (
     re.compile(r"(?:^|[\\/])(patient\d+)[\\/]study\d+[\\/]"),
     re.compile(r"(?:^|[\\/])p(\d{8})[\\/]s\d{8}(?:[\\/]|\.)"),
     # NIH numbers its patients from 1 to 30,805; eight digits of a date begin otherwise.
-    re.compile(r"(?:^|[\\/])(000[0-3]\d{4})_\d{3}\.(?:png|jpe?g)$"),
+    re.compile(r"(?:^|[\\/])(?=000[0-3]\d{4}_)0+([1-9]\d*)_\d{3}\.(?:png|jpe?g)$"),
 )
 
 

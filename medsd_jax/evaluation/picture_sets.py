@@ -87,15 +87,22 @@ class PictureSet:
             yield [self.read(i) for i in range(start, min(start + size, len(self)))]
 
 
-def open_pictures(where: Path | str) -> PictureSet:
+def open_pictures(where: Path | str, *, patients: bool = True) -> PictureSet:
     """Finds the pictures; see the module for what `where` may be.
+
+    Args:
+        where: a folder, a table or a split of a prepared data set.
+        patients: warn of pictures whose patient is not known; generated ones have none.
 
     Raises:
         UserError: there is nothing of that name, no readable picture in it, or a damaged table.
     """
     folder, colon, split = str(where).rpartition(":")
     if colon and split in SPLITS and not Path(where).exists():
-        return _of_records(str(where), Path(folder), split)
+        found = _of_records(str(where), Path(folder), split)
+        if patients:
+            _warn_of_patients(found)
+        return found
     path = Path(where)
     table = find_table(path)
     if table is not None:
@@ -116,7 +123,7 @@ def open_pictures(where: Path | str) -> PictureSet:
     found = _checked(
         str(where), [str(row.path) for row in rows], rows, lambda i: rows[i].path.read_bytes()
     )
-    if table is None or table.name != SAMPLES_FILE:  # samples have no patients
+    if patients and (table is None or table.name != SAMPLES_FILE):
         _warn_of_patients(found)
     return found
 
@@ -153,9 +160,7 @@ def _of_records(name: str, folder: Path, split: str) -> PictureSet:
         strict=True,
     )
     rows = [Row(Path(key), text, key, patient, labels) for key, text, patient, labels in columns]
-    found = _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
-    _warn_of_patients(found)
-    return found
+    return _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
 
 
 def _checked(

@@ -78,6 +78,18 @@ def test_findings_have_one_spelling_and_studies_are_none():
     ]
 
 
+def test_nihs_lists():
+    _, rows = columns_of(
+        **{"Finding Labels": ("Effusion|Pleural_Thickening", "No Finding", "", "Mass")}
+    )
+    assert rows == [
+        {"no_finding": 0, "mass": 0, "pleural_effusion": 1, "pleural_thickening": 1},
+        {"no_finding": 1, "mass": 0, "pleural_effusion": 0, "pleural_thickening": 0},
+        {},
+        {"no_finding": 0, "mass": 1, "pleural_effusion": 0, "pleural_thickening": 0},
+    ]
+
+
 def test_one_finding_in_two_columns_is_refused():
     with pytest.raises(UserError, match="two columns for 'pleural_effusion'"):
         columns_of(**{"Pleural Effusion": ("1",), "pleural_effusion": ("0",)})
