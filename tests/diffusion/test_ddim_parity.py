@@ -19,8 +19,8 @@ schedule's 1 - a at t = 0, so diffusers' table depends on the machine. The sched
 are built with correctly rounded roots; test_schedule.py bounds the difference to those of this
 machine.
 
-Epsilon prediction at zero SNR divides by zero, here as in diffusers: the results must then be the
-same infinities, and with clip_sample the same finite numbers.
+Epsilon prediction at zero SNR divides by zero in diffusers. Here such a walk is refused, and with
+clip_sample, which makes its numbers finite, they must be diffusers' own.
 """
 
 import functools
@@ -34,6 +34,7 @@ import pytest
 from medsd_jax.diffusion.ddim import ddim_step
 from medsd_jax.diffusion.samplers import make_plan
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
+from medsd_jax.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of imports; none of them is about what is tested here
@@ -130,6 +131,12 @@ def excess(actual, expected, scale):
     return np.where(same, 0.0, difference / (TOLERANCE * scale))
 
 
+def starts_without_signal(scheduler, clip):
+    """Does the first step divide a network's epsilon by zero, and nothing clips the result?"""
+    no_signal = scheduler.alphas_cumprod[scheduler.timesteps[0]] == 0
+    return bool(no_signal) and scheduler.config.prediction_type == "epsilon" and not clip
+
+
 def padded(array):
     return np.concatenate([array, np.repeat(array[-1:], max(STEPS) - len(array), axis=0)])
 
@@ -139,7 +146,7 @@ def padded(array):
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_every_step_matches_diffusers(beta_schedule, zero_snr, prediction_type, monkeypatch):
     rng = np.random.default_rng(0)
-    steps_compared = steps_missed = 0
+    steps_compared = steps_missed = steps_refused = 0
     for spacing, offset, alpha_one, clip in itertools.product(
         ["leading", "trailing", "linspace"], [0, 1], [True, False], [True, False]
     ):
@@ -162,6 +169,11 @@ def test_every_step_matches_diffusers(beta_schedule, zero_snr, prediction_type, 
             scheduler = diffusers.DDIMScheduler(**options)
         for num_steps, eta in itertools.product(STEPS, ETAS):
             scheduler.set_timesteps(num_steps)
+            if starts_without_signal(scheduler, clip):
+                with pytest.raises(UserError, match="zero SNR"):
+                    make_plan("ddim", config, num_steps, max(STEPS))
+                steps_refused += num_steps
+                continue
             plan = make_plan("ddim", config, num_steps, max(STEPS))
             timesteps, previous = plan.times[:-1], plan.columns["t_prev"][:-1]
             np.testing.assert_array_equal(timesteps[:num_steps], scheduler.timesteps.numpy())
@@ -193,7 +205,10 @@ def test_every_step_matches_diffusers(beta_schedule, zero_snr, prediction_type, 
             assert not np.any(missed & ~(theirs_off & ill_conditioned & (eta == 1.0))), case
             steps_compared += num_steps
             steps_missed += missed.sum()
-    assert steps_compared == 24 * len(ETAS) * sum(STEPS)
+    # The trailing and linspace spacings visit the last time, in all eight of their cases unclipped.
+    cases_refused = 8 if zero_snr and prediction_type == "epsilon" else 0
+    assert steps_refused == cases_refused * len(ETAS) * sum(STEPS)
+    assert steps_compared == (24 - cases_refused) * len(ETAS) * sum(STEPS)
     assert steps_missed <= 0.01 * steps_compared
     # The comparison is quick because nothing but the prediction type and the clip is static.
     assert our_steps._cache_size() <= 6
