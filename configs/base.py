@@ -113,7 +113,9 @@ def get_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.steps = 1000  # optimizer steps
-    config.train.accumulation_steps = 1  # micro-batches per optimizer step
+    # Micro-batches per optimizer step. With 1, a bfloat16 model's gradients are summed over devices
+    # in bfloat16; with more, in float32.
+    config.train.accumulation_steps = 1
     config.train.ema_decay = 0.9999  # moving average of the weights; 0 switches it off
     # Share of captions replaced by the empty prompt; guidance needs some.
     config.train.caption_dropout = 0.1

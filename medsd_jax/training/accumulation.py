@@ -34,7 +34,10 @@ def accumulated_grad(
 
     Returns:
         (scalars with "loss" among them, grads), equal to those of one call on the whole batch
-        within float error.
+        within the rounding of the model's dtype. The sum over devices is part of that: with
+        `steps` = 1 XLA sums what the backward pass has, bfloat16 gradients of a bfloat16 model,
+        with more it sums the float32 total, once. A bfloat16 sum over 64 devices, one after the
+        other, whose gradients are 1 with a noise of 5 each, is off by 0.8 % (rms) of the mean.
     """
 
     def one(micro_batch: Any) -> tuple[Scalars, Any]:
