@@ -24,9 +24,6 @@ from medsd_jax.files import check_permission
 
 _log = logging.getLogger(__name__)
 
-AUDIT_ONLY = "latent"
-"""A feature space for near duplicates: 16,384 numbers a picture of 512 pixels are too many for a
-covariance, and no paper measures FID in it."""
 _DEFINITIONS = 3  # raised when a number of the report comes to be computed in another way
 
 _EXAMPLES = """examples:
@@ -53,7 +50,12 @@ feature spaces, any number of them:
   xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures
   clip=FOLDER         CLIP's image tower, such as openai/clip-vit-base-patch32
   rad-dino=FOLDER     microsoft/rad-dino, as CheXGenBench measures
-  latent=MODEL        the latents of a Stable Diffusion model's autoencoder, for --train alone"""
+  latent=MODEL        the latents of a Stable Diffusion model's autoencoder: near copies
+                      show there (--train); rough as a distance of sets
+  thumbnail           8 x 8 grey cells, for a first look: rough
+
+Without --features it is the classifier of --judge, else the latents of --model, else thumbnail: a
+default for a first look that takes no download, and no number to publish."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -75,8 +77,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--output", required=True, type=Path, metavar="DIR", help="gets report.json and report.html"
     )
     add(
-        "--features", required=True, action="append", metavar="KIND=PATH",
-        help="feature space; may be repeated; pictures are ordered for the page by the first one",
+        "--features", action="append", metavar="KIND=PATH",
+        help="feature space; may be repeated; pictures are ordered for the page by the first one; "
+        "a rough one by default, see below",
     )  # fmt: skip
     add("--judge", type=Path, metavar="FOLDER", help="classifier that says what pictures show")
     add(
@@ -93,12 +96,20 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.cli.device_setup import start_devices
 
     start_devices()
+    features = args.features
+    if features is None:
+        features = [default_features(args.judge, args.model)]
+        _log.warning(
+            "no --features: distances are measured in %s, for a rough first look; name a network, "
+            "such as --features xrv=FILE, for numbers to report",
+            features[0],
+        )
     evaluate(
         args.real,
         sampling or args.synthetic,
         args.output,
         train=args.train,
-        features=args.features,
+        features=features,
         judge=args.judge,
         seed=args.seed or 0,
     )
@@ -135,6 +146,7 @@ def evaluate(
     from medsd_jax.evaluation.condition import judge_pictures
     from medsd_jax.evaluation.diversity import diversity
     from medsd_jax.evaluation.features.extraction import features_of, open_network
+    from medsd_jax.evaluation.features.rough import LATENT, THUMBNAIL
     from medsd_jax.evaluation.fidelity import fidelity
     from medsd_jax.evaluation.picture_sets import open_pictures
     from medsd_jax.evaluation.privacy import audit_features, audit_pixels
@@ -168,16 +180,16 @@ def evaluate(
     for spec, network in networks.items():
         found = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
         pair = found["real"], found["synthetic"]
-        if train:
+        if train and network.kind != THUMBNAIL:  # the audit in pixels sees more
             audits[spec] = audit_features(found["train"], *pair, **patients)
-        if network.kind == AUDIT_ONLY:
-            continue
+        pair = tuple(map(network.for_distances, pair))
         settings = {"real_patients": reals.patient_ids, "synthetic_units": units, "seed": seed}
         whole = fidelity(*pair, **settings)
         spaces[spec] = {
             "network": network.kind,
             "weights_and_input": network.fingerprint,
             "input_chain": network.chain,
+            "rough": network.kind in (LATENT, THUMBNAIL),
             **whole,
         }
         by_part[spec] = sliced_fidelity(
@@ -231,11 +243,13 @@ def check_flags(args: argparse.Namespace) -> None:
     if (args.synthetic is None) == (args.model is None):
         raise UserError("give --synthetic S, or --model M to sample with and say what")
     check_seed(args.seed or 0)
-    spaces = [spec.partition("=")[0] for spec in args.features]
-    if AUDIT_ONLY in spaces and args.train is None:
-        raise UserError(f"--features {AUDIT_ONLY}=MODEL is for the audit: give --train too")
-    if set(spaces) == {AUDIT_ONLY}:
-        raise UserError(f"--features {AUDIT_ONLY}=MODEL measures no distance: name another one too")
+
+
+def default_features(judge: Path | None, model: str | None) -> str:
+    """The feature space that needs nothing but what the flags name already."""
+    if judge is not None:
+        return f"classifier={judge}"
+    return "thumbnail" if model is None else f"latent={model}"
 
 
 def _warn_of_shared_patients(train: Any, held_out: Any) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import PurePosixPath, PureWindowsPath
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -9,7 +10,7 @@ from PIL import Image
 
 
 def page_template(name: str) -> Template:
-    """A template of templates/ with the filters png, uri, count, loss, percent and duration."""
+    """A template of templates/ with the filters png, uri, count, loss, percent, duration, place."""
     environment = Environment(
         loader=PackageLoader("medsd_jax.cli"),
         autoescape=True,  # prompts, captions and file names are text
@@ -24,8 +25,25 @@ def page_template(name: str) -> Template:
         "loss": lambda x: f"{x:#.3g}".rstrip("."),
         "percent": lambda x: f"{100 * x:.1f} %",
         "duration": _duration,
+        "place": place,
     }
     return environment.get_template(name)
+
+
+def place(where: str) -> str:
+    """How a page calls what stands at PATH or KIND=PATH: of an absolute path its last two parts.
+
+    A page is handed on: nobody else has this machine's folders, or shall know the user's name.
+    """
+    kind, equals, path = where.rpartition("=")
+    windows = PureWindowsPath(path)
+    pure = windows if windows.drive else PurePosixPath(path)
+    if not pure.is_absolute():
+        return where
+    parts = pure.parts[1:]
+    if len(parts) > 2 and parts[0].lower() in ("home", "users"):
+        parts = parts[2:]
+    return kind + equals + "/".join(parts[-2:])
 
 
 def png_uri(image_u8: np.ndarray) -> str:

@@ -235,6 +235,55 @@ def test_a_model_is_sampled_by_its_phantom_recipe(places, tmp_path, capsys):
         assert said in capsys.readouterr().err.splitlines()[-1]
 
 
+def without_features(places, output, *more):
+    words = ["--real", str(places / "real"), "--output", str(output), *more]
+    assert main(["evaluate", *words]) == 0
+    return json.loads((output / "report.json").read_text())
+
+
+class TestWithoutFeatures:
+    """A first look takes no download."""
+
+    def test_the_judge_serves(self, places, asking, tmp_path, caplog):
+        judge = ["--judge", str(places / "judge")]
+        report = without_features(places, tmp_path, "--synthetic", str(asking), *judge)
+        assert list(report["fidelity"]) == [f"classifier={places / 'judge'}"]
+        assert "no --features" in caplog.text and "rough" in caplog.text
+
+    def test_two_folders_are_enough(self, places, tmp_path):
+        alike, darker = (
+            without_features(places, tmp_path / name, "--synthetic", str(places / name),
+                             "--train", str(places / "darker"))
+            for name in ("alike", "darker")
+        )  # fmt: skip
+        space = alike["fidelity"]["thumbnail"]
+        assert space["rough"] and space["width"] == 64
+        other = darker["fidelity"]["thumbnail"]
+        assert other["kid"]["ci95"][0] > 2 * space["kid"]["ci95"][1]
+        assert list(darker["privacy"]["spaces"]) == ["pixels"]  # which see more than thumbnails
+        page = (tmp_path / "alike" / "report.html").read_text(encoding="utf-8")
+        assert "Rough: for a first look" in page
+
+    def test_the_models_autoencoder_serves(self, places, tmp_path):
+        api.save(tiny_pipeline(), tmp_path / "model")
+        words = ["--model", str(tmp_path / "model"), "--prompt", "a", "--num_images", "10"]
+        report = without_features(places, tmp_path / "out", *words, "--num_steps", "1")
+        (space,) = report["fidelity"].values()
+        assert (space["network"], space["rough"]) == ("latent", True)
+        latent = f"latent={tmp_path / 'model'}"
+        words = ["--synthetic", str(places / "alike"), "--features", latent]
+        assert latent in without_features(places, tmp_path / "b", *words)["fidelity"]
+
+
+def test_pages_do_not_tell_where_they_were_made(places, asking, tmp_path):
+    words = ["--synthetic", str(asking), "--judge", str(places / "judge")]
+    words += ["--train", str(places / "darker")]
+    assert evaluate(places, "alike", tmp_path, *words) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert str(places) not in page and str(asking.parent) not in page
+    assert f"classifier={places.name}/judge" in page and f"{places.name}/real" in page
+
+
 def test_features_are_computed_once(places, tmp_path, monkeypatch):
     assert evaluate(places, "alike", tmp_path) == 0
     first = (tmp_path / "report.json").read_text()
@@ -293,7 +342,7 @@ def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
         (["--config", "c.py"], "--config is for sampling"),
         (["--seed", "-1"], "--seed -1"),
         (["--num_steps", "3"], "--num_steps is for sampling"),
-        (["--features", "latent=m"], "give --train too"),
+        (["--features", "thumbnail=m"], "thumbnail=m"),
         (["--real", "absent:train"], "one prepared data set"),
     ],
 )

@@ -5,7 +5,8 @@ xrv=FILE            torchxrayvision's DenseNet-121, 1024 wide, fed as RoentGen's
 classifier=FOLDER   the judge that train-classifier wrote
 clip=FOLDER         CLIP's projected image embedding, 512 wide in openai/clip-vit-base-patch32
 rad-dino=FOLDER     DINOv2's class token, 768 wide in microsoft/rad-dino, as CheXGenBench measures
-latent=MODEL        the VAE's posterior mean of a Stable Diffusion model: for near copies
+latent=MODEL        the VAE's posterior mean of a Stable Diffusion model: for near copies, and rough
+thumbnail           8 x 8 grey cells: rough, needs no weights
 """
 
 import functools
@@ -28,6 +29,14 @@ from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet, De
 from medsd_jax.evaluation.features.inception import InceptionV3
 from medsd_jax.evaluation.features.latent import open_latent_space
 from medsd_jax.evaluation.features.preprocessing import preprocessing
+from medsd_jax.evaluation.features.rough import (
+    LATENT,
+    THUMBNAIL,
+    THUMBNAIL_CHAIN,
+    Thumbnail,
+    part_means,
+    thumbnails,
+)
 from medsd_jax.evaluation.features.transformers_folder import open_tower
 from medsd_jax.evaluation.features.weights import load_weights
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
@@ -36,7 +45,7 @@ from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
 
-KINDS = ("inception", "xrv", "classifier", "clip", "rad-dino", "latent")
+KINDS = ("inception", "xrv", "classifier", "clip", "rad-dino", LATENT, THUMBNAIL)
 _PICTURES_AT_ONCE = 32  # on each device
 _PIXELS_AT_ONCE = 8 * 518**2
 """Likewise, of transformers and VAEs: 0.7 GB of attention scores in RAD-DINO."""
@@ -54,6 +63,8 @@ class FeatureNetwork:
         params: weights on the host.
         settings: what else the features depend on, such as the number of heads.
         pictures_at_once: that each device has the memory for.
+        map_shape: (h, w, C) of features that are a flattened map, too wide for distances of sets;
+            None of all others.
     """
 
     kind: str
@@ -63,6 +74,11 @@ class FeatureNetwork:
     params: Mapping[str, Any]
     settings: str = ""
     pictures_at_once: int = _PICTURES_AT_ONCE
+    map_shape: tuple[int, int, int] | None = None
+
+    def for_distances(self, features: np.ndarray) -> np.ndarray:
+        """Features [n, D] as FID and the like take them: a map's are means of its parts."""
+        return features if self.map_shape is None else part_means(features, self.map_shape)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -81,15 +97,22 @@ def open_network(spec: str) -> FeatureNetwork:
     Raises:
         UserError: another kind, or the weights cannot be read.
     """
+    if spec == THUMBNAIL:
+        graphdef, _ = abstract(Thumbnail)
+        return FeatureNetwork(spec, thumbnails, THUMBNAIL_CHAIN, graphdef, {})
     kind, equals, where = spec.partition("=")
-    if kind not in KINDS or not equals or not where:
-        known = ", ".join(f"{k}=PATH" for k in KINDS)
-        raise UserError(f"feature space {spec!r} is not known: write one of {known}")
-    if kind == "latent":
+    if kind not in KINDS or kind == THUMBNAIL or not equals or not where:
+        known = ", ".join(f"{k}=PATH" for k in KINDS if k != THUMBNAIL)
+        raise UserError(
+            f"feature space {spec!r} is not known: write {THUMBNAIL}, or write one of {known}"
+        )
+    if kind == LATENT:
         space = open_latent_space(where)
+        side = space.image_size // space.config.downscale
         return FeatureNetwork(
             kind, space.batch, space.steps, space.graphdef, space.params,
             repr(space.config), _that_fit(space.image_size),
+            (side, side, space.config.latent_channels),
         )  # fmt: skip
     path = Path(where).expanduser()
     if kind in ("clip", "rad-dino"):
