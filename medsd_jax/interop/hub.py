@@ -6,6 +6,7 @@ HF_HUB_OFFLINE is set.
 
 import logging
 import os
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -71,6 +72,12 @@ _FILE_ADVICE = (
 )
 
 
+_TRAINER_STATE = re.compile(
+    r"checkpoint-\d+$|(optimizer|scheduler)(_\d+)?\.(bin|pt)$|random_states_\d+\.pkl$|training_args"
+)
+"""Names that accelerate and transformers give to what a trainer goes on from, and its folder."""
+
+
 def _local_folder(path: Path) -> Path:
     for folder in (path, path / "model"):
         for _ in range(2):  # a model may begin to take its place between the two lines
@@ -83,12 +90,40 @@ def _local_folder(path: Path) -> Path:
     if (path.parent / "model_index.json").is_file():
         raise UserError(f"{path} is one component of a diffusers folder; give {path.parent}")
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    advice = "a training workdir has its model/ only when the training has ended"
-    if any(name.endswith((".ckpt", ".safetensors")) for name in names):
-        advice = _FILE_ADVICE
     raise UserError(
-        f"{path} is not a diffusers folder: no model_index.json among {shown}; {advice}"
+        f"{path} is not a diffusers folder: no model_index.json among {shown}; "
+        f"{_advice(path, names)}"
     )
+
+
+def _advice(path: Path, names: list[str]) -> str:
+    """What may be meant by a folder of these names that is no model."""
+    if saved := [name for name in names if re.fullmatch(r"checkpoint-\d+", name)]:
+        return (
+            f"{saved[-1]} and its like are a trainer's own states; give the folder that the "
+            "trainer writes when it has ended, or see what giving one of them says"
+        )
+    if any(_TRAINER_STATE.match(name) for name in (*names, path.name)):
+        if trained := [name for name in names if (path / name / "config.json").is_file()]:
+            # An averaged copy beside the weights themselves takes their place in a model.
+            goal = trained[0].removesuffix("_ema")
+            return (
+                f"a trainer's checkpoint holds no more than what was trained: copy the base model, "
+                f"put {' or '.join(trained[:3])} in the place of its {goal}, and give that copy"
+            )
+        if "pytorch_lora_weights.safetensors" in names:
+            return (
+                "a trainer's checkpoint of a LoRA: give the base model, and this folder as --lora"
+            )
+        return (
+            "a trainer's checkpoint is no model; go on with the trainer to its end, and give the "
+            "folder that it writes then"
+        )
+    if any(name.endswith((".ckpt", ".safetensors")) for name in names):
+        return _FILE_ADVICE
+    if parts := [name for name in names if name in WEIGHT_STEMS]:
+        return f"there is {', '.join(parts)}, so it was copied in part: copy it again"
+    return "a training workdir has its model/ only when the training has ended"
 
 
 def _listings(folder: Path) -> dict[str, set[str]]:

@@ -4,6 +4,7 @@
   files made from the original checkpoints keep those four as 1x1 convolutions.
 * transformers 5 drops CLIP's `text_model.` prefix; every published Stable Diffusion file has it.
 * Text encoders saved by transformers before 4.31 carry `position_ids`, a constant and no weight.
+* CLIPTextModelWithProjection projects the pooled state, which no U-Net of Stable Diffusion reads.
 """
 
 import re
@@ -37,7 +38,7 @@ def modernize(component: str, state_dict: Mapping[str, np.ndarray]) -> dict[str,
         return {
             f"text_model.{name}" if name.startswith(_BARE_CLIP) else name: x
             for name, x in state_dict.items()
-            if not name.endswith("embeddings.position_ids")
+            if not name.endswith("embeddings.position_ids") and name != "text_projection.weight"
         }
     return dict(state_dict)
 

@@ -1,11 +1,15 @@
 """model_index.json: which classes a diffusers folder's parts are, and which of them we run."""
 
 import json
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from medsd_jax.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
@@ -19,10 +23,7 @@ PARTS = {
     "unet": Part("diffusers", ("UNet2DConditionModel",)),
     "vae": Part("diffusers", ("AutoencoderKL",)),
     "text_encoder": Part("transformers", ("CLIPTextModel", "BertModel")),
-    "tokenizer": Part(
-        "transformers",
-        ("CLIPTokenizer", "CLIPTokenizerFast", "BertTokenizer", "BertTokenizerFast"),
-    ),
+    "tokenizer": Part("transformers", ("CLIPTokenizer", "BertTokenizer")),
     "scheduler": Part("diffusers"),  # which settings are understood is the diffusion's business
 }
 INDEX = "model_index.json"
@@ -37,6 +38,12 @@ DIFFUSERS_VERSION = "0.42.1"
 _PROJECTION_KEY = "_text_encoder_projection"
 _PIPELINE = "StableDiffusionPipeline"
 _NOTHING = [None, None]
+_OTHER_KINDS = re.compile(r"XL|StableDiffusion3|Flux|AltDiffusion")
+"""In the names of pipelines whose parts may be called as ours are, and are not."""
+# The projection of this class follows the hidden states, which are all that a U-Net reads.
+_SAME_AS = {"CLIPTextModelWithProjection": "CLIPTextModel"}
+_ANY_TOKENIZER = ("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend", "AutoTokenizer")
+"""Classes that say nothing of the family; the text encoder does."""
 
 
 class TextClasses(NamedTuple):
@@ -56,8 +63,15 @@ class TextClasses(NamedTuple):
 def read_text_classes(path: Path) -> TextClasses:
     """Reads them from a model_index.json that `check_index` has accepted."""
     index = read_json(path)
-    names = (index[part][-1].removesuffix("Fast") for part in ("text_encoder", "tokenizer"))
-    return TextClasses(*names, projection=_PROJECTION_KEY in index)
+    encoder, tokenizer = (_plain_class(index[part]) for part in ("text_encoder", "tokenizer"))
+    if tokenizer in _ANY_TOKENIZER:
+        tokenizer = "CLIPTokenizer" if encoder.startswith("CLIP") else "BertTokenizer"
+    return TextClasses(encoder, tokenizer, projection=_PROJECTION_KEY in index)
+
+
+def names_any_tokenizer(path: Path) -> bool:
+    """Whether a model_index.json says no more of the tokenizer than that it is one."""
+    return _plain_class(read_json(path)["tokenizer"]) in _ANY_TOKENIZER
 
 
 def has_projection(path: Path) -> bool:
@@ -68,38 +82,66 @@ def has_projection(path: Path) -> bool:
 def check_index(path: Path) -> list[str]:
     """Raises UserError unless model_index.json describes a model that we run.
 
+    The parts decide, not the name of the pipeline that saved them: one that edits images, or one
+    of somebody's own, has the very parts of StableDiffusionPipeline.
+
     Returns:
         The parts in it that are not loaded, out of `DROPPED`.
     """
     index = read_json(path)
-    if (class_name := index.get("_class_name")) != _PIPELINE:
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or _OTHER_KINDS.search(pipeline):
         raise UserError(
-            f"{path}: _class_name is {class_name!r}; only {_PIPELINE} (Stable Diffusion 1 and 2) "
-            "is supported"
+            f"{path}: _class_name is {pipeline!r}; only {_PIPELINE} and pipelines of the same "
+            "parts (Stable Diffusion 1 and 2) are supported"
         )
+    kind = "" if pipeline == _PIPELINE else f" of a {pipeline}"
     listed = {k: v for k, v in index.items() if isinstance(v, list) and v != _NOTHING}
-    if absent := [name for name in PARTS if name not in listed]:
+    foreign = [name for name in listed if name not in PARTS and name not in DROPPED]
+    absent = [name for name in PARTS if name not in listed]
+    if absent and (kind or foreign):
+        raise UserError(
+            f"{path} names no {', '.join(absent)}, but {', '.join(foreign) or 'nothing else'}: a "
+            f"{pipeline} is another kind of model; only Stable Diffusion 1 and 2 are supported"
+        )
+    if absent:
         raise UserError(f"{path} names no {', '.join(absent)}; download the model again")
-    for name, value in listed.items():
-        class_name = value[-1] if value else None
-        if name in DROPPED:
-            continue
-        if name not in PARTS:
-            raise UserError(f"{path}: the component {name} ({class_name}) is not supported")
-        allowed = PARTS[name].class_names
-        if allowed and class_name not in allowed:
+    for name in foreign:
+        raise UserError(
+            f"{path}: the component {name} ({_class_name(listed[name])}){kind} is not supported"
+        )
+    for name, part in PARTS.items():
+        allowed = (*part.class_names, *(_ANY_TOKENIZER if name == "tokenizer" else ()))
+        if part.class_names and _plain_class(listed[name]) not in allowed:
             raise UserError(
-                f"{path}: {name} is a {class_name}; only {' or '.join(allowed)} is supported"
+                f"{path}: {name}{kind} is a {_class_name(listed[name])}; only "
+                f"{' or '.join(part.class_names)} is supported"
             )
-    encoder, tokenizer = (listed[name][-1] for name in ("text_encoder", "tokenizer"))
+    encoder, tokenizer, projection = read_text_classes(path)
     if encoder.startswith("CLIP") != tokenizer.startswith("CLIP"):
         raise UserError(
             f"{path}: tokenizer is a {tokenizer}, which is none of a {encoder}'s; take both from "
             "the same model"
         )
-    if _PROJECTION_KEY in index and encoder != "BertModel":
+    if projection and encoder != "BertModel":
         raise UserError(f"{path}: {_PROJECTION_KEY} needs a BertModel, not a {encoder}")
+    if kind:
+        _LOG.info("%s: saved by a %s; its parts are Stable Diffusion's", path, pipeline)
     return [name for name in DROPPED if name in listed]
+
+
+def _class_name(listed: list) -> Any:
+    """The class of a component [library, class]."""
+    return listed[-1] if listed else None
+
+
+def _plain_class(listed: list) -> str:
+    """The same without what names the framework or the speed; "" where there is no name."""
+    name = _class_name(listed)
+    if not isinstance(name, str):
+        return ""
+    name = name.removeprefix("Flax").removesuffix("Fast")
+    return _SAME_AS.get(name, name)
 
 
 def read_scheduler(folder: Path) -> dict[str, Any]:
@@ -109,12 +151,15 @@ def read_scheduler(folder: Path) -> dict[str, Any]:
         UserError: one of the two files is missing or no JSON object.
     """
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    if "_class_name" in scheduler:
-        return scheduler
-    listed = read_json(folder / INDEX).get("scheduler")
+    if "_class_name" not in scheduler:
+        listed = read_json(folder / INDEX).get("scheduler")
+        if isinstance(listed, list) and listed:
+            scheduler = {"_class_name": listed[-1], **scheduler}
+    # The classes of the former Flax models have torch's keys; torch has no such classes any more.
+    name = scheduler.get("_class_name")
     return (
-        {"_class_name": listed[-1], **scheduler}
-        if isinstance(listed, list) and listed
+        {**scheduler, "_class_name": name.removeprefix("Flax")}
+        if isinstance(name, str)
         else scheduler
     )
 

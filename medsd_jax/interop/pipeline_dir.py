@@ -69,6 +69,13 @@ _NETWORKS = {
     "unet": _Network(UNetConfig, UNet2DConditionModel),
     "vae": _Network(VAEConfig, AutoencoderKL),
 }
+_TAKEN_WITH_LATENTS = {
+    5: "a mask and the masked image (inpainting)",
+    4: "an image (editing by instruction, or depth and normals of one)",
+    3: "a small image (upscaling)",
+    1: "a map of depths",
+}
+"""Channels of a U-Net's input beyond the latents -> what they are in published models."""
 _DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -109,7 +116,8 @@ def _load_folder(folder: Path, variant: str | None, dtype: np.dtype) -> StableDi
             f"{folder} is not whole: {', '.join(absent)} missing; copy or download the model again"
         )
     scheduler = read_scheduler(folder)
-    configs = {name: _read_config(folder, name) for name in _NETWORKS}
+    configs = _read_configs(folder)
+    _check_latents(configs["unet"], configs["vae"], folder)
     text = _read_text(folder, variant, dtype)
     given, needed = context_width(text.config), configs["unet"].cross_attention_dim
     if given != needed:
@@ -140,8 +148,10 @@ def load_structure(path_or_hub_id: str | os.PathLike) -> StableDiffusion:
         UserError: a config.json is missing or describes what is not supported.
     """
     folder = resolve(path_or_hub_id)
+    check_index(folder / INDEX)
     classes = read_text_classes(folder / INDEX)
-    configs = {name: _read_config(folder, name) for name in _NETWORKS}
+    configs = _read_configs(folder)
+    _check_latents(configs["unet"], configs["vae"], folder)
     configs["text_encoder"] = read_text_config(folder, classes)
     params = {}
     for name, config in configs.items():
@@ -173,7 +183,7 @@ def load_vae(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) -
 
     def read() -> LoadedVAE:
         check_index(folder / INDEX)
-        unet, vae = (_read_config(folder, name) for name in ("unet", "vae"))
+        unet, vae = _read_configs(folder).values()
         params = _read_params(folder, "vae", vae, variant, np.dtype(np.float32))
         return LoadedVAE(vae, unet.sample_size * vae.downscale, params)
 
@@ -243,9 +253,28 @@ def check_writable(folder: str | os.PathLike) -> None:
     check_permission(folder)
 
 
-def _read_config(folder: Path, name: str) -> Any:
-    path = folder / name / "config.json"
-    return _NETWORKS[name].config.from_dict(read_json(path), str(path))
+def _read_configs(folder: Path) -> dict[str, Any]:
+    configs = {}
+    for name in _NETWORKS:
+        path = folder / name / "config.json"
+        configs[name] = _NETWORKS[name].config.from_dict(read_json(path), str(path))
+    return configs
+
+
+def _check_latents(unet: UNetConfig, vae: VAEConfig, folder: Path) -> None:
+    """Raises UserError unless the U-Net takes the VAE's latents, gives the like, and no more."""
+    where, channels = folder / "unet" / "config.json", vae.latent_channels
+    if also := _TAKEN_WITH_LATENTS.get(unet.in_channels - channels):
+        raise UserError(
+            f"{where}: in_channels = {unet.in_channels}: {channels} latents and {also}; such a "
+            "U-Net is not supported, take a text-to-image model"
+        )
+    for key in ("in_channels", "out_channels"):
+        if (count := getattr(unet, key)) != channels:
+            raise UserError(
+                f"{where}: {key} = {count}, but the VAE's latents have {channels} channels; take "
+                "both from the same text-to-image model"
+            )
 
 
 def _read_text(folder: Path, variant: str | None, dtype: np.dtype) -> LoadedTextEncoder:

@@ -20,13 +20,15 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop.bert_dir import read_bert_weights
 from medsd_jax.interop.legacy import modernize
 from medsd_jax.interop.model_index import (
+    INDEX,
     PROJECTION_FOLDER,
     TextClasses,
+    names_any_tokenizer,
     read_json,
     write_json,
 )
 from medsd_jax.interop.safetensors_io import read_weights, write_weights
-from medsd_jax.interop.tokenization import load_tokenizer
+from medsd_jax.interop.tokenization import check_same_ids, load_tokenizer
 from medsd_jax.interop.torch_layout import from_torch
 from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
@@ -116,6 +118,8 @@ def read_text_encoder(
     """Reads config, tokenizer and weights; errors as of the functions above."""
     config = read_text_config(folder, classes)
     tokenizer = read_text_tokenizer(folder, config)
+    if names_any_tokenizer(folder / INDEX):
+        check_same_ids(tokenizer, folder / "tokenizer")
     return LoadedTextEncoder(config, tokenizer, read_text_params(folder, config, variant, dtype))
 
 

@@ -23,6 +23,10 @@ _UNSTATED_LENGTH = 10**6  # transformers puts 1e30 where no file states a length
 _LOAD_TRACES = ("is_local", "local_files_only", "name_or_path", "backend")
 
 
+_TRIAL_TEXTS = (
+    "AP chest radiograph: small left-sided effusion, 2.5 cm;  no pneumothorax!",
+    "Straße, déjà vu, 12 µm and 'don't' <|endoftext|> [SEP] 肺",
+)
 _VOCABULARY = {"CLIPTokenizer": ("vocab.json", "merges.txt"), "BertTokenizer": ("vocab.txt",)}
 """Tokenizer of transformers -> the files that hold its vocabulary."""
 
@@ -59,6 +63,39 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> Any:
         raise UserError(
             f"{folder}: the tokenizer cannot be read ({reason}); download or write it again"
         ) from error
+
+
+def check_same_ids(tokenizer: Any, folder: Path) -> None:
+    """Checks a tokenizer that was read as one family against the tokenizer.json beside it.
+
+    For folders that name transformers' class of any tokenizer: its rules stand in that file alone.
+
+    Args:
+        tokenizer: what `load_tokenizer` read from the folder.
+        folder: the tokenizer folder.
+
+    Raises:
+        UserError: the two cut the same text into other ids.
+    """
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return
+    try:
+        stored = tokenizers.Tokenizer.from_file(str(path))
+        stored.no_padding()
+        stored.no_truncation()
+        wanted = [stored.encode(text).ids for text in _TRIAL_TEXTS]
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        raise UserError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); download it again"
+        ) from error
+    if wanted != tokenizer(list(_TRIAL_TEXTS))["input_ids"]:
+        raise UserError(
+            f"{path} cuts texts otherwise than {type(tokenizer).__name__} does, so the text "
+            "encoder would read other words; take the tokenizer that the model was trained with"
+        )
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -151,7 +151,7 @@ def test_the_safety_checker_is_left_out_and_said_so(tiny_folder, tmp_path, caplo
             "text_encoder is a T5EncoderModel; only CLIPTextModel or BertModel",
         ),
         ({"tokenizer": ["transformers", "BertTokenizer"]}, "tokenizer is a BertTokenizer"),
-        ({"unet": ["diffusers", "FlaxUNet2DConditionModel"]}, "unet is a FlaxUNet2DConditionModel"),
+        ({"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is a UNet3DConditionModel"),
         ({"vae": ["diffusers", "AsymmetricAutoencoderKL"]}, "vae is a AsymmetricAutoencoderKL"),
         ({"vae": [None, None]}, "names no vae"),
         ({"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}, "image_encoder"),
