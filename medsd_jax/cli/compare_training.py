@@ -53,7 +53,7 @@ def run_words(argv: Sequence[str]) -> int:
         "get_compare_training_config",
         "configs/demo_compare_training.py",
     )
-    start_devices()
+    start_devices(flags.hosts)
     report = compare_training(flags.config, flags.workdir)
     print(table(report))
     print(f"all numbers are in {flags.workdir / REPORT}, the classifiers in {flags.workdir}/arms")

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.evaluation.classifier import load_classifier
     from medsd_jax.evaluation.condition import judge_prompts
 
-    start_devices()
+    start_devices(alone="demo")
     began = time.perf_counter()
     output, seconds = args.output, {}
 

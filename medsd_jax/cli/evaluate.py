@@ -19,6 +19,7 @@ from medsd_jax.cli.evaluate_sampling import (
     sampling_of_flags,
 )
 from medsd_jax.cli.flags import check_seed
+from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.errors import UserError
 from medsd_jax.files import check_permission
 
@@ -69,6 +70,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "pictures of patients that the model was not trained on.",
         epilog=_EXAMPLES,
     )
+    add_host_flags(parser)
     add = parser.add_argument
     add("--real", required=True, metavar="R", help="the real pictures")
     add("--synthetic", metavar="S", help="the generated pictures; or give --model")
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     sampling = sampling_of_flags(args)
     from medsd_jax.cli.device_setup import start_devices
 
-    start_devices()
+    start_devices(host_flags(args))
     features = args.features
     if features is None:
         features = [default_features(args.judge, args.model)]

@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
@@ -42,6 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         epilog=_EXAMPLES,
     )
     default = base_config(BASE)
+    add_host_flags(parser)
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="diffusers folder, hub id, or training workdir")
     add("--real", required=True, metavar="R", help="the pictures")
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.parallel.multihost import is_main_process
 
-    start_devices()
+    start_devices(host_flags(args))
     report = audit(config, args.model, args.real, args.output, judge_folder=args.judge)
     if is_main_process():
         print(in_words(report))

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(output)
     if args.verify:
         require_torch()
-    start_devices()
+    start_devices(alone="export")
     model = load_model(args)
     for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
         (output / name).unlink(missing_ok=True)

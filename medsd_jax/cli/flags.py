@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 from ml_collections.config_flags import tuple_parser
 
+from medsd_jax.cli.hosts import HostFlags, add_host_flags, host_flags
 from medsd_jax.cli.recipes import load_config
 from medsd_jax.errors import UserError, closest
 
@@ -83,12 +84,14 @@ class TrainFlags:
         config_file: where the recipe came from.
         workdir: where the run writes; it need not exist yet.
         overrides: dotted key -> value, as given on the command line; of two, the later one.
+        hosts: what was said of the processes that make this run.
     """
 
     config: ConfigDict
     config_file: Path
     workdir: Path
     overrides: dict[str, Any]
+    hosts: HostFlags
 
 
 def parse_train_flags(
@@ -119,11 +122,12 @@ def parse_train_flags(
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="checkpoints, logs and the model go here"
     )
+    add_host_flags(parser)
     args, config, overrides = parse_recipe(parser, argv)
     workdir = Path(args.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; name a folder")
-    return TrainFlags(config, Path(args.config), workdir, overrides)
+    return TrainFlags(config, Path(args.config), workdir, overrides, host_flags(args))
 
 
 def parse_recipe(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "trained on with that of its validation patients' pictures.",
         epilog=_EPILOG,
     )
+    add_host_flags(parser)
     add = parser.add_argument
     add("--workdir", required=True, type=Path, metavar="DIR", help="of the training run")
     add("--model", metavar="M", help="default: the run's own; DIR/best, or what it started from")
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.files import check_permission, write_json
     from medsd_jax.parallel.multihost import is_main_process
 
-    start_devices()
+    start_devices(host_flags(args))
     output = args.output or args.workdir
     check_permission(output)
     where = str(args.model or args.workdir)

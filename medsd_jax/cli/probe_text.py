@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.errors import UserError
 
@@ -51,6 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         epilog=_EPILOG,
     )
     default = base_config(BASE)
+    add_host_flags(parser)
     add = parser.add_argument
     add(
         "--encoder", required=True, action="append", metavar="X",
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     check_config(config)
     if config.num_images is not None and args.source != "phantom":
         raise UserError(f"num_images = {config.num_images} is for --source phantom: leave it out")
-    start_devices()
+    start_devices(host_flags(args))
     report = probe_encoders(
         config,
         {name: name for name in args.encoder},

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     from medsd_jax.cli.reproduce_phantom import make_materials
 
     keep_settings(args)
-    start_devices()
+    start_devices(alone="reproduce")
     if args.scale == "phantom":
         materials = make_materials(args)
     else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from medsd_jax.cli import sample_edit
 from medsd_jax.cli.flags import ArgumentParser, positive_int
+from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.data.sources.tables import is_no_text, read_csv
 from medsd_jax.diffusion.config import SAMPLER_NAMES
@@ -118,6 +119,7 @@ def make_parser() -> ArgumentParser:
         "CSV's column id (default files)",
     )
     sample_edit.add_flags(parser)
+    add_host_flags(parser)
     return parser
 
 
@@ -136,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.sampling.images import make_grid, save_png
 
-    start_devices()
+    start_devices(host_flags(args))
     model = load_model(args)
     side = api.trained_side(model)
     if edit is not None:

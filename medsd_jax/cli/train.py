@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     """
     flags = parse_train_flags(argv)
     check_recipe(flags.config, flags.config_file, "get_config", "configs/finetune.py")
-    start_devices()
+    start_devices(flags.hosts)
     try:
         train_by_config(flags.config, flags.workdir)
     except FloatingPointError as error:

@@ -27,7 +27,7 @@ def run_words(argv: Sequence[str]) -> int:
     check_recipe(
         flags.config, flags.config_file, "get_classifier_config", "configs/demo_classifier.py"
     )
-    start_devices()
+    start_devices(flags.hosts)
     report = train_classifier(flags.config, flags.workdir)
     for name, scores in report["labels"].items():
         print(f"{name}: {_in_words(scores)}")

@@ -35,7 +35,7 @@ def run_words(argv: Sequence[str]) -> int:
     check_recipe(
         flags.config, flags.config_file, "get_text_projection_config", "configs/text_projection.py"
     )
-    start_devices()
+    start_devices(flags.hosts)
     try:
         train_projection(flags.config, flags.workdir)
     except FloatingPointError as error:
