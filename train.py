@@ -2,8 +2,7 @@
 
 import sys
 
-from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.train import run
+from medsd_jax.cli.main import run_script
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: run(sys.argv[1:])))
+    sys.exit(run_script("medsd_jax.cli.train"))

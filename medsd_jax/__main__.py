@@ -3,6 +3,9 @@
 import sys
 
 from medsd_jax.cli.main import main
+from medsd_jax.interrupts import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with program():
+        code = main()
+    sys.exit(code)

@@ -21,6 +21,7 @@ from medsd_jax.cli.hosts import (
     tpu_hosts,
 )
 from medsd_jax.errors import UserError
+from medsd_jax.interrupts import take_signals_back
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ def _told(who: str) -> Iterator[None]:
             f"{who} could not be joined: {reason}; see --coordinator, or run one process alone "
             f"with {ALONE}"
         ) from error
+    take_signals_back()
 
 
 def _on_gce_tpu() -> bool:

@@ -5,7 +5,8 @@ under the command's name, ``run(args)`` does the work and returns the exit code 
 command that takes a recipe has ``run_words(argv)`` in their place.
 
 Exit codes: 0 done; 1 done, but a check that was asked for failed; 2 a mistake in the input, a
-full disk or the like, told in one line on stderr; 130 interrupted. A traceback means a bug.
+full disk or the like, told in one line on stderr; 130 interrupted, by Ctrl-C or SIGTERM: the same
+command goes on. A traceback means a bug.
 """
 
 import importlib
@@ -13,10 +14,12 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import UserError
+from medsd_jax.interrupts import held_back, program
 
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
@@ -53,6 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _run_command(words))
 
 
+def run_script(module: str) -> int:
+    """What a script does that is one command by itself, such as train.py.
+
+    Args:
+        module: has ``run(words)``; imported once signals are answered.
+
+    Returns:
+        The exit code.
+    """
+    with program():
+        return exit_code(lambda: _import(module).run(sys.argv[1:]))
+
+
 def exit_code(call: Callable[[], int | None]) -> int:
     """Run a program's body with its log on stderr and its mistakes turned into exit codes.
 
@@ -79,6 +95,11 @@ def exit_code(call: Callable[[], int | None]) -> int:
         return _tell(said, error)
 
 
+def _import(module: str) -> ModuleType:
+    with held_back():
+        return importlib.import_module(module)
+
+
 def _tell(said: str, error: Exception) -> int:
     hush_echoes(error)
     print("medsd_jax: error:", " ".join(said.split()), file=sys.stderr)
@@ -96,7 +117,7 @@ def _run_command(words: list[str]) -> int | None:
     module = None
     for name, summary in COMMANDS.items():
         if name == chosen:
-            module = importlib.import_module(f"medsd_jax.cli.{re.sub('[- ]', '_', name)}")
+            module = _import(f"medsd_jax.cli.{re.sub('[- ]', '_', name)}")
             if hasattr(module, "run_words"):
                 return module.run_words(words[words.index(name) + 1 :])
             module.add_parser(subparsers)

@@ -21,11 +21,11 @@ from tqdm import tqdm
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
 from medsd_jax.files import write_json
+from medsd_jax.interrupts import Interrupt
 from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import is_main_process, put_global, replicated_key
 from medsd_jax.parallel.sharding import bytes_per_device
 from medsd_jax.training.checkpoint import Checkpoints, changed_keys, plain
-from medsd_jax.training.interrupt import Interrupt
 from medsd_jax.training.metrics import ScalarWriter, Throughput, check_finite
 from medsd_jax.training.sharded_step import shard_step
 from medsd_jax.training.state import init_state

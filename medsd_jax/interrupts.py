@@ -1,0 +1,132 @@
+"""Ctrl-C and SIGTERM, answered alike at every moment of a program.
+
+The first one asks for an end in good order: a training saves and stops, anything else stops where
+it is, by a KeyboardInterrupt. A second one ends the process at once. A signal that was ignored when
+the process began, as under nohup and in a shell's background jobs, stays ignored.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_came = False
+"""Whether the program was asked to end. Libraries swallow a KeyboardInterrupt now and then."""
+_holding = 0
+_running = False
+
+
+@contextlib.contextmanager
+def program() -> Iterator[None]:
+    """A whole program, in its main thread; entered before anything slow is imported."""
+    global _holding, _running
+    _running = True
+    take_signals_back()
+    _watch()
+    yield
+    _holding += 1  # the work is done: a signal while Python ends changes nothing
+
+
+def take_signals_back() -> None:
+    """A program's; after a library may have put itself in the place, as JAX' coordination does."""
+    if _running and not _came:
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, _answer)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """In the block, a program's first signal is noted only, and answered at its end.
+
+    For imports: a library may swallow what is raised while it starts.
+    """
+    global _holding
+    _holding += 1
+    try:
+        yield
+    finally:
+        _holding -= 1
+    stop_if_asked()
+
+
+def stop_if_asked() -> None:
+    """Raises KeyboardInterrupt if a signal has come that nobody answered to the end."""
+    if _came and not _holding:
+        raise KeyboardInterrupt
+
+
+class Interrupt:
+    """As a context: true once the first SIGINT or SIGTERM came, in place of the exception.
+
+    Where no program answers signals, as in a notebook, it does so itself while the block lasts.
+    """
+
+    def __init__(self) -> None:
+        self._seen = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        with contextlib.suppress(ValueError):  # of a thread, as a notebook's worker: left alone
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):
+                    self._previous[number] = before
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._give_back()
+
+    def __bool__(self) -> bool:
+        return self._seen or _came
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._seen = True
+        if _answer in self._previous.values():
+            _note()
+            self._previous.clear()
+        self._give_back()
+
+    def _give_back(self) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous.clear()
+
+
+def _answer(number: int, frame: Any) -> None:
+    _note()
+    stop_if_asked()
+
+
+def _note() -> None:
+    """From here on the system answers, at once, whatever the program is doing."""
+    global _came
+    _came = True
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _watch() -> None:
+    """Ends the process on a second signal while the first waits for a long call to return.
+
+    Python runs handlers between two of its own instructions, and compiling a model is none of them.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+
+    def count() -> None:
+        seen = 0
+        while data := os.read(reader, 64):
+            for number in data:
+                seen += number in SIGNALS
+                if seen > 1:
+                    os._exit(128 + number)
+
+    threading.Thread(target=count, name="second signal", daemon=True).start()

@@ -1,0 +1,164 @@
+"""Signals of a program, as a process: Python's own handlers cannot be tried inside of pytest."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+START = """
+import os, signal, sys, time
+from medsd_jax import interrupts
+def told(number=signal.SIGTERM): os.kill(os.getpid(), number)
+"""
+ONE_LINE = "medsd_jax: interrupted\n"
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+
+
+def python(code):
+    words = [sys.executable, "-c", START + code]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def module(tmp_path):
+    """Writes a module, the body of a command, and gives the code that runs it as a script."""
+
+    def write(code):
+        (tmp_path / "body.py").write_text(START + code)
+        return (
+            f"sys.path.insert(0, {str(tmp_path)!r})\n"
+            "from medsd_jax.cli.main import run_script\nsys.exit(run_script('body'))"
+        )
+
+    return write
+
+
+@BOTH
+def test_a_signal_while_a_library_that_swallows_it_is_imported(module, number):
+    swallows = f"try:\n    told({number:d})\nexcept BaseException: pass\n"
+    done = python(module(swallows + "def run(words): print('ran to its end')"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
+
+
+@BOTH
+def test_a_signal_in_the_work(module, number):
+    done = python(module(f"def run(words):\n    told({number:d})\n    print('went on')"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
+
+
+@BOTH
+def test_a_swallowed_signal_stops_a_training_at_its_first_step(module, number):
+    body = f"""
+def run(words):
+    try:
+        told({number:d})
+    except BaseException:
+        pass
+    with interrupts.Interrupt() as interrupted:
+        print(bool(interrupted))
+"""
+    assert python(module(body)).stdout == "True\n"
+
+
+@BOTH
+def test_a_training_notes_the_first_and_ends_by_the_second(module, number):
+    body = f"""
+def run(words):
+    with interrupts.Interrupt() as interrupted:
+        told({number:d})
+        print(bool(interrupted), flush=True)
+        told({number:d})
+        print('went on')
+"""
+    done = python(module(body))
+    assert (done.returncode, done.stdout) == (-number, "True\n")
+
+
+@BOTH
+def test_a_second_signal_ends_a_call_that_lets_no_handler_run(module, number):
+    """As the compilation of a model, which takes minutes."""
+    body = """
+import hashlib
+def run(words):
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # ten minutes
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + module(body)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "busy\n"
+        for _ in range(2):
+            time.sleep(0.3)
+            assert process.poll() is None
+            process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@BOTH
+def test_what_was_ignored_at_the_start_stays_ignored(module, number):
+    body = f"""
+def run(words):
+    told({number:d})
+    with interrupts.Interrupt() as interrupted:
+        told({number:d})
+        print(bool(interrupted))
+"""
+    # As nohup and a shell's "&" do it.
+    words = ["sh", "-c", f"trap '' {number:d}; exec \"$@\"", "sh", sys.executable, "-c"]
+    ignored = subprocess.run(
+        [*words, START + module(body)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (ignored.returncode, ignored.stdout) == (0, "False\n")
+
+
+@BOTH
+def test_a_signal_after_the_work_changes_nothing(module, number):
+    body = f"import atexit\natexit.register(told, {number:d})\ndef run(words): print('done')"
+    done = python(module(body))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_signals_are_taken_back_from_the_library_that_joins_processes():
+    """It answers SIGTERM by a line in the log, in C++, and the program would go on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    code = f"""
+import jax
+from medsd_jax.cli import device_setup, hosts
+launch = hosts.Launch("a test", 1, 0, "localhost:{port}")
+with interrupts.program():
+    device_setup._join(launch, 1)
+    try:
+        told()
+        time.sleep(1)
+    except KeyboardInterrupt:
+        print("ours")
+"""
+    assert python(code).stdout == "ours\n"
+
+
+@BOTH
+def test_a_notebook_has_its_own_handlers_back(number):
+    """Without a program around it: after the first signal, and after the block."""
+    before = signal.getsignal(number)
+    from medsd_jax.interrupts import Interrupt
+
+    with Interrupt() as interrupted:
+        assert not interrupted
+        os.kill(os.getpid(), number)
+        assert interrupted
+        assert signal.getsignal(number) is before
+    with Interrupt() as interrupted:
+        assert not interrupted
+    assert signal.getsignal(number) is before
