@@ -25,6 +25,7 @@ from medsd_jax.interrupts import Interrupt
 from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import is_main_process, put_global, replicated_key
 from medsd_jax.parallel.sharding import bytes_per_device
+from medsd_jax.parallel.vote import Vote
 from medsd_jax.training.checkpoint import Checkpoints, changed_keys, plain
 from medsd_jax.training.metrics import ScalarWriter, Throughput, check_finite
 from medsd_jax.training.sharded_step import shard_step
@@ -117,7 +118,7 @@ def train(
 
     Raises:
         FloatingPointError: the loss or a norm is not finite.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came, to any process; all save at the same step.
         UserError: the workdir's checkpoint is of another model, adaptation, optimizer or data.
     """
     # -- Shapes and places first: no array exists on a device yet --------------------------------
@@ -199,7 +200,8 @@ def train(
         if validation is not None and settings.validate_every and start == 0:
             validate(0)
         interrupted = at_end.enter_context(Interrupt())
-        speed, stop = Throughput(), False
+        speed, stop, asked, save = Throughput(), False, False, False
+        vote = Vote(mesh, steps_behind=_STEPS_AHEAD)
         for step in range(start + 1, settings.steps + 1):
             batch = put_batch(next(batches), mesh)
             began = time.perf_counter()
@@ -217,9 +219,10 @@ def train(
             bar.update()
 
             last = step == settings.steps
-            stop = bool(interrupted) and not last
+            asked = vote.now(bool(interrupted)) if last else vote(bool(interrupted))
+            stop = asked and not last
             due = lambda every: bool(every) and (last or step % every == 0)  # noqa: B023, E731
-            save = stop or due(settings.checkpoint_every)
+            save = asked or due(settings.checkpoint_every)
             logged = due(settings.log_every)
             if save or logged:
                 pending = _fetched(pending)  # waits for the device
@@ -251,7 +254,9 @@ def train(
                     )
             if stop:
                 break
-    if stop:
+        # What came during the last step's evaluation: the model can be written by the next run.
+        asked = asked or (save and vote.now(bool(interrupted)))
+    if asked:
         log.warning("step %d is saved; the same command goes on from there", step)
         raise KeyboardInterrupt
     return state.averaged

@@ -116,6 +116,20 @@ def test_interrupted_run_saves_and_goes_on(straight, tmp_path, number, caplog):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("checkpoint_every", [100, 0])
+def test_interrupt_in_the_last_step_is_not_forgotten(straight, tmp_path, checkpoint_every):
+    run = ToyRun(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            6,
+            on_batch=lambda now: now == 6 and os.kill(os.getpid(), signal.SIGTERM),
+            checkpoint_every=checkpoint_every,
+        )
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["6"]
+    assert rows_of(run, "validation/loss") == rows_of(straight[0], "validation/loss")
+    assert_same(run(6, on_batch=power_cut_at(7)), straight[1])
+
+
 def test_finished_run_does_nothing(straight, tmp_path):
     run = ToyRun(tmp_path)
     run(6)
