@@ -114,7 +114,7 @@ def test_a_prior_that_shares_a_caption_is_refused_without_a_reason():
 
 
 class Recorder:
-    """A config that writes down which of its keys are read. Copying all of it is no reading."""
+    """A config that writes down which keys are read. Copying or checking all of it is none."""
 
     def __init__(self, config: ConfigDict, read: set[str], prefix: str = ""):
         self._config, self._read, self._prefix = config, read, prefix
@@ -128,6 +128,9 @@ class Recorder:
 
     def __getitem__(self, name: str):
         return getattr(self, name)
+
+    def items(self, **keywords):
+        return self._config.items(**keywords)
 
     def to_dict(self) -> dict:
         if self._prefix:

@@ -161,13 +161,6 @@ def check_config(config: ConfigDict) -> None:
     from medsd_jax.cli import train_classifier
 
     train_classifier.check_config(config)
-    if config.seeds < 1:
-        raise UserError(f"seeds = {config.seeds} must be at least 1")
-    if config.real_images is not None and config.real_images < 1:
-        raise UserError(f"real_images = {config.real_images} must be at least 1, or None for all")
-    if config.fine_tuning.learning_rate < 0:
-        rate = config.fine_tuning.learning_rate
-        raise UserError(f"fine_tuning.learning_rate = {rate} must be at least 0")
 
 
 def open_synthetic(config: ConfigDict) -> "RecordList":

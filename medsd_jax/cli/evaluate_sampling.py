@@ -3,13 +3,13 @@
 import argparse
 import csv
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from medsd_jax.cli.config_ranges import check_ranges
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.diffusion.config import SAMPLER_NAMES
@@ -92,15 +92,9 @@ def sampling_of_flags(args: argparse.Namespace) -> Sampling | None:
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError where a value makes no sense."""
-    for name in ("num_images", "num_steps"):
-        if config[name] < 1:
-            raise UserError(f"{name} = {config[name]} must be at least 1")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed = {config.seed} must be at least 0 and below 2**32")
+    check_ranges(config)
     if config.sampler not in SAMPLER_NAMES:
         raise UserError(f"sampler = {config.sampler!r} is none of {', '.join(SAMPLER_NAMES)}")
-    if not math.isfinite(config.guidance_scale):
-        raise UserError(f"guidance_scale = {config.guidance_scale} must be a finite number")
     if any(not prompt.strip() for prompt in config.prompts):
         raise UserError("a prompt is empty; leave it out")
 

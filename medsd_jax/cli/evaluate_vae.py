@@ -8,7 +8,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.config_ranges import check_ranges
+from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.data.transforms import RESIZE_MODES
@@ -184,19 +185,12 @@ def audit(
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError where a value makes no sense."""
-    for name in ("num_images", "image_size", "batch_size"):
-        if config[name] is not None and config[name] < 1:
-            raise UserError(f"{name} = {config[name]} must be at least 1")
+    check_ranges(config)
     if config.num_images == 1:
         raise UserError("num_images = 1: a spread needs at least 2 pictures")
     if config.resize_mode not in (None, *RESIZE_MODES):
         known = ", ".join(RESIZE_MODES)
         raise UserError(f"resize_mode = {config.resize_mode!r} is none of {known}")
-    if not 0 < config.least_psnr <= 100:
-        raise UserError(f"least_psnr = {config.least_psnr} must be above 0 and at most 100 dB")
-    if not 0 < config.least_ssim <= 1:
-        raise UserError(f"least_ssim = {config.least_ssim} must be above 0 and at most 1")
-    check_seed(config.seed)
 
 
 def in_words(report: dict[str, Any]) -> str:

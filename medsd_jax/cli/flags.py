@@ -64,6 +64,10 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed} must be at least 0 and below 2**32")
 
 
+_MOST = 1_000_000
+"""Of anything that a flag counts: lists and arrays of so many are made before the work."""
+
+
 def positive_int(text: str) -> int:
     """Read a flag's value that counts something: the ``type=`` of an argument that starts at 1."""
     try:
@@ -71,7 +75,9 @@ def positive_int(text: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text[:40]}")
+    if value > _MOST:
+        raise argparse.ArgumentTypeError(f"must be at most {_MOST}, not {text[:40]}")
     return value
 
 

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsd_jax.cli.config_ranges import check_kinds, check_ranges
 from medsd_jax.cli.flags import check_seed, positive_int
 from medsd_jax.cli.hosts import add_host_flags, host_flags
+from medsd_jax.cli.recipes import base_config
 from medsd_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,18 +107,19 @@ def config_of_run(workdir: Path) -> "ConfigDict":
 
     path = workdir / "config.json"
     try:
-        config = ConfigDict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); --workdir is the folder that train.py wrote"
         ) from error
-    if config.get("task") != "diffusion" or "data" not in config:
+    if not isinstance(found, dict) or found.get("task") != "diffusion" or "data" not in found:
         raise UserError(f"{path} is of no run with task = 'diffusion': it has no denoising loss")
-    if "few_shot" not in config or "phantom_findings" not in config.data:
-        raise UserError(
-            f"{path} was written by an older version, which had no few_shot and no "
-            "data.phantom_findings: train again"
-        )
+    # The sections that are read here: a run of an earlier version may lack others.
+    base = base_config("get_config")
+    config = ConfigDict({name: found.get(name) for name in ("data", "few_shot")})
+    wanted = ConfigDict({name: base[name] for name in config})
+    check_kinds(config, wanted, str(path))
+    check_ranges(config)
     return config
 
 
@@ -157,12 +160,14 @@ def measure_membership(
     from medsd_jax.parallel.mesh import batch_shards, make_mesh, process_rows
 
     mesh = make_mesh({"data": -1})
-    batch = batch_size * batch_shards(mesh)
+    shards = batch_shards(mesh)
+    batch = min(batch_size, -(-num_images // shards)) * shards  # a larger one is padding
     dataset = open_training_data(config, workdir)
     check_patients(dataset.train.patient_ids, dataset.validation.patient_ids)
 
     def examples(split: RecordSplit) -> Examples:
-        places = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
+        count = min(num_images, len(split))
+        places = np.unique(np.linspace(0, len(split) - 1, count).round().astype(int))
         chosen = split.select(places.tolist(), split.name)
         batches = eval_batches(
             chosen,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.config_ranges import check_ranges
+from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.errors import UserError
@@ -119,14 +120,7 @@ def check_config(config: ConfigDict) -> None:
     from medsd_jax.evaluation.text_embeddings import parse_pooling
 
     parse_pooling(config.pooling)
-    for name in ("max_length", "num_resamples", "num_images"):
-        if config[name] is not None and config[name] < 1:
-            raise UserError(f"{name} = {config[name]} must be at least 1")
-    if not 0 < config.validation_fraction < 1:
-        raise UserError(
-            f"validation_fraction = {config.validation_fraction} must be between 0 and 1"
-        )
-    check_seed(config.seed)
+    check_ranges(config)
 
 
 def schema() -> dict[str, Any]:

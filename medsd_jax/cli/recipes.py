@@ -3,8 +3,11 @@
 import argparse
 import importlib.util
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -50,7 +53,7 @@ def load_config(path: str | Path) -> ConfigDict:
     module = _run_file(path)
     if not callable(getattr(module, "get_config", None)):
         raise UserError(f"--config {path} has no function get_config()")
-    config = module.get_config()
+    config = _told(path, module.get_config)
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
         raise UserError(f"--config {path}: get_config() returns a {kind}, not a ConfigDict")
@@ -142,10 +145,26 @@ def _run_file(path: Path) -> ModuleType:
     # Recipes import configs.base, wherever the command is called from.
     if str(_PROJECT) not in sys.path:
         sys.path.append(str(_PROJECT))
+    _told(path, lambda: spec.loader.exec_module(module))
+    return module
+
+
+def _told(path: Path, call: Callable[[], Any]) -> Any:
+    """Calls what a recipe defines; its mistakes are the user's, with the line that made them."""
     try:
-        spec.loader.exec_module(module)
+        return call()
+    except UserError:
+        raise
     except SyntaxError as error:
         raise UserError(f"--config {path}: line {error.lineno}: {error.msg}") from error
     except ImportError as error:
         raise UserError(f"--config {path}: {error}") from error
-    return module
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename) == path
+        ]
+        where = f"line {lines[-1]}: " if lines else ""
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"--config {path}: {where}{type(error).__name__}: {said}") from error

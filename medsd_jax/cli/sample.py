@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 _READ_COLUMNS = ("prompt", "negative_prompt", "seed")
 LAYOUTS = ("files", "roentgen", "chexgenbench")
 """What sample_folder.py can lay out."""
+MOST_IMAGES = 1_000_000
+"""Of one call: each is an entry in memory before the first is drawn."""
 GRID_LIMIT = 64
 """Pictures in grid.png at most; more are too small to see."""
 
@@ -219,6 +221,12 @@ def read_requests(args: Namespace, num_images: int) -> list[Request]:
         rows += _read_csv(args.prompts_csv)
     if not rows:
         raise UserError('no prompt: give --prompt "..." or --prompts_csv FILE')
+    if len(rows) * num_images > MOST_IMAGES:
+        raise UserError(
+            f"{len(rows)} prompts with {num_images} images each are {len(rows) * num_images} "
+            f"images, more than the {MOST_IMAGES} of one call: ask for fewer, and go on with "
+            "another --seed and --output"
+        )
     requests: list[Request] = []
     for row in rows:
         first = args.seed if args.same_seeds else args.seed + len(requests)

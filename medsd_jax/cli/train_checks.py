@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from medsd_jax.api import MAX_STEPS, schedule_of
+from medsd_jax.cli.config_ranges import check_ranges
 from medsd_jax.cli.train_evaluation import check_evaluation
 from medsd_jax.cli.train_vae import check_perceptual, check_vae_patterns
 from medsd_jax.diffusion.samplers import make_plan
@@ -23,28 +24,6 @@ _OWN_KEYS = {
     "textual_inversion": ("word", "word_like", "word_vectors"),
 }
 """Keys of `adaptation` that one kind reads and needs, and no other reads."""
-_RANGES = {
-    "at least 1": (
-        lambda x: x >= 1,
-        "train.steps train.accumulation_steps data.batch_size data.image_size log.every_steps"
-        " checkpoint.every_steps checkpoint.keep validation.num_images preview.num_steps"
-        " preview.images_per_prompt evaluation.num_images evaluation.num_steps"
-        " prior.num_images prior.batch_size prior.num_steps",
-    ),
-    "at least 0": (
-        lambda x: 0 <= x < math.inf,
-        "validation.every_steps preview.every_steps preview.seed evaluation.every_steps"
-        " evaluation.seed optim.learning_rate"
-        " optim.weight_decay optim.clip_norm vae.kl_weight vae.perceptual_weight"
-        " few_shot.images_per_prompt prior.weight prior.seed",
-    ),
-    "at least 0 and below 2**32": (lambda x: 0 <= x < 2**32, "seed validation.seed"),
-    "at least 0 and below 1": (
-        lambda x: 0 <= x < 1,
-        "train.caption_dropout train.ema_decay data.validation_fraction optim.b1 optim.b2",
-    ),
-    "above 0": (lambda x: 0 < x < math.inf, "optim.eps"),
-}
 
 
 def _value(config: ConfigDict, key: str):
@@ -59,13 +38,7 @@ def check_config(config: ConfigDict) -> None:
         value = _value(config, key)
         if value not in allowed:
             raise UserError(f"{key} = {value!r} does not exist (one of {', '.join(allowed)})")
-    for words, (holds, keys) in _RANGES.items():
-        for key in keys.split():
-            if not holds(_value(config, key)):
-                raise UserError(f"{key} = {_value(config, key)} must be {words}")
-    gamma = config.train.min_snr_gamma
-    if gamma is not None and not gamma > 0:
-        raise UserError(f"train.min_snr_gamma = {gamma} must be above 0, or None")
+    check_ranges(config)
     if config.data.cache_latents and config.task == "vae":
         raise UserError("data.cache_latents = True needs a frozen VAE, but task = 'vae' trains it")
     if config.task == "diffusion":
@@ -93,8 +66,6 @@ def _check_adaptation(config: ConfigDict) -> None:
                 f"adaptation.train = {tuple(asked.train)} would not be read: textual inversion "
                 "trains the new word alone; set it to ()"
             )
-        if asked.word_vectors < 1:
-            raise UserError(f"adaptation.word_vectors = {asked.word_vectors} must be at least 1")
 
 
 def _check_prior(config: ConfigDict) -> None:

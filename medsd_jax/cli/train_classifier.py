@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from medsd_jax.cli.config_ranges import check_ranges
 from medsd_jax.errors import UserError
 from medsd_jax.files import write_text
 
@@ -80,12 +81,7 @@ def check_config(config: ConfigDict) -> None:
     """Raises UserError for values that no later check names as clearly."""
     if not config.labels:
         raise UserError("labels is empty: name at least one label of the data set")
-    if config.train.steps < 1:
-        raise UserError(f"train.steps = {config.train.steps} must be at least 1")
-    if not 0 < config.calibration_fraction < 1:
-        raise UserError(
-            f"calibration_fraction = {config.calibration_fraction} must lie between 0 and 1"
-        )
+    check_ranges(config)
 
 
 def _in_words(scores: dict[str, Any]) -> str:

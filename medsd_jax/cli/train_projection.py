@@ -1,7 +1,6 @@
 """``python -m medsd_jax train-projection``: a frozen BERT is taught to speak CLIP's language."""
 
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
+from medsd_jax.cli.config_ranges import check_ranges
 from medsd_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,27 +131,13 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
 
 def check_config(config: ConfigDict) -> None:
     """Raises UserError for values that no later check names as clearly."""
-    at_least_1 = "train.steps train.accumulation_steps data.batch_size log.every_steps"
-    at_least_1 += " checkpoint.every_steps checkpoint.keep validation.num_prompts"
-    at_least_0 = "validation.every_steps optim.learning_rate optim.weight_decay optim.clip_norm"
-    for least, keys in ((1, at_least_1), (0, at_least_0)):
-        for key in keys.split():
-            section, name = key.split(".")
-            if not least <= config[section][name] < math.inf:
-                raise UserError(f"{key} = {config[section][name]} must be at least {least}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"seed = {config.seed} must be at least 0 and below 2**32")
-    if not 0 <= config.train.ema_decay < 1:
-        raise UserError(f"train.ema_decay = {config.train.ema_decay} must be at least 0, below 1")
+    check_ranges(config)
     if not 0 < config.data.validation_fraction < 1:
         raise UserError(
             f"data.validation_fraction = {config.data.validation_fraction} must lie between 0 and 1"
         )
     if config.model.dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype = {config.model.dtype!r} is not one of float32, bfloat16")
-    hidden = config.projection.hidden_features
-    if hidden is not None and hidden < 1:
-        raise UserError(f"projection.hidden_features = {hidden} must be at least 1, or None")
 
 
 def projected(model: "StableDiffusion", config: ConfigDict) -> "StableDiffusion":

@@ -6,21 +6,15 @@ and the order of the devices change who loads a picture but never which pictures
 saved state names a place in that sequence.
 """
 
-import concurrent.futures
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import grain
 import numpy as np
 
+from medsd_jax.data.decoded_images import DecodedImages
 from medsd_jax.data.records import Split
-from medsd_jax.data.transforms import (
-    ResizeMode,
-    check_resize_mode,
-    flip_some,
-    load_image,
-    to_float,
-)
+from medsd_jax.data.transforms import ResizeMode, flip_some, to_float
 from medsd_jax.errors import UserError
 
 Columns = Mapping[str, np.ndarray]
@@ -34,55 +28,6 @@ CACHE_BYTES = 2**30
 _STATE_VERSION = 2
 
 
-class _Pictures:
-    """Decoded, resized pictures of a split by position; small splits are decoded only once."""
-
-    def __init__(
-        self,
-        split: Split,
-        image_size: int,
-        resize_mode: ResizeMode,
-        num_threads: int,
-        cache_bytes: int,
-    ):
-        check_resize_mode(resize_mode)
-        if image_size < 1:
-            raise UserError(f"image_size is {image_size}: it must be at least 1 pixel")
-        if num_threads < 0:
-            raise UserError(f"num_threads is {num_threads}: 0 or more threads decode images")
-        self._split, self._size, self._mode = split, image_size, resize_mode
-        self._pool = (
-            concurrent.futures.ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
-            if num_threads > 1
-            else None
-        )
-        shape = (len(split), image_size, image_size, 3)
-        fits = np.prod(shape, dtype=np.int64) <= cache_bytes
-        self._cache = np.empty(shape, np.uint8) if fits else None
-        self._cached = np.zeros(len(split), bool)
-
-    def _load(self, index: int) -> np.ndarray:
-        return load_image(self._split[int(index)].read_bytes(), self._size, self._mode)
-
-    def _load_all(self, indices: Sequence[int]) -> list[np.ndarray]:
-        run = map if self._pool is None else self._pool.map
-        return list(run(self._load, indices))
-
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return pictures [b, H, W, 3] uint8."""
-        if self._cache is None:
-            return np.stack(self._load_all(indices))
-        missing = np.unique(indices[~self._cached[indices]])
-        for index, picture in zip(missing, self._load_all(missing), strict=True):
-            self._cache[index] = picture
-        self._cached[missing] = True
-        return self._cache[indices]
-
-    def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-
 class BatchIterator(Iterator[Batch]):
     """An iterator over batches that can be saved and restored.
 
@@ -90,7 +35,7 @@ class BatchIterator(Iterator[Batch]):
         batches_per_epoch: global batches that one pass over the split fills.
     """
 
-    def __init__(self, batches: grain.DatasetIterator, pictures: _Pictures, setup: dict):
+    def __init__(self, batches: grain.DatasetIterator, pictures: DecodedImages, setup: dict):
         self._batches = batches
         self._pictures = pictures
         self._setup = setup
@@ -200,11 +145,14 @@ def make_loader(
     """
     local = _local_rows(batch_size + beside_batch_size, rows)
     count = len(split) - beside
-    for size, wanted in ((count, batch_size), (beside, beside_batch_size)):
+    for name, size, wanted, key in (
+        (f"the {split.name} split", count, batch_size, "data.batch_size"),
+        ("the prior", beside, beside_batch_size, "prior.batch_size"),
+    ):
         if size < wanted:
             raise UserError(
-                f"the {split.name} split has {size} images, fewer than one batch of {wanted}:"
-                " lower batch_size or add images"
+                f"{name} has {size} images, fewer than one batch of {wanted}: lower {key} to "
+                f"{size} or less, or add images"
             )
     if not drop_remainder and rows is not None:
         raise UserError("drop_remainder=False needs a single process: the last batch is smaller")
@@ -218,7 +166,7 @@ def make_loader(
             raise UserError("cached latents cannot be mirrored: switch the cache or the flips off")
         cache_bytes = 0
     _check_columns(columns, split)
-    pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
+    pictures = DecodedImages(split, image_size, resize_mode, num_threads, cache_bytes)
 
     def in_order(size: int, epochs: int | None) -> grain.MapDataset:
         order = grain.MapDataset.range(size)
@@ -271,7 +219,7 @@ class EvalBatches:
 
     def __init__(
         self,
-        pictures: _Pictures,
+        pictures: DecodedImages,
         columns: Columns,
         num_examples: int,
         rows: np.ndarray,
@@ -332,13 +280,14 @@ def eval_batches(
     local = _local_rows(batch_size, rows)
     if len(split) == 0:
         raise UserError(
-            f"the {split.name} split is empty: raise validation_fraction or name a split column"
+            f"the {split.name} split is empty: raise validation_fraction (a single patient is "
+            "never parted) or name a split column"
         )
     if num_examples is not None and num_examples < 1:
         raise UserError(f"num_examples is {num_examples}: it must be at least 1")
     count = len(split) if num_examples is None else min(num_examples, len(split))
     _check_columns(columns, split)
-    pictures = _Pictures(split, image_size, resize_mode, num_threads, cache_bytes)
+    pictures = DecodedImages(split, image_size, resize_mode, num_threads, cache_bytes)
     return EvalBatches(pictures, columns, count, local, batch_size)
 
 

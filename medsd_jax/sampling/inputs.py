@@ -13,6 +13,8 @@ from medsd_jax.models.attention import attention_implementation
 from medsd_jax.models.config import UNetConfig, VAEConfig
 from medsd_jax.models.text_encoder import TextEncoderConfig
 
+MOST_PIXELS = 8192
+"""Of a side: beyond it a slip of the finger would end as a lack of memory."""
 DTYPES = ("float32", "bfloat16")
 """Compute dtypes. float16 is none of them: activations of Stable Diffusion 2 overflow in it."""
 
@@ -63,6 +65,8 @@ class SamplerShape:
                 raise UserError(
                     f"{name} = {size} must be a positive multiple of {self.vae.downscale} pixels"
                 )
+            if size > MOST_PIXELS:
+                raise UserError(f"{name} = {size} must be at most {MOST_PIXELS} pixels")
         if (
             self.unet.in_channels != self.vae.latent_channels
             or self.unet.out_channels != self.vae.latent_channels

@@ -157,7 +157,7 @@ def test_evaluate_mentions_it(capsys):
         (["--least_psnr", "nan"], "least_psnr = nan"),
         (["--least_ssim", "1.5"], "least_ssim = 1.5"),
         (["--resize_mode", "stretch"], "stretch"),
-        (["--seed", "-1"], "--seed -1"),
+        (["--seed", "-1"], "seed = -1 must be at least 0"),
         (["--config", str(ROOT / "configs" / "few_shot.py")], "get_vae_audit_config, such as"),
         (["--config", "vae_adit.py"], "vae_adit.py does not exist"),
         (["--config.num_images=5"], "unknown argument --config.num_images"),

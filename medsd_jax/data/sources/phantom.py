@@ -32,6 +32,7 @@ from medsd_jax.errors import UserError
 
 FINDINGS = (EFFUSION, CARDIOMEGALY, PNEUMOTHORAX, NODULE)
 MIN_SIZE, MAX_SIZE = 16, 1024
+MOST_IMAGES = 1_000_000  # each is an object in memory before the first is drawn
 
 _BLOCK = 12  # patients never cross a block of this many pictures
 _STREAM_GROUPING, _STREAM_PATIENT, _STREAM_PICTURE = 0, 1, 2
@@ -265,8 +266,10 @@ def phantom_records(
     Returns:
         Records without a split. `read_bytes()` draws the picture: an RGB PNG, three equal channels.
     """
-    if num_images < 1:
-        raise UserError(f"num_images is {num_images}: ask for at least one phantom")
+    if not 1 <= num_images <= MOST_IMAGES:
+        raise UserError(
+            f"num_images is {num_images}: ask for at least one phantom and at most {MOST_IMAGES}"
+        )
     if not MIN_SIZE <= image_size <= MAX_SIZE:
         raise UserError(
             f"phantom image_size is {image_size}: choose between {MIN_SIZE} and {MAX_SIZE}"

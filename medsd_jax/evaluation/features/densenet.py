@@ -84,8 +84,15 @@ class DenseNetConfig:
             self.num_classes,
             self.in_channels,
         )
-        if not self.block_config or min(counts) < 1:
-            raise UserError(f"every number of a DenseNet must be at least 1: {self}")
+        if not self.block_config or any(type(x) is not int or x < 1 for x in counts):
+            raise UserError(f"every number of a DenseNet must be whole and at least 1: {self}")
+        # Twice the largest that was published, so that a slip asks for no memory.
+        large = max(*self.block_config, self.growth_rate, self.bn_size) > 128
+        if large or self.num_init_features > 4096 or len(self.block_config) > 8:
+            raise UserError(
+                "a DenseNet has at most 8 blocks of at most 128 layers, a growth_rate of at most "
+                f"128 and num_init_features of at most 4096: {str(self)[:200]}"
+            )
 
     @property
     def feature_size(self) -> int:

@@ -1,0 +1,231 @@
+"""Every number of a recipe has bounds, and what is beyond them is one line before any work."""
+
+import json
+import resource
+
+import pytest
+from ml_collections import ConfigDict
+
+from medsd_jax.cli import (
+    compare_training,
+    evaluate_sampling,
+    evaluate_vae,
+    probe_text,
+    train,
+    train_checks,
+    train_classifier,
+    train_projection,
+)
+from medsd_jax.cli.config_ranges import RANGES, Range, check_kinds, check_ranges
+from medsd_jax.cli.main import exit_code, main
+from medsd_jax.cli.recipes import base_config
+from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.features.densenet import DenseNetConfig
+from tests.e2e.tiny_run import ROOT
+
+CHECKS = {
+    "get_config": train_checks.check_config,
+    "get_classifier_config": train_classifier.check_config,
+    "get_compare_training_config": compare_training.check_config,
+    "get_text_projection_config": train_projection.check_config,
+    "get_vae_audit_config": evaluate_vae.check_config,
+    "get_text_probe_config": probe_text.check_config,
+    "get_sampling_config": evaluate_sampling.check_config,
+}
+
+
+def filled(factory):
+    config = base_config(factory)
+    for section, name in (("model", "path"), ("encoder", "path"), ("synthetic", "path")):
+        if section in config:
+            config[section][name] = "x"
+    return config
+
+
+def kinds(config, prefix=""):
+    for name, value in config.items(preserve_field_references=True):
+        if isinstance(value, ConfigDict):
+            yield from kinds(value, f"{prefix}{name}.")
+        else:
+            kind = value.get_type() if hasattr(value, "get_type") else type(value)
+            yield prefix + name, kind
+
+
+NUMBERS = [
+    (factory, key, kind)
+    for factory in CHECKS
+    for key, kind in kinds(base_config(factory))
+    if kind in (int, float)
+]
+
+
+def changed(factory, key, value):
+    config = filled(factory)
+    *sections, name = key.split(".")
+    place = config
+    for section in sections:
+        place = place[section]
+    place[name] = value
+    return config
+
+
+@pytest.mark.parametrize("factory", CHECKS)
+def test_the_defaults_are_in_their_ranges(factory):
+    CHECKS[factory](filled(factory))
+    check_ranges(base_config(factory))  # what a recipe leaves to its user has no value yet
+
+
+@pytest.mark.parametrize(("factory", "key", "kind"), NUMBERS)
+def test_every_number_of_every_recipe_has_bounds(factory, key, kind):
+    assert key in RANGES
+    values = [10**12, -(10**12), 10**400]
+    if kind is float:
+        values = [float("nan"), float("inf"), -float("inf"), 1e300]
+    for value in values:
+        with pytest.raises(UserError) as refused:
+            CHECKS[factory](changed(factory, key, value))
+        said = str(refused.value)
+        assert said.startswith(f"{key} = ") and "\n" not in said and len(said) < 250
+
+
+@pytest.mark.parametrize(
+    ("factory", "key", "value", "said"),
+    [
+        ("get_classifier_config", "labels", ("a", "b", "a"), "labels names 'a' twice"),
+        ("get_classifier_config", "labels", ("Pleural Effusion", "pleural_effusion"), "twice"),
+        ("get_classifier_config", "log.every_steps", 0, "must be at least 1"),
+        ("get_classifier_config", "network.block_config", (6, 10**9), "at most 128"),
+        ("get_classifier_config", "augmentation.shift", 1.5, "at least 0 and at most 1"),
+        ("get_compare_training_config", "fine_tuning.share", 1.0, "above 0 and below 1"),
+        ("get_config", "seed", 2**32, "at least 0 and below 2\\*\\*32"),
+        ("get_config", "adaptation.word_vectors", 10**9, "at least 1 and at most 75"),
+        ("get_config", "optim.eps", 0.0, "above 0"),
+        ("get_text_probe_config", "labels", ("a", "a"), "twice"),
+    ],
+)
+def test_what_the_bounds_say(factory, key, value, said):
+    with pytest.raises(UserError, match=said):
+        CHECKS[factory](changed(factory, key, value))
+
+
+def test_a_range_with_and_without_its_ends():
+    assert [Range(0, 1).holds(x) for x in (-1, 0, 0.5, 1, 2)] == [False, True, True, True, False]
+    inner = Range(0, 1, above=True, below=True)
+    assert [inner.holds(x) for x in (0, 0.5, 1)] == [False, True, False]
+    assert str(Range()) == "" and str(Range(1)) == "at least 1" and Range().holds(-3)
+    check_ranges(ConfigDict({"seed": 1, "model": {"remat": True}, "mine": 10**12}))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.num_images=1000000000",
+        "data.image_size=100000",
+        "data.batch_size=1000000000",
+        "prior.num_images=1000000000",
+        "adaptation.word_vectors=1000000000",
+        "adaptation.lora_rank=1000000000",
+        "optim.learning_rate=nan",
+        "validation.num_images=1000000000",
+        "train.steps=99999999999999999999",
+    ],
+)
+def test_absurd_sizes_are_refused_before_memory_is_asked_for(tmp_path, capsys, word):
+    words = ["--config", str(ROOT / "configs/demo.py"), "--workdir", str(tmp_path / "run")]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    words += ["--config.model.path=x"] if "model.path" not in word else []
+    assert exit_code(lambda: train.run([*words, f"--config.{word}"])) == 2
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 512 * 1024  # KiB
+    assert word.split("=")[0] in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "--source", "phantom", "--num_images", "1000000000"],
+        ["data", "--source", "phantom", "--num_images", "9" * 5000],
+        ["membership", "--workdir", ".", "--num_timesteps", "1000000000"],
+        ["membership", "--workdir", ".", "--batch_size", "1000000000"],
+    ],
+)
+def test_flags_that_count_have_bounds(tmp_path, capsys, words):
+    assert main([*words, "--output", str(tmp_path / "out")]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert words[-2] in line and len(line) < 300
+
+
+def test_phantoms_have_bounds():
+    with pytest.raises(UserError, match="at most 1000000"):
+        phantom_records(10**9)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"growth_rate": 10**9},
+        {"block_config": (10**9,)},
+        {"num_init_features": 10**9},
+        {"block_config": (1,) * 99},
+    ],
+)
+def test_a_network_has_bounds(changes):
+    with pytest.raises(UserError) as refused:
+        DenseNetConfig(**changes)
+    assert "\n" not in str(refused.value)
+
+
+def as_json(config):
+    return ConfigDict(json.loads(json.dumps(config.to_dict())))
+
+
+def test_kinds_of_a_config_that_was_read_from_json():
+    base = ConfigDict({"data": base_config("get_config").data})
+    check_kinds(as_json(base), base, "config.json")
+    for change, said in (
+        ({"image_size": "a word"}, r"data\.image_size = 'a word' must be of type int"),
+        ({"image_size": True}, "must be of type int"),
+        ({"image_size": None}, "must be of type int"),
+        ({"phantom_findings": "nodule"}, "must be of type tuple"),
+        ({"validation_fraction": [0.1]}, "must be of type float"),
+    ):
+        config = as_json(base)
+        config.data = config.data.to_dict() | change
+        with pytest.raises(UserError, match=said):
+            check_kinds(config, base, "config.json")
+    config = as_json(base)
+    config.data.validation_fraction = 0.25
+    config.data.path = None
+    check_kinds(config, base, "config.json")
+    del config.data["source"]
+    with pytest.raises(UserError, match=r"config\.json has no data\.source"):
+        check_kinds(config, base, "config.json")
+
+
+@pytest.mark.parametrize("content", ["[1]", "[" * 100_000, '{"task": "diffusion", "data": 1}'])
+def test_membership_of_no_run(tmp_path, capsys, content):
+    (tmp_path / "config.json").write_text(content)
+    assert main(["membership", "--workdir", str(tmp_path)]) == 2
+    assert "config.json" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("config.data.image_size = 'large'", "line 5: TypeError"),
+        ("config.data.image_size = no_such", "line 5: NameError"),
+        ("config.no.such = 1", "line 5"),
+        ("config.train.steps = 1 // 0", "line 5: ZeroDivisionError"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_its_line(tmp_path, capsys, line, said):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from configs import base\n\ndef get_config():\n    config = base.get_config()\n"
+        f"    {line}\n    return config\n"
+    )
+    words = ["--config", str(recipe), "--workdir", str(tmp_path / "run")]
+    assert exit_code(lambda: train.run(words)) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
