@@ -121,7 +121,10 @@ def read_bert_weights(
 ) -> dict[str, np.ndarray]:
     """Weights of the encoder itself, without a projection; errors as of `load_bert`."""
     tensors = _modern_bert(read_weights(folder, _STEM, variant=variant, dtype=dtype), folder)
-    if not any(name in tensors for name in _POOLER):
+    words = tensors.get("embeddings.word_embeddings.weight", np.zeros((0, 0))).shape
+    # A width that the weights do not have is told below, before memory of its square is asked for.
+    fits = words[1:] == (config.hidden_size,)
+    if fits and not any(name in tensors for name in _POOLER):
         # Masked-language models have none. No hidden state reads it, so zeros change nothing.
         _LOG.info("%s: the file holds no pooler; its place is filled with zeros", folder)
         shapes = ((config.hidden_size, config.hidden_size), (config.hidden_size,))

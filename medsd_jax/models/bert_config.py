@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from medsd_jax.errors import UserError
-from medsd_jax.models.config import TRANSFORMERS_NOTES, JsonConfig, check_transformer
+from medsd_jax.models.config import check_transformer
+from medsd_jax.models.json_config import TRANSFORMERS_NOTES, JsonConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class BertTextConfig(JsonConfig):
     projection: TextProjectionConfig | None = None
 
     _CLASS_NAME = "BertModel"
+    _MOST: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 200}
     _MAY_BE_ZERO = frozenset({"pad_token_id"})
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "add_cross_attention": (False,),
@@ -65,10 +67,9 @@ class BertTextConfig(JsonConfig):
     }
     # Of heads, pooling variants and training runs: no hidden state depends on them.
     _NOTES = TRANSFORMERS_NOTES | frozenset(
-        "_num_labels architectures bos_token_id classifier_dropout directionality do_sample "
-        "eos_token_id finetuning_task gradient_checkpointing num_labels output_past pooler_fc_size "
-        "pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type "
-        "tie_word_embeddings".split()
+        "_num_labels architectures bos_token_id classifier_dropout directionality eos_token_id "
+        "num_labels output_past pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers "
+        "pooler_size_per_head pooler_type".split()
     )
 
     @classmethod

@@ -1,105 +1,11 @@
-"""Model shapes, read from the config.json beside each component's weights.
-
-A key is either a field of the dataclass, or it must hold the one value that this code implements
-(``_FIXED``), or it is a note that changes no computation (``_NOTES``). Anything else is an error:
-a config value that is ignored is a model that is wrong without saying so.
-"""
+"""Shapes of U-Net, VAE and CLIP, read from the config.json beside each component's weights."""
 
 import dataclasses
-import types
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar
 
 from medsd_jax.errors import UserError
-
-# The second line is what diffusers' EMAModel leaves in the config of the weights it saves.
-_NOTES = frozenset(
-    "_class_name _diffusers_version _name_or_path "
-    "decay inv_gamma min_decay optimization_step power update_after_step use_ema_warmup".split()
-)
-TRANSFORMERS_NOTES = frozenset(
-    "_name_or_path transformers_version torch_dtype dtype return_dict output_hidden_states "
-    "output_attentions id2label label2id problem_type use_cache torchscript attn_implementation "
-    "_attn_implementation_autoset".split()
-)
-"""What transformers writes for every model and what no encoding depends on."""
-
-
-def _listed(values) -> tuple:
-    return tuple(values) if isinstance(values, (list, tuple)) else values
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value has the annotated type. A bool is no int here, an int is a float."""
-    if isinstance(hint, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
-    return type(value) in ((int, float) if hint is float else (hint,))
-
-
-class JsonConfig:
-    """Strict reading and writing of one component's config.json."""
-
-    _CLASS_NAME = ""
-    _FIXED: ClassVar[Mapping[str, tuple]] = {}
-    _NOTES = _NOTES
-    _MAY_BE_ZERO: frozenset[str] = frozenset()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], where: str = "config.json") -> Self:
-        """Builds the config from a parsed config.json.
-
-        Args:
-            values: the JSON object.
-            where: the file's name, for error messages.
-
-        Raises:
-            UserError: a key is unknown, or its value is not implemented.
-        """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        hints = get_type_hints(cls)
-        chosen = {}
-        for key, value in values.items():
-            value = _listed(value)
-            if key in fields:
-                if not _fits(value, hints[key]):
-                    kind = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
-                    raise UserError(
-                        f"{where}: {key} = {value!r} is not supported (expected {kind})"
-                    )
-                counts = value if isinstance(value, tuple) else (value,)
-                if key not in cls._MAY_BE_ZERO and any(type(n) is int and n < 1 for n in counts):
-                    raise UserError(f"{where}: {key} = {value!r} is not supported (at least 1)")
-                chosen[key] = value
-            elif key in cls._FIXED:
-                if value not in cls._FIXED[key]:
-                    only = " or ".join(repr(v) for v in cls._FIXED[key])
-                    raise UserError(f"{where}: {key} = {value!r} is not supported (only {only})")
-            elif key not in cls._NOTES:
-                raise UserError(
-                    f"{where}: unknown key {key!r} (value {value!r}) for {cls._CLASS_NAME}"
-                )
-        missing = [
-            name
-            for name, f in fields.items()
-            if f.default is dataclasses.MISSING and name not in chosen
-        ]
-        if missing:
-            raise UserError(f"{where}: {cls._CLASS_NAME} needs {', '.join(missing)}")
-        config = cls(**chosen)
-        config._check(where)
-        return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object that diffusers or transformers reads back to the same shapes."""
-        values = {
-            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
-        }
-        return {"_class_name": self._CLASS_NAME, **values}
-
-    def _check(self, where: str) -> None:
-        """Raises UserError where fields contradict each other."""
+from medsd_jax.models.json_config import NOTES, TRANSFORMERS_NOTES, JsonConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +40,12 @@ class UNetConfig(JsonConfig):
 
     _CLASS_NAME = "UNet2DConditionModel"
     _MAY_BE_ZERO = frozenset({"freq_shift"})
+    _ONE_A_LEVEL = frozenset(
+        "layers_per_block cross_attention_dim transformer_layers_per_block "
+        "only_cross_attention".split()
+    )
+    _SIDES = frozenset({"sample_size"})
+    _MOST: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**13}
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
         "addition_embed_type": (None,),
@@ -230,12 +142,15 @@ class VAEConfig(JsonConfig):
     force_upcast: bool = True
 
     _CLASS_NAME = "AutoencoderKL"
+    _SIDES = frozenset({"sample_size"})
+    _ABOVE_ZERO = frozenset({"scaling_factor"})
+    _MOST: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**16}
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
         "latents_mean": (None,),
         "latents_std": (None,),
         "mid_block_add_attention": (True,),
-        "shift_factor": (None,),
+        "shift_factor": (None, 0),
         "use_post_quant_conv": (True,),
         "use_quant_conv": (True,),
     }
@@ -275,16 +190,20 @@ class CLIPTextConfig(JsonConfig):
     initializer_factor: float = 1.0
 
     _CLASS_NAME = "CLIPTextModel"
+    _MOST: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 200}
     _MAY_BE_ZERO = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"})
     _FIXED: ClassVar[Mapping[str, tuple]] = {
+        "add_cross_attention": (False,),
         "attention_dropout": (0, 0.0),
         "dropout": (0, 0.0),
         "architectures": (None, ("CLIPTextModel",), ("CLIPTextModelWithProjection",)),
         "chunk_size_feed_forward": (0,),
+        "is_decoder": (False,),
         "is_encoder_decoder": (False,),
         "model_type": ("clip_text_model",),
+        "pruned_heads": (None, {}),
     }
-    _NOTES = _NOTES | TRANSFORMERS_NOTES
+    _NOTES = NOTES | TRANSFORMERS_NOTES
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that transformers reads back to the same shapes."""
@@ -324,9 +243,16 @@ def check_transformer(config: Any, where: str, activations: tuple[str, ...]) -> 
         )
 
 
+_MOST_LEVELS = 8  # each halves the sides; published models have four
+
+
 def _check_blocks(
     where: str, key: str, blocks: tuple[str, ...], levels: int, known: tuple[str, ...]
 ) -> None:
+    if not 1 <= levels <= _MOST_LEVELS:
+        raise UserError(
+            f"{where}: block_out_channels has {levels} entries; a model has 1 to {_MOST_LEVELS}"
+        )
     if len(blocks) != levels:
         raise UserError(
             f"{where}: {key} = {blocks} has {len(blocks)} entries, block_out_channels {levels}"

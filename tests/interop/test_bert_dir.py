@@ -265,3 +265,21 @@ def test_any_text_encoder_by_hub_id(hub, monkeypatch, tiny_folder, tiny_model, s
     assert encoder.config == tiny_model.text_encoder
     assert encoder.tokenizer.model_max_length == tiny_model.tokenizer.model_max_length
     same_bits(encoder.params, component(tiny_model.params, "text_encoder"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("num_hidden_layers", 10**7, r"num_hidden_layers = 10000000 is not supported \(at most"),
+        ("hidden_size", 4 * 10**6, r"of the wrong shape: .*instead of \[4000000"),
+        ("vocab_size", 10**7, r"instead of \[10000000, 32\]"),
+        ("layer_norm_eps", float("nan"), "layer_norm_eps = nan is not supported"),
+    ],
+)
+def test_an_absurd_size_asks_for_no_memory(folder, key, value, told):
+    """Without a pooler, in whose place zeros of the width's square are put."""
+    rewrite(folder, lambda x: {k: v for k, v in x.items() if not k.startswith("pooler.")})
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=told):
+        load_bert(folder)

@@ -30,17 +30,10 @@ from medsd_jax.models.config import (
 )
 from medsd_jax.models.layers import LayerNorm
 
-# What transformers 4 wrote into every config of those years: how a language model writes text.
+# Of language models, whose keys transformers 4 wrote into every config.
 _TEXT_GENERATION = frozenset(
-    "add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward "
-    "cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample early_stopping "
-    "encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task "
-    "forced_bos_token_id forced_eos_token_id is_decoder is_encoder_decoder length_penalty "
-    "max_length min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences "
-    "output_scores pad_token_id prefix remove_invalid_values repetition_penalty "
-    "return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature "
-    "tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p typical_p "
-    "use_bfloat16".split()
+    "add_cross_attention bos_token_id chunk_size_feed_forward eos_token_id is_decoder "
+    "is_encoder_decoder pad_token_id".split()
 )
 # What only training reads.
 _TRAINING = frozenset(
