@@ -22,13 +22,29 @@ _running = False
 
 @contextlib.contextmanager
 def program() -> Iterator[None]:
-    """A whole program, in its main thread; entered before anything slow is imported."""
+    """A whole program, in its main thread; entered before anything slow is imported.
+
+    Outside of `answered` a first signal is only noted: before it, until somebody can tell of it,
+    and after it, where the work is done.
+    """
     global _holding, _running
     _running = True
+    _holding += 1
     take_signals_back()
     _watch()
     yield
-    _holding += 1  # the work is done: a signal while Python ends changes nothing
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """The part of a program in which a signal raises KeyboardInterrupt."""
+    global _holding
+    _holding -= _running
+    try:
+        stop_if_asked()
+        yield
+    finally:
+        _holding += _running
 
 
 def take_signals_back() -> None:

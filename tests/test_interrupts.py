@@ -47,6 +47,19 @@ def test_a_signal_while_a_library_that_swallows_it_is_imported(module, number):
 
 
 @BOTH
+def test_a_signal_before_anybody_can_tell_of_it(number):
+    code = f"""
+from medsd_jax.cli.main import exit_code
+with interrupts.program():
+    told({number:d})
+    code = exit_code(lambda: print("ran"))
+sys.exit(code)
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
+
+
+@BOTH
 def test_a_signal_in_the_work(module, number):
     done = python(module(f"def run(words):\n    told({number:d})\n    print('went on')"))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
@@ -137,7 +150,7 @@ def test_signals_are_taken_back_from_the_library_that_joins_processes():
 import jax
 from medsd_jax.cli import device_setup, hosts
 launch = hosts.Launch("a test", 1, 0, "localhost:{port}")
-with interrupts.program():
+with interrupts.program(), interrupts.answered():
     device_setup._join(launch, 1)
     try:
         told()

@@ -19,7 +19,7 @@ from types import ModuleType
 from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import UserError
-from medsd_jax.interrupts import held_back, program
+from medsd_jax.interrupts import answered, held_back, program
 
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
@@ -81,7 +81,8 @@ def exit_code(call: Callable[[], int | None]) -> int:
     """
     _start_log()
     try:
-        return call() or 0
+        with answered():
+            return call() or 0
     except UserError as error:
         # One line whatever the message holds: scripts read the last line of stderr.
         return _tell(str(error), error)
