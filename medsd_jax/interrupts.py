@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM, answered alike at every moment of a program.
 
 The first one asks for an end in good order: a training saves and stops, anything else stops where
-it is, by a KeyboardInterrupt. A second one ends the process at once. A signal that was ignored when
-the process began, as under nohup and in a shell's background jobs, stays ignored.
+it is, by a KeyboardInterrupt, and a program that only starts ends on the spot. A second one ends
+the process at once. A signal that was ignored when the process began, as under nohup and in a
+shell's background jobs, stays ignored.
 """
 
 import contextlib
@@ -10,70 +11,62 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = "medsd_jax: interrupted"
+"""The last line of a program that a signal ended."""
+EXIT_CODE = 130
+"""Of such a program; of a second signal it is the system's, 128 + the signal's number."""
 
 _came = False
 """Whether the program was asked to end. Libraries swallow a KeyboardInterrupt now and then."""
-_holding = 0
-_running = False
+_phase: Literal["none", "starting", "working", "done"] = "none"
+"""Of the program; none is there in a notebook."""
 
 
 @contextlib.contextmanager
 def program() -> Iterator[None]:
     """A whole program, in its main thread; entered before anything slow is imported.
 
-    Outside of `answered` a first signal is only noted: before it, until somebody can tell of it,
-    and after it, where the work is done.
+    Until its work starts, see `working`, a signal ends it on the spot. When the work is done a
+    first one changes nothing.
     """
-    global _holding, _running
-    _running = True
-    _holding += 1
+    global _phase
+    _phase = "starting"
     take_signals_back()
     _watch()
     yield
 
 
 @contextlib.contextmanager
-def answered() -> Iterator[None]:
+def working() -> Iterator[None]:
     """The part of a program in which a signal raises KeyboardInterrupt."""
-    global _holding
-    _holding -= _running
+    global _phase
+    before, _phase = _phase, "working" if _phase == "starting" else _phase
     try:
-        stop_if_asked()
         yield
     finally:
-        _holding += _running
+        _phase = "done" if before == "starting" else before
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Imports before the work: there is nothing to lose, and a library may swallow an exception."""
+    global _phase
+    before, _phase = _phase, "starting" if _phase == "working" else _phase
+    try:
+        yield
+    finally:
+        _phase = before
 
 
 def take_signals_back() -> None:
     """A program's; after a library may have put itself in the place, as JAX' coordination does."""
-    if _running and not _came:
+    if _phase != "none" and not _came:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, _answer)
-
-
-@contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """In the block, a program's first signal is noted only, and answered at its end.
-
-    For imports: a library may swallow what is raised while it starts.
-    """
-    global _holding
-    _holding += 1
-    try:
-        yield
-    finally:
-        _holding -= 1
-    stop_if_asked()
-
-
-def stop_if_asked() -> None:
-    """Raises KeyboardInterrupt if a signal has come that nobody answered to the end."""
-    if _came and not _holding:
-        raise KeyboardInterrupt
 
 
 class Interrupt:
@@ -115,8 +108,13 @@ class Interrupt:
 
 
 def _answer(number: int, frame: Any) -> None:
+    if _phase == "starting":
+        with contextlib.suppress(OSError):  # where stderr is closed
+            os.write(2, f"{INTERRUPTED}\n".encode())
+        os._exit(EXIT_CODE)
     _note()
-    stop_if_asked()
+    if _phase == "working":
+        raise KeyboardInterrupt
 
 
 def _note() -> None:

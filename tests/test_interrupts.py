@@ -150,7 +150,7 @@ def test_signals_are_taken_back_from_the_library_that_joins_processes():
 import jax
 from medsd_jax.cli import device_setup, hosts
 launch = hosts.Launch("a test", 1, 0, "localhost:{port}")
-with interrupts.program(), interrupts.answered():
+with interrupts.program(), interrupts.working():
     device_setup._join(launch, 1)
     try:
         told()

@@ -19,7 +19,7 @@ from types import ModuleType
 from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import UserError
-from medsd_jax.interrupts import answered, held_back, program
+from medsd_jax.interrupts import EXIT_CODE, INTERRUPTED, program, starting, working
 
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
@@ -81,14 +81,14 @@ def exit_code(call: Callable[[], int | None]) -> int:
     """
     _start_log()
     try:
-        with answered():
+        with working():
             return call() or 0
     except UserError as error:
         # One line whatever the message holds: scripts read the last line of stderr.
         return _tell(str(error), error)
     except KeyboardInterrupt:
-        print("medsd_jax: interrupted", file=sys.stderr)
-        return 130
+        print(INTERRUPTED, file=sys.stderr)
+        return EXIT_CODE
     except Exception as error:
         if (said := reason(error)) is None:
             raise
@@ -97,7 +97,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
 
 
 def _import(module: str) -> ModuleType:
-    with held_back():
+    with starting():
         return importlib.import_module(module)
 
 
