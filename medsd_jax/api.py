@@ -58,7 +58,7 @@ def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> St
     Args:
         model: from `load`, weights on the host.
         path: a safetensors file in PEFT's or kohya's layout, or a folder with
-            pytorch_lora_weights.safetensors.
+            pytorch_lora_weights.safetensors or one file of another name.
         scale: the difference is multiplied by it; 0 changes nothing.
 
     Raises:
@@ -78,17 +78,20 @@ def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> St
     return replace(model, params=merged)
 
 
-def add_embedding(model: StableDiffusion, path: Path | str) -> StableDiffusion:
+def add_embedding(
+    model: StableDiffusion, path: Path | str, word: str | None = None
+) -> StableDiffusion:
     """The model with the new word of a textual inversion, to be written in prompts.
 
     Args:
         model: from `load`, weights on the host.
-        path: learned_embeds.safetensors, or a folder that holds it.
+        path: learned_embeds.safetensors, a file of A1111, or a folder that holds one.
+        word: instead of the file's own, which is the name of the file for those of A1111.
 
     Raises:
         UserError: the file cannot be read, is of another width, or the word is there already.
     """
-    return with_embeddings(model, *read_embeddings(Path(path).expanduser()))
+    return with_embeddings(model, *read_embeddings(Path(path).expanduser(), word))
 
 
 def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:

@@ -1,6 +1,6 @@
 """Textual inversion (arXiv 2208.01618): only the embeddings of new tokens are trained.
 
-The new tokens are the last rows of the token table, see interop/learned_embeddings.py. All other
+Which rows of the token table are the new tokens', interop/learned_embeddings.py says. All other
 rows, and all other weights, stay as they are to the bit: neither gradients nor weight decay see
 them.
 """
@@ -12,23 +12,23 @@ from medsd_jax.adaptation.adaptation import Adaptation
 from medsd_jax.arrays import Params
 
 
-def textual_inversion(table: str, num_vectors: int) -> Adaptation:
-    """Trains the last rows of a token table.
+def textual_inversion(table: str, chosen: range) -> Adaptation:
+    """Trains some rows of a token table.
 
     Args:
         table: name of the table [V, D], e.g.
             "text_encoder.text_model.embeddings.token_embedding.embedding".
-        num_vectors: how many rows.
+        chosen: the rows, one after the other.
     """
     rows = f"{table}.new_rows"
 
     def init(params: Params, rng: jax.Array) -> Params:
         del rng  # they start from a word that is there already
-        assert num_vectors < len(params[table]), (num_vectors, table)
-        return {rows: params[table][-num_vectors:]}
+        assert 0 < chosen.start < chosen.stop <= len(params[table]), (chosen, table)
+        return {rows: params[table][chosen.start : chosen.stop]}
 
     def apply(frozen: Params, trainable: Params) -> Params:
-        whole = jnp.asarray(frozen[table]).at[-num_vectors:].set(trainable[rows])
+        whole = jnp.asarray(frozen[table]).at[chosen.start : chosen.stop].set(trainable[rows])
         return {**frozen, table: whole}
 
     return Adaptation(init, apply)

@@ -21,8 +21,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "may be repeated",
     )  # fmt: skip
     add(
-        "--embedding", action="append", default=[], metavar="FILE",
-        help="add the word of a textual inversion (learned_embeds.safetensors); may be repeated",
+        "--embedding", action="append", default=[], metavar="FILE[:WORD]",
+        help="add the word of a textual inversion (learned_embeds.safetensors), as WORD; a file of "
+        "A1111 is called by its name; may be repeated",
     )  # fmt: skip
 
 
@@ -35,16 +36,17 @@ def load_model(args: argparse.Namespace) -> "StableDiffusion":
     from medsd_jax import api
 
     loras = [_parse_lora(text) for text in args.lora]
+    embeddings = [_parse_embedding(text) for text in args.embedding]
     model = api.load(args.model, variant=args.variant)
-    for path in args.embedding:
-        model = api.add_embedding(model, path)
+    for path, word in embeddings:
+        model = api.add_embedding(model, path, word)
     for path, scale in loras:
         model = api.add_lora(model, path, scale)
     return model
 
 
 def _parse_lora(text: str) -> tuple[Path, float]:
-    if Path(text).exists():
+    if Path(text).expanduser().exists():
         return Path(text), 1.0
     path, colon, scale = text.rpartition(":")
     if not colon:
@@ -55,3 +57,12 @@ def _parse_lora(text: str) -> tuple[Path, float]:
         raise UserError(
             f"--lora {text}: {scale!r} is no number; write FILE or FILE:SCALE"
         ) from None
+
+
+def _parse_embedding(text: str) -> tuple[Path, str | None]:
+    path, colon, word = text.rpartition(":")
+    if Path(text).expanduser().exists() or not colon:
+        return Path(text), None  # api.add_embedding says what is missing
+    if not word.strip():
+        raise UserError(f"--embedding {text}: there is no word; write FILE or FILE:WORD")
+    return Path(path), word

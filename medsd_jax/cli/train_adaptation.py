@@ -11,7 +11,12 @@ from medsd_jax.adaptation.lora import LoraSettings, lora
 from medsd_jax.adaptation.textual_inversion import textual_inversion
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
-from medsd_jax.interop.learned_embeddings import add_word, token_table, write_embeddings
+from medsd_jax.interop.learned_embeddings import (
+    add_word,
+    token_rows,
+    token_table,
+    write_embeddings,
+)
 from medsd_jax.interop.lora_files import write_lora
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
@@ -41,7 +46,8 @@ def make_adaptation(config: ConfigDict, model: StableDiffusion) -> Adaptation:
         case "lora":
             return lora(LoraSettings(tuple(asked.train), asked.lora_rank, asked.lora_alpha))
         case "textual_inversion":
-            return textual_inversion(token_table(model.params), asked.word_vectors)
+            rows = token_rows(model.tokenizer, asked.word, asked.word_vectors)
+            return textual_inversion(token_table(model.params), rows)
         case _:
             return full(tuple(asked.train))
 
@@ -54,4 +60,4 @@ def save_adaptation(
     if asked.name == "lora":
         write_lora(workdir / "lora", trainable, asked.lora_alpha)
     elif asked.name == "textual_inversion":
-        write_embeddings(workdir, asked.word, trained.params, asked.word_vectors)
+        write_embeddings(workdir, asked.word, trained, asked.word_vectors)

@@ -22,7 +22,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.safetensors_io import read_weights, weight_files
-from medsd_jax.interop.tokenization import load_tokenizer
+from medsd_jax.interop.tokenization import load_tokenizer, require_known_ids
 from medsd_jax.interop.torch_layout import from_torch
 from medsd_jax.interop.weight_names import choose_weights, require_variant, shard_files
 from medsd_jax.models.bert import BertModel
@@ -75,6 +75,7 @@ def load_bert(
     path = folder / "config.json"
     config = BertTextConfig.from_dict(read_json(path), str(path))
     tokenizer = load_tokenizer(folder, "BertTokenizer")
+    require_known_ids(tokenizer, config.vocab_size, folder)
     _warn_of_lost_case(tokenizer, folder)
     params = read_bert_weights(folder, config, variant=variant, dtype=dtype)
     return LoadedBert(config, tokenizer, params)

@@ -2,10 +2,12 @@
 
 The file is the one that diffusers' `load_textual_inversion` reads: safetensors with one entry,
 token -> [k, D]. A word of k vectors is k tokens, "<x>", "<x>_1", ..., and stands in prompts as
-"<x>" alone: tokenization.py spells it out, as diffusers does.
+"<x>" alone: tokenization.py spells it out, as diffusers does. A1111 and kohya write the role
+`emb_params` where diffusers writes the token; there the word is the file's name.
 """
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,16 @@ import numpy as np
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import save_tensors
-from medsd_jax.interop.safetensors_io import read_weights_file, require_finite
+from medsd_jax.interop.safetensors_io import file_in_folder, read_weights_file, require_finite
+from medsd_jax.interop.tokenization import spelled_out
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
+_LOG = logging.getLogger(__name__)
+
 EMBEDDINGS_FILE = "learned_embeds.safetensors"
+_ROLES = ("emb_params", "*", "clip_l")
+"""What other programs write in the place of the token; their word is the name of the file."""
+_SDXL = {"clip_l", "clip_g"}
 _TABLES = (
     "text_encoder.text_model.embeddings.token_embedding.embedding",  # CLIP
     "text_encoder.embeddings.word_embeddings.embedding",  # BERT
@@ -45,12 +53,16 @@ def add_word(
         raise UserError(
             f"the new word shall start as {like!r}, which is {len(ids)} tokens {pieces}"
         )
+    _check_length(model, word, num_vectors)
     start = np.asarray(model.params[token_table(model.params)])[ids[0]]
     return with_embeddings(model, word, np.repeat(start[None], num_vectors, axis=0))
 
 
 def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> StableDiffusion:
-    """The model with a new word of these embeddings, [k, D], the last rows of its token table.
+    """The model with a new word of these embeddings, [k, D], in the rows of its tokens.
+
+    Some text encoders have more rows than their tokenizer has tokens, up to a round number: the
+    tokens take those rows first, as in diffusers.
 
     Raises:
         UserError: the word is there already, is no single piece of text, or D is another one.
@@ -62,28 +74,49 @@ def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> Stab
         )
     if not word.strip() or word != word.strip():
         raise UserError(f"a new word must be text without space around it, not {word!r}")
+    _check_length(model, word, len(rows))
     tokenizer = copy.deepcopy(model.tokenizer)
     tokens = tokens_of(word, len(rows))
     known = tokenizer.get_vocab()
     if taken := [token for token in tokens if token in known]:
         raise UserError(
             f"the placeholder token {taken[0]!r} exists already in this model's tokenizer: choose "
-            "another one"
+            "another word (--embedding FILE:WORD, or adaptation.word of a recipe)"
         )
     table_name = token_table(model.params)
     table = np.asarray(model.params[table_name])
-    if len(tokenizer) != len(table):
-        raise UserError(
-            f"the tokenizer knows {len(tokenizer)} tokens but the text encoder {len(table)}: no "
-            "word can be added"
-        )
+    before = {token: _ids_of(tokenizer, token) for token in tokenizer.get_added_vocab()}
     tokenizer.add_tokens(tokens)
-    assert tokenizer.convert_tokens_to_ids(tokens) == list(
-        range(len(table), len(table) + len(rows))
-    ), tokens
-    params = {**model.params, table_name: np.concatenate([table, rows.astype(table.dtype)])}
-    text_encoder = replace(model.text_encoder, vocab_size=len(table) + len(rows))
+    for token, ids in (before | {word: tokenizer.convert_tokens_to_ids(tokens)}).items():
+        if _ids_of(tokenizer, token) != ids:
+            raise UserError(
+                f"the word {word!r} cannot be told from those that this model's tokenizer has ("
+                f"{token!r} would be read as another one): choose another word"
+            )
+    first = token_rows(tokenizer, word, len(rows)).start
+    if first != len(known) or first > len(table):
+        raise UserError(
+            f"the tokenizer has {len(known)} tokens, but the next one would be number {first}, of "
+            f"a text encoder with {len(table)}: no word can be added to this model"
+        )
+    end = first + len(rows)
+    rows = rows.astype(table.dtype)
+    params = {**model.params, table_name: np.concatenate([table[:first], rows, table[end:]])}
+    text_encoder = replace(model.text_encoder, vocab_size=len(params[table_name]))
     return replace(model, params=params, text_encoder=text_encoder, tokenizer=tokenizer)
+
+
+def _ids_of(tokenizer: Any, prompt: str) -> list[int]:
+    return tokenizer(spelled_out(tokenizer, prompt), add_special_tokens=False)["input_ids"]
+
+
+def _check_length(model: StableDiffusion, word: str, num_vectors: int) -> None:
+    room = model.tokenizer.model_max_length - 2  # start and end
+    if num_vectors > room:
+        raise UserError(
+            f"a word of {num_vectors} vectors, {word!r}, does not fit into a prompt, which has "
+            f"room for {room} tokens: take fewer"
+        )
 
 
 def token_table(params: Mapping[str, Any]) -> str:
@@ -96,27 +129,52 @@ def tokens_of(word: str, num_vectors: int) -> list[str]:
     return [word, *(f"{word}_{i}" for i in range(1, num_vectors))]
 
 
-def write_embeddings(folder: Path, word: str, params: Mapping[str, Any], num_vectors: int) -> None:
-    """Writes the last rows of the token table as `EMBEDDINGS_FILE`."""
-    rows = np.ascontiguousarray(np.asarray(params[token_table(params)], np.float32)[-num_vectors:])
-    save_tensors(folder / EMBEDDINGS_FILE, {word: rows}, {"format": "pt"})
+def token_rows(tokenizer: Any, word: str, num_vectors: int) -> range:
+    """The rows of a word of k vectors in the token table."""
+    ids = tokenizer.convert_tokens_to_ids(tokens_of(word, num_vectors))
+    rows = range(ids[0], ids[0] + num_vectors)
+    assert ids == list(rows), (word, ids)
+    return rows
 
 
-def read_embeddings(path: Path) -> tuple[str, np.ndarray]:
+def write_embeddings(folder: Path, word: str, model: StableDiffusion, num_vectors: int) -> None:
+    """Writes the rows of a word as `EMBEDDINGS_FILE`."""
+    rows = token_rows(model.tokenizer, word, num_vectors)
+    table = np.asarray(model.params[token_table(model.params)], np.float32)
+    chosen = np.ascontiguousarray(table[rows.start : rows.stop])
+    save_tensors(folder / EMBEDDINGS_FILE, {word: chosen}, {"format": "pt"})
+
+
+def read_embeddings(path: Path, word: str | None = None) -> tuple[str, np.ndarray]:
     """Reads a word and its embeddings [k, D] float32.
 
     Args:
-        path: the file, or a folder with `EMBEDDINGS_FILE`.
+        path: the file, or a folder with `EMBEDDINGS_FILE` or with one safetensors file.
+        word: instead of the file's own.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
-    path = path / EMBEDDINGS_FILE if path.is_dir() else path
+    if path.is_dir():
+        path = file_in_folder(path, (EMBEDDINGS_FILE,), "the embedding")
     tensors = read_weights_file(path)
+    if tensors.keys() == _SDXL:
+        raise UserError(
+            f"{path} holds clip_l and clip_g: it is a textual inversion of SDXL, which has two "
+            "text encoders; take one of Stable Diffusion 1 or 2"
+        )
     if len(tensors) != 1:
         raise UserError(
             f"{path} holds {len(tensors)} tensors; a file of learnt embeddings holds one word's"
         )
-    ((word, rows),) = tensors.items()
-    require_finite(word, rows, str(path))
-    return word, np.atleast_2d(rows)
+    ((name, rows),) = tensors.items()
+    require_finite(name, rows, str(path))
+    if rows.ndim not in (1, 2) or not rows.size or rows.dtype.kind != "f":
+        raise UserError(
+            f"{path}: {name} is {rows.dtype} {list(rows.shape)}; learnt embeddings are floating "
+            "[k, width]"
+        )
+    word = word or (path.stem if name in _ROLES else name)
+    rows = np.atleast_2d(rows)
+    _LOG.info("%s: the new word %r of %d vectors, to be written in prompts", path, word, len(rows))
+    return word, rows

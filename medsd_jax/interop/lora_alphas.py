@@ -5,7 +5,6 @@ PEFT itself writes adapter_config.json beside the file. A layer's scale is alpha
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.safetensors_io import open_safetensors
 
 CONFIG_FILE = "adapter_config.json"
+_LARGEST_ALPHA = 1e38  # float32's
 _HEADER = "lora_adapter_metadata"
 
 
@@ -37,7 +37,7 @@ def header_alphas(path: Path, layers: Iterable[str]) -> dict[str, float]:
     where = f"{path}: the header's {_HEADER}"
     try:
         settings = json.loads(header)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON ({error}); write or download the file again") from None
     if not isinstance(settings, dict):
         raise UserError(f"{where} must hold names and values, not {header[:80]!r}")
@@ -89,7 +89,7 @@ def _patterns(table: Any, where: str) -> list[tuple[re.Pattern, Any]]:
     try:
         # As PEFT searches them: at the end of a layer's name.
         return [(re.compile(rf"(.*\.)?({key})$"), value) for key, value in table.items()]
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         keys = ", ".join(map(repr, table))[:80]
         raise UserError(
             f"{where}: alpha_pattern {keys} holds what is no regular expression ({error}); "
@@ -99,6 +99,6 @@ def _patterns(table: Any, where: str) -> list[tuple[re.Pattern, Any]]:
 
 def _number(alpha: Any, where: str) -> float:
     right = isinstance(alpha, int | float) and not isinstance(alpha, bool)
-    if not right or not math.isfinite(alpha):
+    if not right or not abs(alpha) <= _LARGEST_ALPHA:  # also NaN
         raise UserError(f"{where}: alpha must be a finite number, not {str(alpha)[:80]!r}")
     return float(alpha)

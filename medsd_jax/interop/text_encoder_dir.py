@@ -28,7 +28,7 @@ from medsd_jax.interop.model_index import (
     write_json,
 )
 from medsd_jax.interop.safetensors_io import read_weights, write_weights
-from medsd_jax.interop.tokenization import check_same_ids, load_tokenizer
+from medsd_jax.interop.tokenization import check_same_ids, load_tokenizer, require_known_ids
 from medsd_jax.interop.torch_layout import from_torch
 from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
@@ -127,15 +127,10 @@ def read_text_tokenizer(folder: Path, config: TextEncoderConfig) -> Any:
     """Reads the tokenizer and bounds its length by the encoder's positions.
 
     Raises:
-        UserError: it cannot be read, or has more words than the encoder.
+        UserError: it cannot be read, or has a token that the encoder does not know.
     """
     tokenizer = load_tokenizer(folder / "tokenizer", text_classes(config).tokenizer)
-    # Ids beyond the table would be read as its last row: jax clamps where torch raises.
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the text encoder only "
-            f"{config.vocab_size}; take both from the same model"
-        )
+    require_known_ids(tokenizer, config.vocab_size, folder)
     if tokenizer.model_max_length > config.max_position_embeddings:
         tokenizer.model_max_length = config.max_position_embeddings
     return tokenizer

@@ -7,6 +7,7 @@ vocab.txt (BERT), special_tokens_map.json, added_tokens.json for every release b
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ _LOG = logging.getLogger(__name__)
 _ENCODED_AT_ONCE = 1024  # bounds the memory that the tokenizer's own objects take
 _SHOWN_CUTS = 10  # a caption file may hold thousands of long reports
 _UNSTATED_LENGTH = 10**6  # transformers puts 1e30 where no file states a length
+_MARKS = 2  # the tokens of start and end that each prompt has
 _LOAD_TRACES = ("is_local", "local_files_only", "name_or_path", "backend")
 
 
@@ -56,13 +58,27 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> Any:
             f"{folder}: no tokenizer; expected {' and '.join(needed)} (or tokenizer.json), "
             f"found {', '.join(sorted(names)) or 'nothing'}"
         )
+    if "tokenizer.json" not in names:
+        for name in needed:
+            if not (folder / name).stat().st_size:  # an empty merges.txt would cut into letters
+                raise UserError(f"{folder / name} is empty; download or write it again")
     try:
-        return getattr(transformers, class_name).from_pretrained(str(folder), local_files_only=True)
+        tokenizer = getattr(transformers, class_name).from_pretrained(
+            str(folder), local_files_only=True
+        )
     except Exception as error:  # the tokenizers library raises bare Exceptions on damaged files
         reason = " ".join(str(error).split())
         raise UserError(
             f"{folder}: the tokenizer cannot be read ({reason}); download or write it again"
         ) from error
+    length = tokenizer.model_max_length
+    if type(length) not in (int, float) or not length > _MARKS or length % 1:  # also NaN
+        raise UserError(
+            f"{folder}: the tokenizer's model_max_length = {str(length)[:40]!r} must be a whole "
+            f"number above {_MARKS}, such as the text encoder's 77; correct tokenizer_config.json"
+        )
+    tokenizer.model_max_length = int(length)
+    return tokenizer
 
 
 def check_same_ids(tokenizer: Any, folder: Path) -> None:
@@ -95,6 +111,25 @@ def check_same_ids(tokenizer: Any, folder: Path) -> None:
         raise UserError(
             f"{path} cuts texts otherwise than {type(tokenizer).__name__} does, so the text "
             "encoder would read other words; take the tokenizer that the model was trained with"
+        )
+
+
+def require_known_ids(tokenizer: Any, vocab_size: int, folder: Path) -> None:
+    """Raises UserError where a tokenizer gives ids that its text encoder has no row for.
+
+    They would be read as the last row: jax clamps where torch raises.
+    """
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the text encoder only "
+            f"{vocab_size}; take both from the same model"
+        )
+    vocabulary = tokenizer.get_vocab()
+    last = max(vocabulary, key=vocabulary.__getitem__)
+    if vocabulary[last] >= vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer's token {last[:40]!r} is number {vocabulary[last]}, but the "
+            f"text encoder's last one is {vocab_size - 1}; take both from the same model"
         )
 
 
@@ -180,17 +215,33 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
 
 
 def spelled_out(tokenizer: Any, prompt: str) -> str:
-    """Writes all tokens of each learnt word: "<x>" as "<x> <x>_1 <x>_2" where there are three."""
+    """Writes all tokens of each learnt word: "<x>" as "<x> <x>_1 <x>_2" where there are three.
+
+    The word is found as the tokenizer finds it: in capitals or not, where it makes no difference.
+    """
     added = tokenizer.get_added_vocab()
+    words = {}
     for token in added:
         more = 1
         while f"{token}_{more}" in added:
             more += 1
-        if more > 1 and isinstance(prompt, str) and token in prompt:
-            prompt = prompt.replace(
-                token, " ".join([token, *(f"{token}_{i}" for i in range(1, more))])
-            )
-    return prompt
+        words[token] = " ".join([token, *(f"{token}_{i}" for i in range(1, more))])
+    if not isinstance(prompt, str) or all(token == spelled for token, spelled in words.items()):
+        return prompt
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+    several = {
+        token.lower() if lowers else token: spelled
+        for token, spelled in words.items()
+        if token != spelled
+    }
+    # The longest word at each place, as the tokenizer finds them: "bad" is no part of "bad-hands".
+    found = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+
+    def spell(match: re.Match) -> str:
+        return several.get(match[0].lower() if lowers else match[0], match[0])
+
+    return re.sub(found, spell, prompt, flags=re.IGNORECASE if lowers else 0)
 
 
 def _encode(

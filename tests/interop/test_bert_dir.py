@@ -159,6 +159,12 @@ def test_a_cased_vocabulary_that_is_lowered_is_warned_of(folder, caplog):
     words = [f"Word{number}" for number in range(200)]
     with (folder / "vocab.txt").open("a") as file:
         file.write("\n".join(words) + "\n")
+    with pytest.raises(UserError, match="has 238 tokens but the text encoder only 38"):
+        load_bert(folder)
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 238}))
+    table = "embeddings.word_embeddings.weight"
+    rewrite(folder, lambda x: x | {table: np.ones((238, x[table].shape[1]), np.float32)})
     load_bert(folder)
     assert "200 words with capitals" in caplog.text
     caplog.clear()

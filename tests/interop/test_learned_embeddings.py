@@ -1,10 +1,16 @@
 """New words: what diffusers makes of our file, what we make of its, and what is refused."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 
 from medsd_jax import api
+from medsd_jax.cli import model_flags
+from medsd_jax.cli.train_adaptation import make_adaptation
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.learned_embeddings import (
@@ -45,7 +51,7 @@ def test_diffusers_reads_our_file_and_draws_the_same(tmp_path, count):
     model = with_embeddings(tiny_pipeline(), WORD, rows_of(count))
     ours = our_picture(model, PROMPT)
     assert np.abs(ours - our_picture(model, "a b")).mean() > 2
-    write_embeddings(tmp_path, WORD, model.params, count)
+    write_embeddings(tmp_path, WORD, model, count)
     save_pipeline(tiny_pipeline(), tmp_path / "plain")
     save_pipeline(model, tmp_path / "baked")
     plain = torch_verify.TorchPipeline(tmp_path / "plain")
@@ -110,6 +116,146 @@ def test_word_that_is_there_and_start_of_several_tokens():
         add_word(model, WORD, like="x")
     with pytest.raises(UserError, match="'xray', which is 4 tokens"):
         add_word(model, "<other>", like="xray")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("role", ["emb_params", "*"])
+def test_a_file_of_a1111_is_called_by_its_name(tmp_path, caplog, role):
+    """diffusers takes the word as an argument: its image of all the word's tokens is ours."""
+    path = tmp_path / "MyNegative.safetensors"
+    save_file({role: rows_of(3)}, path)
+    with caplog.at_level("INFO"):
+        model = api.add_embedding(tiny_pipeline(), path)
+    assert "the new word 'MyNegative' of 3 vectors" in caplog.text
+    save_pipeline(tiny_pipeline(), tmp_path / "plain")
+    plain = torch_verify.TorchPipeline(tmp_path / "plain")
+    plain._pipe.load_textual_inversion(str(path), token="MyNegative")
+    # diffusers finds no capitals in lower-cased text, so that the tokens are spelled out for it.
+    theirs = torch_picture(plain, "a MyNegative MyNegative_1 MyNegative_2 b")
+    for prompt in ("a MyNegative b", "a mynegative b"):
+        assert np.abs(our_picture(model, prompt) - theirs).mean() < 0.5
+    assert np.abs(theirs - our_picture(tiny_pipeline(), "a MyNegative b")).mean() > 2
+
+
+def test_the_word_may_be_given(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"emb_params": rows_of(1)}, path)
+    model = api.add_embedding(tiny_pipeline(), path, "<first>")
+    model = api.add_embedding(model, tmp_path, "<second>")  # a folder with one file
+    (ids,) = encode_prompts(model.tokenizer, ["<second> <first>"])
+    assert ids[1:3].tolist() == [513, 512]
+    with pytest.raises(UserError, match=r"'<first>' exists already .*--embedding FILE:WORD"):
+        api.add_embedding(model, path, "<first>")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("spare, count", [(5, 2), (1, 3), (2, 2)])
+def test_a_table_that_is_larger_than_the_tokenizer(tmp_path, spare, count):
+    """The word takes the spare rows first; diffusers gives its tokens the same numbers."""
+    small = tiny_pipeline()
+    table = np.concatenate([small.params[TABLE], np.full((spare, 32), 7, np.float32)])
+    larger = dataclasses.replace(
+        small,
+        params={**small.params, TABLE: table},
+        text_encoder=dataclasses.replace(small.text_encoder, vocab_size=len(table)),
+    )
+    model = with_embeddings(larger, WORD, rows_of(count))
+    assert model.params[TABLE].shape == (512 + max(spare, count), 32)
+    assert model.text_encoder.vocab_size == len(model.params[TABLE])
+    np.testing.assert_array_equal(model.params[TABLE][512 : 512 + count], rows_of(count))
+    np.testing.assert_array_equal(model.params[TABLE][512 + count :], table[512 + count :])
+    write_embeddings(tmp_path, WORD, model, count)
+    np.testing.assert_array_equal(read_embeddings(tmp_path)[1], rows_of(count))
+    save_pipeline(larger, tmp_path / "plain")
+    pipeline = torch_verify.TorchPipeline(tmp_path / "plain")
+    pipeline._pipe.load_textual_inversion(str(tmp_path / EMBEDDINGS_FILE))
+    ours = our_picture(model, PROMPT)
+    assert np.abs(ours - torch_picture(pipeline, PROMPT)).mean() < 0.5
+    save_pipeline(model, tmp_path / "baked")
+    np.testing.assert_array_equal(our_picture(load_pipeline(tmp_path / "baked"), PROMPT), ours)
+
+
+def test_training_a_word_of_a_larger_table():
+    small = tiny_pipeline()
+    table = np.concatenate([small.params[TABLE], np.zeros((4, 32), np.float32)])
+    larger = dataclasses.replace(
+        small,
+        params={**small.params, TABLE: table},
+        text_encoder=dataclasses.replace(small.text_encoder, vocab_size=516),
+    )
+    config = ConfigDict({"name": "textual_inversion", "word": WORD, "word_vectors": 2})
+    model = add_word(larger, WORD, like="x", num_vectors=2)
+    adaptation = make_adaptation(ConfigDict({"adaptation": config}), model)
+    ((_, rows),) = adaptation.init(model.params, jax.random.key(0)).items()
+    np.testing.assert_array_equal(rows, model.params[TABLE][512:514])
+
+
+def test_words_that_begin_alike_are_told_apart():
+    model = with_embeddings(tiny_pipeline(), "bad", rows_of(2))
+    model = with_embeddings(model, "bad-hands", rows_of(3))
+    (ids,) = encode_prompts(model.tokenizer, ["bad-hands bad"])
+    assert ids[1:6].tolist() == [514, 515, 516, 512, 513]
+    with pytest.raises(
+        UserError, match=r"'bad_2' cannot be told from .*'bad' would be read as another"
+    ):
+        with_embeddings(model, "bad_2", rows_of(1))
+    model = with_embeddings(tiny_pipeline(), "bad_1", rows_of(1))
+    with pytest.raises(UserError, match="'bad' cannot be told"):
+        with_embeddings(model, "bad", rows_of(1))
+
+
+def test_words_that_differ_in_capitals_alone():
+    """CLIP's tokenizer lower-cases all text, added tokens too."""
+    model = with_embeddings(tiny_pipeline(), "Bad", rows_of(1))
+    with pytest.raises(UserError, match="'bad' cannot be told from"):
+        with_embeddings(model, "bad", rows_of(1))
+    model = with_embeddings(tiny_pipeline(), "<Bad>", rows_of(2))
+    (ids,) = encode_prompts(model.tokenizer, ["<BAD> <bad> <|ENDOFTEXT|>"])
+    assert ids[1:5].tolist() == [512, 513, 512, 513]
+    (plain,) = encode_prompts(tiny_pipeline().tokenizer, ["<|ENDOFTEXT|>"])
+    assert ids[5:9].tolist() == plain[1:5].tolist()
+
+
+def test_a_word_longer_than_a_prompt():
+    with pytest.raises(UserError, match="1000000000 vectors, '<cxr>', does not fit"):
+        add_word(tiny_pipeline(), WORD, like="x", num_vectors=10**9)
+    with pytest.raises(UserError, match="room for 14 tokens"):
+        with_embeddings(tiny_pipeline(), WORD, rows_of(15))
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("there.safetensors", ("there.safetensors", None)),
+        ("there.safetensors:<x>", ("there.safetensors", "<x>")),
+        ("a:b.safetensors", ("a:b.safetensors", None)),
+        ("a:b.safetensors:w", ("a:b.safetensors", "w")),
+    ],
+)
+def test_the_flag_names_a_file_and_a_word(tmp_path, monkeypatch, text, wanted):
+    monkeypatch.chdir(tmp_path)
+    for name in ("there.safetensors", "a:b.safetensors"):
+        (tmp_path / name).touch()
+    path, word = model_flags._parse_embedding(text)
+    assert (str(path), word) == wanted
+    with pytest.raises(UserError, match="there is no word"):
+        model_flags._parse_embedding("there.safetensors: ")
+
+
+@pytest.mark.parametrize(
+    "tensors, message",
+    [
+        ({"clip_l": rows_of(1), "clip_g": rows_of(1)}, "of SDXL"),
+        ({"<x>": np.float32(1)}, r"is float32 \[\]"),
+        ({"<x>": rows_of(2)[None]}, r"is float32 \[1, 2, 32\]"),
+        ({"<x>": np.ones((1, 32), np.int32)}, "is int32"),
+        ({"<x>": np.full((1, 32), np.nan, np.float32)}, "not finite"),
+    ],
+)
+def test_tensors_that_are_no_embedding(tmp_path, tensors, message):
+    save_file({k: np.asarray(x) for k, x in tensors.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=message):
+        read_embeddings(tmp_path / "x.safetensors")
 
 
 def test_files_that_hold_something_else(tmp_path):

@@ -179,6 +179,9 @@ def test_the_alpha_of_pefts_own_file_stands_beside_it(tmp_path, caplog):
         ('{"unet.alpha_pattern": ["to_q"]}', "alpha_pattern must be a table"),
         ('{"unet.alpha_pattern": {"to_q(": 3}}', "holds what is no regular expression"),
         ('{"unet.alpha_pattern": {"to_q": true}}', "alpha must be a finite number"),
+        ('{"unet.lora_alpha": 1' + "0" * 400 + "}", "alpha must be a finite number"),
+        ('{"unet.alpha_pattern": {"x{99999999999}": 3}}', "holds what is no regular expression"),
+        ("[" * 10**5 + "]" * 10**5, "is no JSON"),
         ('{"unet.use_rslora": true}', "rank-stabilised"),
     ],
 )

@@ -219,6 +219,20 @@ def test_a_tokenizer_of_another_model(tiny_folder, tiny_model):
         load_pipeline(tiny_folder)
 
 
+def test_an_id_beyond_the_text_encoder(tiny_folder):
+    """As many tokens as rows, but one of them has a number of its own."""
+    for name in ("tokenizer.json", "added_tokens.json"):
+        (tiny_folder / "tokenizer" / name).unlink(missing_ok=True)
+    path = tiny_folder / "tokenizer" / "vocab.json"
+    vocabulary = json.loads(path.read_text())
+    token = next(t for t, i in vocabulary.items() if i == 300)
+    path.write_text(json.dumps(vocabulary | {token: 10**6}))
+    with pytest.raises(
+        UserError, match="is number 1000000, but the text encoder's last one is 515"
+    ):
+        load_pipeline(tiny_folder)
+
+
 def test_a_tokenizer_without_a_length_takes_the_text_encoder_s(tiny_folder):
     for name in ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
         (tiny_folder / "tokenizer" / name).unlink()

@@ -199,3 +199,35 @@ def test_missing_and_damaged_files_are_told(tokenizer, tmp_path):
     with pytest.raises(UserError, match="cannot be read") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("length", [-1, 0, 2, 77.5, True, "77", "long", [77], {"a": 77}, "NaN"])
+def test_a_length_that_is_none(tokenizer, tmp_path, length):
+    _state_length(tokenizer, tmp_path, float("nan") if length == "NaN" else length)
+    with pytest.raises(UserError, match=r"model_max_length = .* must be a whole number") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("length, meant", [(77.0, 77), (3, 3), (1e30, int(1e30))])
+def test_lengths_that_are_read(tokenizer, tmp_path, length, meant):
+    _state_length(tokenizer, tmp_path, length)
+    assert load_tokenizer(tmp_path).model_max_length == meant
+
+
+def _state_length(tokenizer, folder, length):
+    save_tokenizer(tokenizer, folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": length}))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "null", "[" * 10**5 + "]" * 10**5])
+@pytest.mark.parametrize("name", [*OLD_FILES, "tokenizer.json"])
+def test_files_of_a_tokenizer_that_hold_something_else(tokenizer, tmp_path, name, text):
+    save_tokenizer(tokenizer, tmp_path)
+    if name != "tokenizer.json":
+        (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=r"cannot be read|is empty") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
