@@ -17,6 +17,7 @@ from medsd_jax.interop.learned_embeddings import read_embeddings, with_embedding
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards, make_mesh
 from medsd_jax.parallel.multihost import fetch
@@ -219,6 +220,7 @@ def sample(
     keep = images.append if on_images is None else on_images
     with tqdm(total=n, initial=skip, unit="image", desc="sample", disable=not progress) as bar:
         for start in range(skip, n, batch_size):
+            stop_if_asked()
             # The last batch is filled up and cut.
             rows = np.arange(start, start + batch_size).clip(max=n - 1)
             inputs = make_inputs(

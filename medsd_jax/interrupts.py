@@ -9,8 +9,9 @@ shell's background jobs, stays ignored.
 import contextlib
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -69,6 +70,15 @@ def take_signals_back() -> None:
                 signal.signal(number, _answer)
 
 
+def stop_if_asked() -> None:
+    """Raises KeyboardInterrupt where a library has swallowed one.
+
+    For long work, before each of its parts: what JAX calls while it compiles prints and forgets it.
+    """
+    if _came and _phase == "working":
+        raise KeyboardInterrupt
+
+
 class Interrupt:
     """As a context: true once the first SIGINT or SIGTERM came, in place of the exception.
 
@@ -121,9 +131,20 @@ def _note() -> None:
     """From here on the system answers, at once, whatever the program is doing."""
     global _came
     _came = True
+    sys.unraisablehook = _hush(sys.unraisablehook)
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _hush(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook that says nothing of a swallowed interrupt: the last line will."""
+
+    def hushed(found: Any) -> None:
+        if not issubclass(found.exc_type, KeyboardInterrupt):
+            hook(found)
+
+    return hushed
 
 
 def _watch() -> None:

@@ -80,6 +80,23 @@ def run(words):
 
 
 @BOTH
+def test_a_swallowed_signal_stops_the_next_part_of_long_work(module, number):
+    body = f"""
+class Swallows:
+    def __del__(self):
+        told({number:d})
+
+def run(words):
+    for part in range(3):
+        interrupts.stop_if_asked()
+        print(part)
+        Swallows()
+"""
+    done = python(module(body))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "0\n", ONE_LINE)
+
+
+@BOTH
 def test_a_training_notes_the_first_and_ends_by_the_second(module, number):
     body = f"""
 def run(words):

@@ -14,6 +14,7 @@ from medsd_jax.data.loader import eval_batches
 from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import ResizeMode
 from medsd_jax.folders import beside, remove_leftovers
+from medsd_jax.interrupts import stop_if_asked
 
 
 def encode_split(
@@ -67,6 +68,7 @@ def encode_split(
         # Written in order, not through a memory map, which a full disk would end with a SIGBUS.
         with beside(path) as work, (work / "moments.npy").open("wb") as file:
             for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
+                stop_if_asked()
                 rows = encode_images(batch["images"])[: len(split) - i * batch_size]
                 if i == 0:
                     shape = (len(split), *rows.shape[1:])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
 from medsd_jax.files import write_json
-from medsd_jax.interrupts import Interrupt
+from medsd_jax.interrupts import Interrupt, stop_if_asked
 from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import is_main_process, put_global, replicated_key
 from medsd_jax.parallel.sharding import bytes_per_device
@@ -121,6 +121,7 @@ def train(
         KeyboardInterrupt: Ctrl-C or SIGTERM came, to any process; all save at the same step.
         UserError: the workdir's checkpoint is of another model, adaptation, optimizer or data.
     """
+    stop_if_asked()
     # -- Shapes and places first: no array exists on a device yet --------------------------------
     trainable = adaptation.init(params, jax.random.key(settings.seed + 1))
     frozen = frozen_params(params, trainable)
