@@ -15,9 +15,12 @@ from safetensors import SafetensorError, safe_open
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import save_tensors
+from medsd_jax.interop.flax_weights import read_flax_weights, torch_name
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.weight_names import PICKLED, choose_weights
 
+MSGPACK = ".msgpack"
+"""The suffix of weights of the former Flax models."""
 _READABLE = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 _KINDS = (
     (
@@ -33,7 +36,7 @@ _KINDS = (
 
 
 def weight_files(folder: Path, stem: str, *, variant: str | None = None) -> list[Path]:
-    """Lists the safetensors files that together hold a component's weights; all of them exist."""
+    """Lists the files that together hold a component's weights; all of them exist."""
     files, _ = _files_and_index(folder, stem, variant)
     return files
 
@@ -62,10 +65,11 @@ def read_weights(
             if name in tensors:
                 raise UserError(f"{file}: {name} is in another shard too; download the model again")
             tensors[name] = x
-    if index is not None and (odd := sorted(index["weight_map"].keys() ^ tensors.keys())):
+    if index is not None and (odd := sorted(_indexed(index, files) ^ tensors.keys())):
+        listed = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
         raise UserError(
-            f"{folder}: the index and the shards disagree about {', '.join(odd)}; "
-            "download the model again"
+            f"{folder}: the index and the shards disagree about {listed} ({len(odd)} weights in "
+            "all); download the model again"
         )
     return tensors
 
@@ -196,6 +200,14 @@ def _files_and_index(
     return [folder / shard for shard in shards], index
 
 
+def _indexed(index: dict, files: Sequence[Path]) -> set[str]:
+    """The torch names of the weights that an index lists."""
+    names = set(index["weight_map"])
+    if files[0].suffix != MSGPACK:
+        return names
+    return {torch_name(tuple(name.split("/"))) for name in names}
+
+
 def _read_index(path: Path) -> dict:
     index = read_json(path)
     try:
@@ -204,15 +216,22 @@ def _read_index(path: Path) -> dict:
         raise UserError(
             f"{path} is not an index of safetensors shards ({error!r}); download it again"
         ) from error
-    # An index comes from a stranger: it may only name safetensors files that lie beside it.
+    # An index comes from a stranger: it may only name weight files that lie beside it.
+    suffix = MSGPACK if f"{MSGPACK}." in path.name else ".safetensors"
     for shard in shards:
         plain = isinstance(shard, str) and Path(shard).name == shard
-        if not plain or not shard.endswith(".safetensors"):
-            raise UserError(f"{path}: {shard!r} is not the name of a safetensors file beside it")
+        if not plain or not shard.endswith(suffix):
+            raise UserError(f"{path}: {shard!r} is not the name of a {suffix[1:]} file beside it")
     return index
 
 
 def _read_file(path: Path, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
+    if path.suffix == MSGPACK:
+        if problem := _other_kind(path):
+            raise UserError(f"{path} {problem}")
+        for name, x in read_flax_weights(path):
+            yield name, cast_weight(name, x, dtype, str(path))
+        return
     with open_safetensors(path) as file:
         for name in file.keys():
             stored = file.get_slice(name).get_dtype()
@@ -269,6 +288,8 @@ def _other_kind(path: Path) -> str:
 
 def _looks_pickled(path: Path, start: bytes) -> bool:
     """By its first bytes: a zip archive, pickle's protocol 2 to 5, or a suffix without header."""
+    if path.suffix == MSGPACK:
+        return False  # such a tree may begin alike
     protocol = start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5")
     if start[:4] == b"PK\3\4" or protocol:
         # A safetensors header of some lengths begins alike, but for the zeros that end the length.

@@ -6,9 +6,14 @@ Names, with `stem` "diffusion_pytorch_model" (U-Net, VAE) or "model" (text encod
     stem.safetensors.index.json              stem.safetensors.index.fp16.json
     stem-00001-of-00002.safetensors          stem-00001-of-00002.fp16.safetensors
 
+and, where there is none of these, a former Flax model's, whose stems are in `FLAX_STEMS`:
+
+    flax_stem.msgpack                        flax_stem.msgpack.index.json
+
 Nothing else is opened: other formats are refused by name, with the reason and the way out.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -24,6 +29,9 @@ WEIGHT_STEMS = {
 }
 """Component -> the stem of its weight files."""
 
+FLAX_STEMS = {"diffusion_pytorch_model": "diffusion_flax_model", "model": "flax_model"}
+"""torch's stem -> that of the former Flax models; a table, since the two were named apart."""
+
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 """Suffixes of files that torch pickled."""
 
@@ -33,8 +41,8 @@ def choose_weights(
 ) -> str:
     """Picks the weight file, or the index of its shards, among a folder's file names.
 
-    Without a variant the plain file is preferred, and the fp16 file is taken where it is the only
-    one. A variant that this folder lacks gives way to them: published models have variants of
+    Without a variant the plain file is preferred; then the fp16 file; then that of a former Flax
+    model. A variant that this folder lacks gives way to them: published models have variants of
     single parts. `require_variant` asks whether any part has it.
 
     Args:
@@ -49,10 +57,10 @@ def choose_weights(
     Raises:
         UserError: there is no such file; says which other files are there and what to do.
     """
-    for one in dict.fromkeys((variant, None, "fp16")):
-        for candidate in _spellings(stem, one):
-            if candidate in names:
-                return candidate
+    spelt = [_spellings(stem, one) for one in dict.fromkeys((variant, None, "fp16"))]
+    for candidate in (*itertools.chain(*spelt), *_flax_spellings(stem)):
+        if candidate in names:
+            return candidate
     raise UserError(f"{where}: {_why_no_weights(names, stem)}")
 
 
@@ -100,9 +108,16 @@ def shard_files(names: Collection[str], stem: str, chosen: str) -> list[str]:
     if not chosen.endswith(".json"):
         return []
     # "model-00001-of-00002.safetensors"; of a variant, ".fp16" stands in one of two places.
-    mark = re.sub(r"\.(safetensors|index|json)\b", "", chosen.removeprefix(stem))
-    shards = [f"{stem}-N-of-N{mark}.safetensors", f"{stem}{mark}-N-of-N.safetensors"]
+    suffix = "safetensors" if ".safetensors" in chosen else "msgpack"
+    stem = FLAX_STEMS[stem] if suffix == "msgpack" else stem
+    mark = re.sub(rf"\.({suffix}|index|json)\b", "", chosen.removeprefix(stem))
+    shards = [f"{stem}-N-of-N{mark}.{suffix}", f"{stem}{mark}-N-of-N.{suffix}"]
     return [name for name in sorted(names) if re.sub(r"\d{5}", "N", name) in shards]
+
+
+def _flax_spellings(stem: str) -> list[str]:
+    flax = FLAX_STEMS.get(stem, stem)
+    return [f"{flax}.msgpack", f"{flax}.msgpack.index.json"]
 
 
 def _spellings(stem: str, variant: str | None = None) -> list[str]:
@@ -140,9 +155,8 @@ def _why_no_weights(names: Collection[str], stem: str) -> str:
         return f"only {_pickle_reason(pickled)}"
     if flax := sorted(name for name in names if name.endswith(".msgpack")):
         return (
-            f"only weights of the former Flax models ({', '.join(flax)}), whose names and layout "
-            "are others; with diffusers 0.39 or older, load the model by from_pretrained(..., "
-            "from_flax=True) and write it with save_pretrained(FOLDER), then give that FOLDER"
+            f"only weights of the former Flax models by another name ({', '.join(flax)}); rename "
+            f"the file to {_flax_spellings(stem)[0]} if they are this part's"
         )
     if other := sorted(name for name in names if name.endswith(".safetensors")):
         return f"no {stem}.safetensors, but {', '.join(other)}; rename the file that you mean"

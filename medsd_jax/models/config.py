@@ -39,6 +39,8 @@ class UNetConfig(JsonConfig):
     upcast_attention: bool = False
 
     _CLASS_NAME = "UNet2DConditionModel"
+    # How the former Flax model computed the same attention.
+    _NOTES = NOTES | {"split_head_dim", "use_memory_efficient_attention"}
     _MAY_BE_ZERO = frozenset({"freq_shift"})
     _ONE_A_LEVEL = frozenset(
         "layers_per_block cross_attention_dim transformer_layers_per_block "
