@@ -11,6 +11,13 @@ from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from medsd_jax.bounds import (
+    MOST_AT_ONCE,
+    MOST_FEATURES,
+    MOST_GUIDANCE,
+    MOST_IMAGES,
+    MOST_PIXELS,
+)
 from medsd_jax.data.labels import label_name
 from medsd_jax.errors import UserError
 
@@ -42,8 +49,6 @@ class Range:
 _SEEDS = 2**32
 _LARGEST = 1e30  # float32 holds it, and its products with usual numbers
 _STEPS = 10**9
-MOST_IMAGES = 10**6
-MOST_PIXELS = 8192
 
 _SEED = Range(0, _SEEDS, below=True)
 _SHARE = Range(0, 1, below=True)
@@ -69,7 +74,7 @@ RANGES = {
         (Range(0, MOST_IMAGES), "few_shot.images_per_prompt"),
         (Range(1, MOST_PIXELS), "data.image_size image_size"),
         (Range(1, 1000), "preview.images_per_prompt seeds"),
-        (Range(1, 4096), "batch_size adaptation.lora_rank"),
+        (Range(1, MOST_AT_ONCE), "batch_size adaptation.lora_rank"),
         (
             Range(1, 1000),
             "preview.num_steps evaluation.num_steps prior.num_steps num_steps",
@@ -78,7 +83,7 @@ RANGES = {
         (Range(-1, MOST_IMAGES), "mesh.data mesh.fsdp mesh.tensor"),
         (Range(1, 75), "adaptation.word_vectors"),  # a prompt has 77 tokens, two of them its ends
         (Range(1, 8192), "max_length"),
-        (Range(1, 65536), "projection.hidden_features"),
+        (Range(1, MOST_FEATURES), "projection.hidden_features"),
         (Range(1, 100_000), "num_resamples"),
         (Range(1, 128), "network.growth_rate network.block_config"),
         (Range(1, 4096), "network.num_init_features"),
@@ -96,10 +101,10 @@ RANGES = {
             " vae.kl_weight vae.perceptual_weight prior.weight",
         ),
         (
-            _ANY,
-            "guidance_scale preview.guidance_scale evaluation.guidance_scale prior.guidance_scale"
-            " adaptation.lora_alpha",
+            Range(-MOST_GUIDANCE, MOST_GUIDANCE),
+            "guidance_scale preview.guidance_scale evaluation.guidance_scale prior.guidance_scale",
         ),
+        (_ANY, "adaptation.lora_alpha"),
         (Range(0, 100, above=True), "least_psnr"),
         (Range(0, 1, above=True), "least_ssim"),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.flags import at_most, check_seed, positive_int
 from medsd_jax.data.dataset import SOURCES, Dataset, open_dataset
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
@@ -75,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--num_shown",
-        type=positive_int,
+        type=at_most(1000),
         default=20,
         metavar="N",
         help="pictures on the contact sheet (default 20)",
@@ -84,6 +84,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
+    if args.seed is not None:
+        check_seed(args.seed)
     params = {
         name: getattr(args, name)
         for name in ("num_images", "seed", "image_size")

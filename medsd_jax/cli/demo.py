@@ -37,9 +37,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         type=Path,
         help="folder with demo_vae.py, demo.py and demo_classifier.py (default: the project's)",
     )
-    parser.add_argument("--vae_steps", type=int, help="instead of the recipe's: for a quick look")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's: for a quick look")
-    parser.add_argument("--classifier_steps", type=int, help="likewise")
+    parser.add_argument(
+        "--vae_steps", type=positive_int, help="instead of the recipe's: for a quick look"
+    )
+    parser.add_argument(
+        "--steps", type=positive_int, help="instead of the recipe's: for a quick look"
+    )
+    parser.add_argument("--classifier_steps", type=positive_int, help="likewise")
     parser.add_argument(
         "--judged",
         type=positive_int,

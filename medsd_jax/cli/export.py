@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsd_jax.cli.flags import positive_int
+from medsd_jax.cli.flags import at_most
 from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.files import write_text
 
@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--num_steps",
-        type=positive_int,
+        type=at_most(1000),
         default=10,
         metavar="N",
         help="sampling steps of --verify (default 10)",

@@ -8,7 +8,8 @@ with a traceback, and an error inside ``get_config`` with a page of text.
 
 import argparse
 import ast
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 from ml_collections.config_flags import tuple_parser
 
+from medsd_jax.bounds import MOST_IMAGES
 from medsd_jax.cli.hosts import HostFlags, add_host_flags, host_flags
 from medsd_jax.cli.recipes import load_config
 from medsd_jax.errors import UserError, closest
@@ -55,6 +57,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError instead of printing the usage and leaving."""
+        if len(message) > 400:  # a value of a thousand digits
+            message = f"{message[:300]} ... {message[-40:]}"
         raise UserError(f"{message}; see {self.prog} --help")
 
 
@@ -64,21 +68,27 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed} must be at least 0 and below 2**32")
 
 
-_MOST = 1_000_000
-"""Of anything that a flag counts: lists and arrays of so many are made before the work."""
+def positive_int(text: str, most: int = MOST_IMAGES) -> int:
+    """Read a flag's value that counts something: the ``type=`` of an argument that starts at 1.
 
-
-def positive_int(text: str) -> int:
-    """Read a flag's value that counts something: the ``type=`` of an argument that starts at 1."""
+    Args:
+        text: as typed.
+        most: beyond it a slip would end as a lack of memory: what is counted is listed in memory.
+    """
     try:
         value = int(text)
     except ValueError:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text[:40]}")
-    if value > _MOST:
-        raise argparse.ArgumentTypeError(f"must be at most {_MOST}, not {text[:40]}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, not {text[:40]}")
     return value
+
+
+def at_most(most: int) -> Callable[[str], int]:
+    """`positive_int` with another upper bound."""
+    return functools.partial(positive_int, most=most)
 
 
 @dataclass(frozen=True)

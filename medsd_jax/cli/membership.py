@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medsd_jax.bounds import MOST_AT_ONCE
 from medsd_jax.cli.config_ranges import check_kinds, check_ranges
-from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.cli.flags import at_most, check_seed, positive_int
 from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.recipes import base_config
 from medsd_jax.errors import UserError
@@ -51,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--num_timesteps", type=positive_int, default=10, metavar="K", help="default 10")
     add("--num_draws", type=positive_int, default=4, metavar="D", help="at each time (default 4)")
-    add("--batch_size", type=positive_int, default=8, help="on each device (default 8)")
+    add("--batch_size", type=at_most(MOST_AT_ONCE), default=8, help="on each device (default 8)")
     add("--seed", type=int, default=0, help="of noise and resamples (default 0)")
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medsd_jax.bounds import MOST_AT_ONCE, MOST_IMAGES, MOST_PIXELS
 from medsd_jax.cli import sample_edit
-from medsd_jax.cli.flags import ArgumentParser, positive_int
+from medsd_jax.cli.flags import ArgumentParser, at_most, positive_int
 from medsd_jax.cli.hosts import add_host_flags, host_flags
 from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.data.sources.tables import is_no_text, read_csv
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 _READ_COLUMNS = ("prompt", "negative_prompt", "seed")
 LAYOUTS = ("files", "roentgen", "chexgenbench")
 """What sample_folder.py can lay out."""
-MOST_IMAGES = 1_000_000
-"""Of one call: each is an entry in memory before the first is drawn."""
 GRID_LIMIT = 64
 """Pictures in grid.png at most; more are too small to see."""
 
@@ -99,16 +98,18 @@ def make_parser() -> ArgumentParser:
         "--negative_prompt", default="", help="what to push away from (default: the empty prompt)"
     )
     parser.add_argument(
-        "--height", type=positive_int, help="pixels (default: the model's training size)"
+        "--height", type=at_most(MOST_PIXELS), help="pixels (default: the model's training size)"
     )
     parser.add_argument(
-        "--width", type=positive_int, help="pixels (default: the model's training size)"
+        "--width", type=at_most(MOST_PIXELS), help="pixels (default: the model's training size)"
     )
     parser.add_argument(
         "--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts picture i"
     )
     parser.add_argument(
-        "--batch_size", type=positive_int, help="pictures at once (default: by picture size)"
+        "--batch_size",
+        type=at_most(MOST_AT_ONCE),
+        help="images at once (default: by their size)",
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="of the computation"

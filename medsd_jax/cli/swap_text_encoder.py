@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from medsd_jax.cli.flags import check_seed, positive_int
+from medsd_jax.bounds import MOST_FEATURES
+from medsd_jax.cli.flags import at_most, check_seed, positive_int
 
 _EPILOG = """examples:
   python -m medsd_jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
@@ -36,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="random layer(s) from the encoder's width to the U-Net's (default none)",
     )  # fmt: skip
     add(
-        "--hidden_features", type=positive_int, metavar="H",
+        "--hidden_features", type=at_most(MOST_FEATURES), metavar="H",
         help="of --projection mlp (default: the encoder's width)",
     )  # fmt: skip
     add(

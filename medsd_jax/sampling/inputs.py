@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from medsd_jax.bounds import MOST_GUIDANCE, MOST_PIXELS
 from medsd_jax.diffusion.samplers import check_sampler, make_plan
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.errors import UserError
@@ -13,8 +14,6 @@ from medsd_jax.models.attention import attention_implementation
 from medsd_jax.models.config import UNetConfig, VAEConfig
 from medsd_jax.models.text_encoder import TextEncoderConfig
 
-MOST_PIXELS = 8192
-"""Of a side: beyond it a slip of the finger would end as a lack of memory."""
 DTYPES = ("float32", "bfloat16")
 """Compute dtypes. float16 is none of them: activations of Stable Diffusion 2 overflow in it."""
 
@@ -153,8 +152,11 @@ def make_inputs(
         UserError: a value is out of its range or an array has the wrong shape.
     """
     shape.check()
-    if not np.isfinite(guidance_scale):
-        raise UserError(f"guidance_scale = {guidance_scale} must be a finite number")
+    if not abs(guidance_scale) <= MOST_GUIDANCE:
+        raise UserError(
+            f"guidance_scale = {guidance_scale} must be a finite number, at least "
+            f"{-MOST_GUIDANCE} and at most {MOST_GUIDANCE}"
+        )
     if not 0.0 <= guidance_rescale <= 1.0:
         raise UserError(f"guidance_rescale = {guidance_rescale} must lie between 0 (off) and 1")
     for seed in np.asarray(seeds, object):

@@ -5,12 +5,14 @@ import resource
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from medsd_jax.cli import (
     compare_training,
     evaluate_sampling,
     evaluate_vae,
     probe_text,
+    sample,
     train,
     train_checks,
     train_classifier,
@@ -102,6 +104,7 @@ def test_every_number_of_every_recipe_has_bounds(factory, key, kind):
         ("get_config", "adaptation.word_vectors", 10**9, "at least 1 and at most 75"),
         ("get_config", "optim.eps", 0.0, "above 0"),
         ("get_text_probe_config", "labels", ("a", "a"), "twice"),
+        ("get_sampling_config", "guidance_scale", -1001.0, "at least -1000 and at most 1000"),
     ],
 )
 def test_what_the_bounds_say(factory, key, value, said):
@@ -149,12 +152,48 @@ def test_absurd_sizes_are_refused_before_memory_is_asked_for(tmp_path, capsys, w
         ["data", "--source", "phantom", "--num_images", "9" * 5000],
         ["membership", "--workdir", ".", "--num_timesteps", "1000000000"],
         ["membership", "--workdir", ".", "--batch_size", "1000000000"],
+        ["data", "--source", "phantom", "--num_shown", "1000000"],
+        ["data", "--source", "phantom", "--seed", "4294967296"],
+        ["data", "--source", "phantom", "--seed", "9" * 5000],
+        ["demo", "--steps", "1000000000"],
+        ["demo", "--vae_steps", "0"],
+        ["demo", "--classifier_steps", "-1"],
+        ["export", "--model", ".", "--num_steps", "1001"],
     ],
 )
 def test_flags_that_count_have_bounds(tmp_path, capsys, words):
     assert main([*words, "--output", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert words[-2] in line and len(line) < 300
+    assert words[-2] in line and len(line) < 500
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("num_images", 10**9),
+        ("height", 8193),
+        ("width", 10**5),
+        ("batch_size", 10**5),
+        ("seed", "9" * 5000),
+    ],
+)
+@pytest.mark.parametrize("edited", [False, True])
+def test_absurd_images_are_refused_before_the_model_is_read(tmp_path, capsys, flag, value, edited):
+    words = ["--model", str(tmp_path / "absent"), "--prompt", "x", "--output", str(tmp_path / "o")]
+    if edited:
+        Image.new("L", (16, 16)).save(tmp_path / "given.png")
+        words += ["--init_image", str(tmp_path / "given.png")]
+    assert exit_code(lambda: sample.run([*words, f"--{flag}={value}"])) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"--{flag}" in line and len(line) < 500
+    assert not (tmp_path / "o").exists()
+
+
+def test_images_of_all_prompts_together_have_a_bound(tmp_path, capsys):
+    words = ["--model", "absent", "--output", str(tmp_path / "o"), "--num_images", "600000"]
+    assert exit_code(lambda: sample.run([*words, "--prompt", "x", "--prompt", "y"])) == 2
+    assert "1200000 images, more than the 1000000" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_phantoms_have_bounds():

@@ -9,6 +9,7 @@ import pytest
 from medsd_jax.cli.main import main
 from medsd_jax.cli.membership import schema
 from medsd_jax.cli.train import train_by_config
+from medsd_jax.errors import UserError
 from tests.e2e.tiny_run import recipe, write_model
 
 
@@ -84,6 +85,42 @@ def test_mistakes_are_one_line(workdir, tmp_path, capsys, words, said):
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("medsd_jax: error:") and said in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda data: data.pop("source"), "config.json has no data.source"),
+        (lambda data: data.update(image_size="large"), "data.image_size = 'large' must be of type"),
+        (lambda data: data.update(image_size=10**9), "data.image_size = 1000000000 must be"),
+        (lambda data: data.update(validation_fraction=float("nan")), "a finite number"),
+    ],
+)
+def test_a_config_that_no_run_wrote(workdir, tmp_path, capsys, change, said):
+    config = json.loads((workdir / "config.json").read_text())
+    change(config["data"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert attack(tmp_path) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_more_timesteps_than_the_model_has(workdir, tmp_path, capsys):
+    words = ["--output", str(tmp_path / "out"), "--num_timesteps"]
+    assert attack(workdir, *words, "1001") == 2
+    assert "the model has 1000 timesteps" in capsys.readouterr().err.splitlines()[-1]
+    assert attack(workdir, *words, "1000", "--num_draws", "1000") == 2
+    assert "more than 100000 draws" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_may_not_be_written_is_told_before_the_work(workdir, capsys, monkeypatch):
+    def refuse(folder):
+        raise UserError(f"{folder} may not be written")
+
+    monkeypatch.setattr("medsd_jax.files.check_permission", refuse)
+    monkeypatch.setattr("medsd_jax.api.load", lambda where: pytest.fail("the work began"))
+    assert attack(workdir) == 2
+    assert "may not be written" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_vae_run_has_no_denoising_loss(tmp_path, capsys):

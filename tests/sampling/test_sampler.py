@@ -271,6 +271,7 @@ def test_defaults():
         ({"guidance_rescale": float("nan")}, "guidance_rescale = nan"),
         ({"eta": float("nan")}, "eta = nan"),
         ({"guidance_scale": float("inf")}, "guidance_scale = inf must be a finite number"),
+        ({"guidance_scale": 1e38}, "at most 1000"),
         ({"height": 15}, "height = 15 must be a positive multiple of 2 pixels"),
         ({"width": -2}, "width = -2"),
         ({"height": 0}, "height = 0"),

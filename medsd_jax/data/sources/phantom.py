@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medsd_jax.bounds import MOST_IMAGES
 from medsd_jax.data.findings import (
     CARDIOMEGALY,
     EFFUSION,
@@ -32,7 +33,6 @@ from medsd_jax.errors import UserError
 
 FINDINGS = (EFFUSION, CARDIOMEGALY, PNEUMOTHORAX, NODULE)
 MIN_SIZE, MAX_SIZE = 16, 1024
-MOST_IMAGES = 1_000_000  # each is an object in memory before the first is drawn
 
 _BLOCK = 12  # patients never cross a block of this many pictures
 _STREAM_GROUPING, _STREAM_PATIENT, _STREAM_PICTURE = 0, 1, 2
