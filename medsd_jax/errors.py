@@ -1,4 +1,4 @@
-"""The one exception that means "the user can fix this", and what helps to fix it."""
+"""The exceptions that mean no bug of ours, and what helps to fix a mistake."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ class UserError(ValueError):
     The command line prints the line and exits with code 2; everything else is a bug of ours and
     keeps its traceback.
     """
+
+
+class DivergedError(FloatingPointError):
+    """A training whose numbers are not finite any more, told in one line; exit code 1."""
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ from medsd_jax.evaluation.classifier_training import Augmentation, calibrate, fi
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
 from medsd_jax.parallel.mesh import check_batch, make_mesh, process_rows
 from medsd_jax.parallel.multihost import is_main_process
-from medsd_jax.training.metrics import ScalarWriter
+from medsd_jax.training.metrics import ScalarWriter, check_finite
 from medsd_jax.training.optim import make_optimizer, make_schedule
 
 
@@ -116,6 +116,9 @@ class ClassifierRecipe:
             calibration: of patients that are in no lesson.
             seed: of the initial weights, the order of the pictures and the augmentation.
             workdir: gets the curves; steps are counted through all lessons.
+
+        Raises:
+            DivergedError: the loss or a norm is not finite.
         """
         config, params, done = self._config, self.start.params(seed), 0
         total = sum(lesson.steps for lesson in lessons)
@@ -131,6 +134,7 @@ class ClassifierRecipe:
                 step += done
                 if step % config.log.every_steps == 0 or step == total:
                     scalars = {f"train/{name}": float(x) for name, x in metrics.items()}
+                    check_finite(scalars, step)
                     bar.set_postfix(loss=f"{scalars['train/loss']:.3f}")
                     writer.write(step, scalars)
 

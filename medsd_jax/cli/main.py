@@ -4,7 +4,8 @@ A command is one file in this folder with two functions: ``add_parser(subparsers
 under the command's name, ``run(args)`` does the work and returns the exit code (None is 0). A
 command that takes a recipe has ``run_words(argv)`` in their place.
 
-Exit codes: 0 done; 1 done, but a check that was asked for failed; 2 a mistake in the input, a
+Exit codes: 0 done; 1 done, but a check that was asked for failed, or a training
+diverged; 2 a mistake in the input, a
 full disk or the like, told in one line on stderr; 130 interrupted, by Ctrl-C or SIGTERM: the same
 command goes on. A traceback means a bug.
 """
@@ -18,7 +19,7 @@ from types import ModuleType
 
 from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
-from medsd_jax.errors import UserError
+from medsd_jax.errors import DivergedError, UserError
 from medsd_jax.interrupts import EXIT_CODE, INTERRUPTED, program, starting, working
 
 COMMANDS = {
@@ -76,8 +77,8 @@ def exit_code(call: Callable[[], int | None]) -> int:
         call: the whole program; returns its exit code, or None for 0.
 
     Returns:
-        The exit code, see the top of this module. Exceptions that are neither UserError nor
-        KeyboardInterrupt, nor have their reason outside (`edge.reason`), are bugs and pass through.
+        The exit code, see the top of this module. Exceptions that are no UserError, DivergedError
+        or KeyboardInterrupt, nor have their reason outside (`edge.reason`), are bugs: they pass.
     """
     _start_log()
     try:
@@ -86,6 +87,8 @@ def exit_code(call: Callable[[], int | None]) -> int:
     except UserError as error:
         # One line whatever the message holds: scripts read the last line of stderr.
         return _tell(str(error), error)
+    except DivergedError as error:
+        return _tell(str(error), error, code=1)
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return EXIT_CODE
@@ -101,10 +104,10 @@ def _import(module: str) -> ModuleType:
         return importlib.import_module(module)
 
 
-def _tell(said: str, error: Exception) -> int:
+def _tell(said: str, error: Exception, code: int = 2) -> int:
     hush_echoes(error)
     print("medsd_jax: error:", " ".join(said.split()), file=sys.stderr)
-    return 2
+    return code
 
 
 def _run_command(words: list[str]) -> int | None:

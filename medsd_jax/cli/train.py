@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,11 +65,7 @@ def run(argv: Sequence[str]) -> int:
     flags = parse_train_flags(argv)
     check_recipe(flags.config, flags.config_file, "get_config", "configs/finetune.py")
     start_devices(flags.hosts)
-    try:
-        train_by_config(flags.config, flags.workdir)
-    except FloatingPointError as error:
-        print("medsd_jax: error:", error, file=sys.stderr)
-        return 1
+    train_by_config(flags.config, flags.workdir)
     print(f"the trained model is in {flags.workdir / 'model'}")
     return 0
 
@@ -84,7 +79,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
         UserError: the config, the model or the data cannot be used.
-        FloatingPointError: the training diverged.
+        DivergedError: the training diverged.
         KeyboardInterrupt: it was interrupted, and can be resumed.
     """
     check_config(config)

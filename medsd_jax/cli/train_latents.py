@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medsd_jax.data.loader import EvalBatches
+from medsd_jax.errors import UserError
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.vae import AutoencoderKL
@@ -49,6 +50,12 @@ def with_measured_scale(model: StableDiffusion, validation: EvalBatches, mesh: M
     moments = np.concatenate([encode(batch["images"]) for batch in validation])
     moments = moments[: validation.num_examples]  # the last batch is filled up
     mean, logvar = np.split(moments.astype(np.float64), 2, axis=-1)
-    scale = float(1.0 / np.sqrt(mean.var() + np.exp(logvar).mean()))
+    variance = mean.var() + np.exp(logvar).mean()
+    if not 0 < variance < np.inf:  # also NaN
+        raise UserError(
+            f"the latents of the validation images have variance {variance}, so that no "
+            "scaling_factor makes it 1: the VAE's encoder gives no usable numbers; take another one"
+        )
+    scale = float(1.0 / np.sqrt(variance))
     log.info("vae.scaling_factor = %.5f, from %d validation images", scale, len(moments))
     return replace(model, vae=replace(model.vae, scaling_factor=scale))

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from medsd_jax.data.loader import eval_batches
 from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import ResizeMode
+from medsd_jax.errors import UserError
 from medsd_jax.folders import beside, remove_leftovers
 from medsd_jax.interrupts import stop_if_asked
 
@@ -49,6 +50,9 @@ def encode_split(
 
     Returns:
         [n, h, w, 2C] float32 in the split's order, memory-mapped from the file.
+
+    Raises:
+        UserError: the VAE gives numbers that are not finite; nothing is kept then.
     """
     path = folder / f"latents-{split.name}-{image_size}-{resize_mode}-{key}.npy"
     remove_leftovers(folder)
@@ -70,6 +74,7 @@ def encode_split(
             for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
                 stop_if_asked()
                 rows = encode_images(batch["images"])[: len(split) - i * batch_size]
+                _require_finite(rows, split, i * batch_size)
                 if i == 0:
                     shape = (len(split), *rows.shape[1:])
                     about = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -78,3 +83,13 @@ def encode_split(
             file.close()
             (work / "moments.npy").rename(path)
     return np.load(path, mmap_mode="r")
+
+
+def _require_finite(moments: np.ndarray, split: Split, first: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(moments).all(axis=(1, 2, 3)))
+    if len(bad):
+        raise UserError(
+            f"the VAE's encoder gives numbers that are not finite (NaN or infinite) for "
+            f"{len(bad)} of {len(moments)} images at once, the first is "
+            f"{split.keys[first + bad[0]]} of {split.name}: take another VAE, or another copy of it"
+        )

@@ -138,7 +138,7 @@ def measure(
         judge: shown both pictures, in 8 bits and at its own size.
 
     Raises:
-        UserError: there are fewer than 2 pictures.
+        UserError: there are fewer than 2 pictures, or the reconstruction of one is not finite.
     """
     if len(rows) < 2:
         raise UserError(
@@ -158,7 +158,13 @@ def measure(
         originals = squared([pictures.read(row) for row in batch], side, mode)
         # The last batch is filled up and cut: one shape is compiled.
         filled = originals[np.arange(size).clip(max=len(batch) - 1)]
-        images_u8, numbers = jax.tree.map(fetch, run(params, put_global(filled, by_rows)))
+        images_u8, finite, numbers = jax.tree.map(fetch, run(params, put_global(filled, by_rows)))
+        if not finite.all():
+            row = batch[int(np.argmin(finite))]
+            raise UserError(
+                f"the VAE gives numbers that are not finite (NaN or infinite) for picture {row} of "
+                f"{pictures.name}, so nothing can be measured: take another VAE, or another copy"
+            )
         found.append({name: x[: len(batch)] for name, x in numbers.items()})
         if judge is not None:
             for side_calls, shown in zip(calls, (filled, images_u8), strict=True):
@@ -259,13 +265,14 @@ def estimate(
 
 
 def _reconstruct(reconstruct: Callable, params: Any, originals_u8: jax.Array):
-    """[B, S, S, 3] uint8 -> reconstructions of the same shape and type, and what `compare` says."""
+    """[B, S, S, 3] uint8 -> reconstructions likewise, [B] whether finite, what `compare` says."""
     pixels = originals_u8.astype(jnp.float32)
     # On [-1, 1] as in training, and on [0, 1] as the metrics are defined.
     images = reconstruct(params, pixels / 127.5 - 1.0)
+    finite = jnp.isfinite(images).all(axis=(1, 2, 3))  # no 8-bit image can say so
     reconstructions = jnp.clip((images + 1.0) / 2.0, 0.0, 1.0)
     images_u8 = jnp.round(255.0 * reconstructions).astype(jnp.uint8)
-    return images_u8, compare(pixels / 255.0, reconstructions)
+    return images_u8, finite, compare(pixels / 255.0, reconstructions)
 
 
 def _ratio(parts: np.ndarray, whole: np.ndarray) -> float:

@@ -176,5 +176,6 @@ def read_embeddings(path: Path, word: str | None = None) -> tuple[str, np.ndarra
         )
     word = word or (path.stem if name in _ROLES else name)
     rows = np.atleast_2d(rows)
-    _LOG.info("%s: the new word %r of %d vectors, to be written in prompts", path, word, len(rows))
+    size = f"{len(rows)} vector" + "s" * (len(rows) > 1)
+    _LOG.info("%s: the new word %r of %s, to be written in prompts", path, word, size)
     return word, rows

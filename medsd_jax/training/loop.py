@@ -117,7 +117,7 @@ def train(
         config: the run's config as plain values, kept in the checkpoints.
 
     Raises:
-        FloatingPointError: the loss or a norm is not finite.
+        DivergedError: the loss or a norm is not finite.
         KeyboardInterrupt: Ctrl-C or SIGTERM came, to any process; all save at the same step.
         UserError: the workdir's checkpoint is of another model, adaptation, optimizer or data.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from medsd_jax.errors import DivergedError
 from medsd_jax.files import whole_file
 
 log = logging.getLogger(__name__)
@@ -97,11 +98,11 @@ def check_finite(metrics: Mapping[str, float], step: int) -> None:
     """Stops a run that has diverged.
 
     Raises:
-        FloatingPointError: names the metric and the step.
+        DivergedError: names the metric and the step.
     """
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise FloatingPointError(
+            raise DivergedError(
                 f"{name} is {value} at step {step}: training has diverged; checkpoints from before "
                 "are intact; try a lower optim.learning_rate, a smaller optim.clip_norm or "
                 "model.dtype=float32"

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from medsd_jax.cli import main as cli
-from medsd_jax.errors import UserError
+from medsd_jax.errors import DivergedError, UserError
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def test_user_error_is_one_line_and_2(run):
 
     code, _, err = run(body, "echo", "--output", "x")
     assert (code, err) == (2, "medsd_jax: error: x is not a folder; name one\n")
+
+
+def test_a_training_that_diverged_is_one_line_and_1(run):
+    def body(args):
+        raise DivergedError("loss is nan\nat step 3")
+
+    code, _, err = run(body, "echo", "--output", "x")
+    assert (code, err) == (1, "medsd_jax: error: loss is nan at step 3\n")
 
 
 def test_interrupt_is_130(run):

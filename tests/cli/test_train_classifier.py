@@ -97,6 +97,14 @@ def test_other_recipes_are_refused(tmp_path, capsys, recipe):
     assert f"{recipe}.py has a key" in said and "get_classifier_config" in said
 
 
+def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys):
+    changes = {"optim__learning_rate": "1e30", "optim__schedule": "constant", "train__steps": "9"}
+    assert run(tmp_path, **changes) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("medsd_jax: error: train/") and "training has diverged" in line
+    assert not (tmp_path / "classifier_report.json").exists()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

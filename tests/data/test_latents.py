@@ -4,10 +4,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from medsd_jax.data.latents import encode_split
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.errors import UserError
 
 
 def _encode(images):
@@ -40,6 +42,24 @@ def test_rows_are_the_splits_and_are_read_again(tmp_path):
     )
     np.testing.assert_array_equal(moments, one_by_one)
     np.testing.assert_array_equal(_cached(tmp_path, encode=None), moments)  # nothing is encoded
+
+
+def test_numbers_that_are_not_finite_are_not_kept(tmp_path):
+    """The last image of five, in the last batch."""
+    calls = []
+
+    def encode(images):
+        calls.append(len(images))
+        moments = np.array(_encode(images))
+        if len(calls) == 3:
+            moments[0, 1, 2, 1] = np.nan
+        return moments
+
+    key = next(iter(phantom_records(num_images=5, image_size=16)[4:])).key
+    with pytest.raises(UserError, match=f"VAE's encoder gives numbers .* first is {key} of train"):
+        _cached(tmp_path, encode)
+    assert not any(tmp_path.iterdir())
+    assert _cached(tmp_path).shape == (5, 4, 4, 2)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):

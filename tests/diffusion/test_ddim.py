@@ -221,3 +221,6 @@ def test_epsilon_from_zero_snr_is_refused(make_config):
     ddim_plan(make_config(**options, clip_sample=True), 10, 10)  # the clip bounds the quotient
     with pytest.raises(UserError, match="zero SNR: ddim's first step, at time 999"):
         ddim_plan(make_config(**options), 10, 10)
+    # Redrawing an image starts at a later step, where there is signal.
+    plan = make_plan("ddim", make_config(**options), 10, 10, strength=0.9)
+    assert plan.num_calls == 9 and plan.times[0] < 999 and plan.signal[0] > 0

@@ -198,6 +198,16 @@ def test_a_destroyed_region_is_the_first_worst_case(pictures):
     assert (case.reconstruction[:8, :8] == 0).all() and (case.reconstruction[8:] > 0).all()
 
 
+def test_reconstructions_that_are_not_finite_are_not_measured(pictures):
+    """As 8 bits they would be black, or white: a number like any other."""
+    for value in (jnp.nan, jnp.inf):
+        fails = lambda x, value=value: x.at[:, 3, 3, 0].set(  # noqa: E731
+            jnp.where(x[:, 0, 0, 0] > 0.999, value, x[:, 3, 3, 0])
+        )
+        with pytest.raises(UserError, match=f"not finite .* for picture {MARKED} of"):
+            measured_of(fails, pictures)
+
+
 def test_verdict(pictures):
     least = {"psnr": 30.0, "ssim": 0.9}
     same = give_verdict(measured_of(lambda x: x, pictures), least)

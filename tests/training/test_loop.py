@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from medsd_jax.errors import UserError
+from medsd_jax.errors import DivergedError, UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.metrics import read_scalars
 from tests.training.toy_run import ToyRun, output, toy_params
@@ -183,7 +183,7 @@ def test_changed_config_is_said(tmp_path, caplog):
 
 def test_diverged_run_stops_before_it_is_saved(tmp_path):
     run, before = ToyRun(tmp_path), signal.getsignal(signal.SIGINT)
-    with pytest.raises(FloatingPointError, match="at step 4") as diverged:
+    with pytest.raises(DivergedError, match="at step 4") as diverged:
         run(9, poison=4, log_every=100, checkpoint_every=2)
     assert "\n" not in str(diverged.value)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["2"]
