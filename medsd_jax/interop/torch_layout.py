@@ -16,7 +16,8 @@ The path before the leaf is the same on both sides, so there is no table of name
 are views: a file that was read and is written again costs no second copy of the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,14 @@ from medsd_jax.interop.safetensors_io import require_finite
 _TO_TORCH_AXES = {2: (1, 0), 4: (3, 2, 0, 1)}
 _FROM_TORCH_AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 _SHOWN = 3  # names a message lists of each kind of misfit; a U-Net has 686
+_LONGEST = 120  # characters of a name in a message
+_WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "module": "DataParallel",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+}
+"""Words that torch's wrappers put into the names of a model's weights, and which do."""
 _TORCH_LEAF = {
     "kernel": "weight",
     "scale": "weight",
@@ -111,6 +120,8 @@ def _check_bijection(
     owner: str,
     advice: str,
 ) -> None:
+    if why := _wrapper(got, expected):
+        raise UserError(f"{where}: {why}")
     missing = sorted(expected.keys() - got.keys())
     extra = sorted(got.keys() - expected.keys())
     reshaped = sorted(
@@ -132,5 +143,38 @@ def _check_bijection(
         raise UserError(f"{where}: the weights do not fit {owner} ({'; '.join(parts)}); {advice}")
 
 
+def _wrapper(got: Collection[str], expected: Collection[str]) -> str:
+    """Says what most names carry beside those that are expected; nothing where they do not.
+
+    Such a file was saved from within a wrapper. torch loads it without an error, as random weights.
+    """
+    expected = set(expected)
+    odd = [name for name in got if name not in expected]
+    counts: Counter[str] = Counter()
+    for name in odd:
+        words = name.split(".")
+        bare = ".".join(word for word in words if word not in _WRAPPERS)
+        if bare in expected:  # wrappers of single layers stand within the name
+            counts["".join(f"{word}." for word in words if word in _WRAPPERS)] += 1
+        else:
+            rests = ((".".join(words[:i]) + ".", ".".join(words[i:])) for i in range(1, len(words)))
+            counts.update(head for head, rest in rests if rest in expected)
+    if not counts:
+        return ""
+    carried, count = counts.most_common(1)[0]
+    if 2 * count < len(expected):
+        return ""
+    made_by = next((_WRAPPERS[w] for w in carried.split(".") if w in _WRAPPERS), "")
+    by = f", as {made_by} leaves it" if made_by else ""
+    return (
+        f"{count} of {len(got)} names carry {carried!r}{by}, such as {_short(min(odd, key=len))}; "
+        "save the model that is wrapped, or take the prefix off the names and write the file again"
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+
+
 def _few(told: list[str]) -> str:
-    return ", ".join(told[:_SHOWN]) + (", ..." if len(told) > _SHOWN else "")
+    return ", ".join(map(_short, told[:_SHOWN])) + (", ..." if len(told) > _SHOWN else "")

@@ -82,7 +82,7 @@ def require_variant(parts: Mapping[str, Collection[str]], variant: str, where: s
     if having:
         if others := [part for part in parts if part not in having]:
             _LOG.warning(
-                "%s: only %s has the variant %r; %s is read from its usual files",
+                "%s: only %s has the variant %r; %s: the usual files are read",
                 where, " and ".join(having), variant, " and ".join(others),
             )  # fmt: skip
         return

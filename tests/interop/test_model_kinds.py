@@ -176,3 +176,13 @@ def test_what_torch_s_image_to_image_pipeline_saves(torch_folder, tmp_path, same
     index = json.loads((tmp_path / "img2img" / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionImg2ImgPipeline"
     same_bits(load_pipeline(tmp_path / "img2img").params, load_pipeline(torch_folder).params)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_compiled_part_is_refused_in_a_short_line(tiny_folder, part):
+    """torch diffusers loads it as random weights without an error."""
+    (path,) = (tiny_folder / part).glob("*.safetensors")
+    save_file({f"_orig_mod.{name}": x for name, x in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"names carry '_orig_mod\.', as torch\.compile") as error:
+        load_pipeline(tiny_folder)
+    assert len(str(error.value)) < len(str(tiny_folder)) + 300

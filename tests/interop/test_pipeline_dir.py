@@ -343,3 +343,26 @@ def test_torch_reads_half_precision(torch_folder, tmp_path, dtype):
         for key, x in states[0].items():
             assert x.dtype == getattr(torch, dtype)
             assert torch.equal(x, states[1][key].to(x.dtype)), key
+
+
+def test_a_variant_of_one_part(tiny_model, tiny_folder, caplog):
+    """As of the weights before averaging, which published models have for the U-Net alone."""
+    plain = tiny_folder / WEIGHTS["unet"]
+    other = {name: x + 1 for name, x in load_file(plain).items()}
+    save_file(other, plain.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    with caplog.at_level(logging.WARNING, "medsd_jax"):
+        loaded = load_pipeline(tiny_folder, variant="non_ema").params
+    assert (
+        "only unet has the variant 'non_ema'; vae and text_encoder: the usual files" in caplog.text
+    )
+    for name, x in tiny_model.params.items():
+        assert np.array_equal(loaded[name], x + 1 if name.startswith("unet.") else x), name
+    plain.unlink()
+    assert np.array_equal(
+        load_pipeline(tiny_folder, variant="non_ema").params["unet.conv_in.bias"],
+        tiny_model.params["unet.conv_in.bias"] + 1,
+    )
+    with pytest.raises(UserError, match="read it by --variant non_ema"):
+        load_pipeline(tiny_folder)
+    with pytest.raises(UserError, match=r"no 'fp16' variant of the weights \(there: non_ema\)"):
+        load_pipeline(tiny_folder, variant="fp16")

@@ -118,3 +118,39 @@ def test_a_weight_that_is_not_finite_is_named():
     tensors["linear.weight"][2, 1] = np.nan
     with pytest.raises(UserError, match=r"folder/unet: linear\.weight holds 1 of 24"):
         from_torch(tensors, LIKE, "folder/unet")
+
+
+@pytest.mark.parametrize(
+    "wrapped, carried, by",
+    [
+        (lambda name: f"_orig_mod.{name}", "_orig_mod.", "torch.compile"),
+        (lambda name: f"module.{name}", "module.", "DataParallel"),
+        (lambda name: f"module._orig_mod.{name}", "module._orig_mod.", "DataParallel"),
+        (lambda name: f"{name.partition('.')[0]}._orig_mod.{name.partition('.')[2]}", "_orig_mod.",
+         "torch.compile"),
+        (lambda name: f"unet.{name}", "unet.", None),
+        (lambda name: f"learner.model.{name}", "learner.model.", None),
+    ],
+)  # fmt: skip
+def test_names_of_a_wrapped_model_are_named_by_what_they_carry(wrapped, carried, by):
+    tensors = to_torch(_params())
+    names = {wrapped(name): x for name, x in tensors.items()}
+    with pytest.raises(UserError) as error:
+        from_torch(names, LIKE, "unet")
+    message = str(error.value)
+    assert message.startswith(f"unet: 11 of 11 names carry '{carried}'")
+    assert by is None or f"as {by} leaves it" in message
+    assert "take the prefix off" in message and len(message) < 300 and "\n" not in message
+
+
+def test_a_few_odd_names_are_no_wrapper():
+    tensors = to_torch(_params())
+    tensors["module.conv.bias"] = tensors.pop("conv.bias")
+    with pytest.raises(UserError, match=r"1 missing: conv\.bias .*1 not expected: module\.conv"):
+        from_torch(tensors, LIKE, "unet")
+
+
+def test_a_name_of_any_length_is_cut():
+    with pytest.raises(UserError) as error:
+        from_torch({**to_torch(_params()), "x" * 10**6 + ".y": np.zeros(1)}, LIKE, "unet")
+    assert len(str(error.value)) < 400
