@@ -79,6 +79,10 @@ def stop_if_asked() -> None:
         raise KeyboardInterrupt
 
 
+class AgreedStop(KeyboardInterrupt):
+    """A signal's, where all processes of the run stop at the same point: nobody need be told."""
+
+
 class Interrupt:
     """As a context: true once the first SIGINT or SIGTERM came, in place of the exception.
 

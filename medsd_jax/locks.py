@@ -52,8 +52,12 @@ def lock(folder: str | os.PathLike, what: str, *, wait: float = 0.0) -> Iterator
             give_back(folder / LOCK_FILE, _held.pop(key)[1])
 
 
-def try_lock(path: Path) -> int | None:
+def try_lock(path: Path, what: str = "") -> int | None:
     """Locks the file at `path`, made if need be.
+
+    Args:
+        path: the file; it says who holds the lock.
+        what: what is done under it: "a training".
 
     Returns:
         A file descriptor for `give_back`; None if another process holds the lock.
@@ -80,8 +84,9 @@ def try_lock(path: Path) -> int | None:
             pass
         os.close(descriptor)
     with contextlib.suppress(OSError):  # the name is for people; a full disk must not end here
+        who = f"process {os.getpid()} on {socket.gethostname()}"
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        os.pwrite(descriptor, (f"{what} of {who}" if what else who).encode(), 0)
     return descriptor
 
 
@@ -101,7 +106,7 @@ def unsupported(error: OSError) -> bool:
 
 
 def holder(path: Path) -> str:
-    """Who wrote the lock's file: "process 12 on host"."""
+    """Who wrote the lock's file: "a training of process 12 on host"."""
     try:
         return path.read_text(encoding="utf-8", errors="replace") or "another process"
     except OSError:
@@ -113,7 +118,7 @@ def _take(folder: Path, what: str, wait: float) -> int | None:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = try_lock(path)
+            descriptor = try_lock(path, what)
         except OSError as error:
             if not unsupported(error):
                 raise UserError(f"cannot write to {folder}: {error.strerror or error}") from error
@@ -129,8 +134,8 @@ def _take(folder: Path, what: str, wait: float) -> int | None:
             return descriptor
         if time.monotonic() >= end:
             raise UserError(
-                f"{folder} is in use by {what} of {holder(path)}: wait until it has ended, or name "
-                "another folder"
+                f"{folder} is in use by {holder(path)}: wait until it has ended, or name another "
+                "folder"
             )
         if not told:
             told = True

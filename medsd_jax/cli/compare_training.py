@@ -70,6 +70,14 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Returns:
         The report; templates/compare_training_report.schema.json says what its keys mean.
     """
+    from medsd_jax.cli.workdir import working_in
+
+    check_config(config)
+    with working_in(workdir, "a comparison"):
+        return _compare(config, workdir)
+
+
+def _compare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     import numpy as np
 
     from medsd_jax.cli import compare_training_report
@@ -79,7 +87,6 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from medsd_jax.evaluation.training_gain import REAL, SYNTHETIC, compare_arms, plan_arms
     from medsd_jax.parallel.multihost import is_main_process
 
-    check_config(config)
     plan = plan_arms(config.train.steps, config.fine_tuning.share)
     recipe = ClassifierRecipe(config)
     real = open_real_pictures(config, workdir)

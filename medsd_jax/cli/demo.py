@@ -55,16 +55,24 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs all stages; a stage that is done already is kept, so an interrupted demo goes on."""
+    from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.workdir import working_in
+
+    start_devices(alone="demo")
+    with working_in(args.output, "a demo"):
+        _run_stages(args)
+    return 0
+
+
+def _run_stages(args: argparse.Namespace) -> None:
     from medsd_jax import api
     from medsd_jax.cli import demo_report
-    from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.cli.recipes import find_configs, load_config
     from medsd_jax.cli.train import train_by_config
     from medsd_jax.cli.train_classifier import REPORT, train_classifier
     from medsd_jax.evaluation.classifier import load_classifier
     from medsd_jax.evaluation.condition import judge_prompts
 
-    start_devices(alone="demo")
     began = time.perf_counter()
     output, seconds = args.output, {}
 
@@ -127,7 +135,6 @@ def run(args: argparse.Namespace) -> int:
         f"{accuracy['n']} pictures ({accuracy['ci95'][0]:.1%} to {accuracy['ci95'][1]:.1%})"
     )
     print(f"[demo] open {output / 'report.html'}")
-    return 0
 
 
 def make_untrained(folder: Path, config) -> None:

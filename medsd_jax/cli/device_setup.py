@@ -20,6 +20,7 @@ from medsd_jax.cli.hosts import (
     find_launch,
     tpu_hosts,
 )
+from medsd_jax.cli.together import watch_others
 from medsd_jax.errors import UserError
 from medsd_jax.interrupts import take_signals_back
 
@@ -54,6 +55,8 @@ def start_devices(hosts: HostFlags | None = None, *, alone: str | None = None) -
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     _check_joined(launch)
+    take_signals_back()
+    watch_others()
 
 
 def _check_alone(command: str, launch: Launch | None, tpu_hosts: int) -> None:

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     sampling = sampling_of_flags(args)
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.workdir import working_in
 
     start_devices(host_flags(args))
     features = args.features
@@ -106,15 +107,16 @@ def run(args: argparse.Namespace) -> int:
             "such as --features xrv=FILE, for numbers to report",
             features[0],
         )
-    evaluate(
-        args.real,
-        sampling or args.synthetic,
-        args.output,
-        train=args.train,
-        features=features,
-        judge=args.judge,
-        seed=args.seed or 0,
-    )
+    with working_in(args.output, "an evaluation"):
+        evaluate(
+            args.real,
+            sampling or args.synthetic,
+            args.output,
+            train=args.train,
+            features=features,
+            judge=args.judge,
+            seed=args.seed or 0,
+        )
     return 0
 
 

@@ -89,10 +89,12 @@ def run(args: argparse.Namespace) -> int:
     config = settings_of(args, BASE, RECIPE)
     check_config(config)
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.workdir import working_in
     from medsd_jax.parallel.multihost import is_main_process
 
     start_devices(host_flags(args))
-    report = audit(config, args.model, args.real, args.output, judge_folder=args.judge)
+    with working_in(args.output, "an evaluation"):
+        report = audit(config, args.model, args.real, args.output, judge_folder=args.judge)
     if is_main_process():
         print(in_words(report))
         page = args.output / "report.html"

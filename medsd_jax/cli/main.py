@@ -4,10 +4,10 @@ A command is one file in this folder with two functions: ``add_parser(subparsers
 under the command's name, ``run(args)`` does the work and returns the exit code (None is 0). A
 command that takes a recipe has ``run_words(argv)`` in their place.
 
-Exit codes: 0 done; 1 done, but a check that was asked for failed, or a training
-diverged; 2 a mistake in the input, a
-full disk or the like, told in one line on stderr; 130 interrupted, by Ctrl-C or SIGTERM: the same
-command goes on. A traceback means a bug.
+Exit codes: 0 done; 1 done, but a check that was asked for failed, or a training diverged; 2 a
+mistake in the input, a full disk, a folder in use or the like, told in one line on stderr; 130
+interrupted, by Ctrl-C or SIGTERM: the same command goes on. Processes of one run end with the same
+one. A traceback means a bug, and 1.
 """
 
 import importlib
@@ -17,10 +17,18 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
+from medsd_jax.cli import together
 from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import DivergedError, UserError
-from medsd_jax.interrupts import EXIT_CODE, INTERRUPTED, program, starting, working
+from medsd_jax.interrupts import (
+    EXIT_CODE,
+    INTERRUPTED,
+    AgreedStop,
+    program,
+    starting,
+    working,
+)
 
 COMMANDS = {
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
@@ -77,26 +85,25 @@ def exit_code(call: Callable[[], int | None]) -> int:
         call: the whole program; returns its exit code, or None for 0.
 
     Returns:
-        The exit code, see the top of this module. Exceptions that are no UserError, DivergedError
-        or KeyboardInterrupt, nor have their reason outside (`edge.reason`), are bugs: they pass.
+        The exit code, see the top of this module; where another process of the run ended early,
+        its code. Exceptions that are no UserError, DivergedError or KeyboardInterrupt, nor have
+        their reason outside (`edge.reason`), are bugs: they pass.
     """
     _start_log()
     try:
         with working():
             return call() or 0
-    except UserError as error:
-        # One line whatever the message holds: scripts read the last line of stderr.
-        return _tell(str(error), error)
-    except DivergedError as error:
-        return _tell(str(error), error, code=1)
-    except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        return EXIT_CODE
-    except Exception as error:
-        if (said := reason(error)) is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if together.others_ended():
+            return together.code_of_others()
+        code, line = _answer(error)
+        if not isinstance(error, AgreedStop):
+            together.tell_others(code, line or type(error).__name__)
+        if line is None:
             raise
-        logging.getLogger(__name__).debug("this came from", exc_info=True)
-        return _tell(said, error)
+        hush_echoes(error)
+        print(line, file=sys.stderr)
+        return code
 
 
 def _import(module: str) -> ModuleType:
@@ -104,10 +111,19 @@ def _import(module: str) -> ModuleType:
         return importlib.import_module(module)
 
 
-def _tell(said: str, error: Exception, code: int = 2) -> int:
-    hush_echoes(error)
-    print("medsd_jax: error:", " ".join(said.split()), file=sys.stderr)
-    return code
+def _answer(error: BaseException) -> tuple[int, str | None]:
+    """The exit code, and the last line on stderr; None of a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_CODE, INTERRUPTED
+    known = isinstance(error, UserError | DivergedError)
+    said = str(error) if known else reason(error)
+    if said is None:
+        return 1, None
+    if not known:
+        logging.getLogger(__name__).debug("this came from", exc_info=True)
+    # One line whatever the message holds: scripts read the last line of stderr.
+    line = f"medsd_jax: error: {' '.join(said.split())}"
+    return (1 if isinstance(error, DivergedError) else 2), line
 
 
 def _run_command(words: list[str]) -> int | None:

@@ -93,6 +93,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.workdir import working_in
     from medsd_jax.parallel.multihost import is_main_process
 
     if len(set(args.encoder)) < len(args.encoder):
@@ -102,13 +103,14 @@ def run(args: argparse.Namespace) -> int:
     if config.num_images is not None and args.source != "phantom":
         raise UserError(f"num_images = {config.num_images} is for --source phantom: leave it out")
     start_devices(host_flags(args))
-    report = probe_encoders(
-        config,
-        {name: name for name in args.encoder},
-        (args.source, args.path),
-        args.output,
-        cache_dir=args.output / "data",
-    )
+    with working_in(args.output, "an evaluation"):
+        report = probe_encoders(
+            config,
+            {name: name for name in args.encoder},
+            (args.source, args.path),
+            args.output,
+            cache_dir=args.output / "data",
+        )
     if is_main_process():
         print(in_words(report))
         print(f"all numbers are in {args.output / REPORT}")

@@ -28,6 +28,7 @@ from medsd_jax.cli.reproduce_experiments import (
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 from medsd_jax.files import write_json
+from medsd_jax.folders import contents
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +97,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the comparison; returns the exit code."""
     check_flags(args)
-    from medsd_jax.cli import reproduce_report
     from medsd_jax.cli.device_setup import start_devices
+    from medsd_jax.cli.workdir import working_in
+
+    start_devices(alone="reproduce")
+    with working_in(args.output, "a reproduction"):
+        keep_settings(args)
+        _reproduce(args)
+    return 0
+
+
+def _reproduce(args: argparse.Namespace) -> None:
+    from medsd_jax.cli import reproduce_report
     from medsd_jax.cli.reproduce_parts import (
         AUTOENCODER,
         TEXT_ENCODERS,
@@ -106,8 +117,6 @@ def run(args: argparse.Namespace) -> int:
     )
     from medsd_jax.cli.reproduce_phantom import make_materials
 
-    keep_settings(args)
-    start_devices(alone="reproduce")
     if args.scale == "phantom":
         materials = make_materials(args)
     else:
@@ -124,7 +133,6 @@ def run(args: argparse.Namespace) -> int:
     reproduce_report.write(args, materials, rows, parts)
     print(reproduce_report.in_words(rows))
     print(f"[reproduce] open {args.output / 'results.html'}; numbers: {args.output}/results.json")
-    return 0
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -158,7 +166,7 @@ def keep_settings(args: argparse.Namespace) -> None:
                     "name another --output"
                 )
         return
-    if args.output.exists() and any(args.output.iterdir()):
+    if contents(args.output):
         raise UserError(
             f"{args.output} is no comparison that can go on (it has no settings.json): name "
             "another --output"

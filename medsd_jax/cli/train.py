@@ -10,6 +10,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from medsd_jax import api
@@ -35,6 +36,7 @@ from medsd_jax.cli.train_evaluation import make_evaluation
 from medsd_jax.cli.train_latents import with_measured_scale
 from medsd_jax.cli.train_preview import make_preview
 from medsd_jax.cli.train_vae import frozen_features, make_vae_steps, open_features
+from medsd_jax.cli.workdir import working_in
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
@@ -78,7 +80,7 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
         workdir: checkpoints, curves, pictures and the final model go here.
 
     Raises:
-        UserError: the config, the model or the data cannot be used.
+        UserError: the config, the model or the data cannot be used, or another run has the workdir.
         DivergedError: the training diverged.
         KeyboardInterrupt: it was interrupted, and can be resumed.
     """
@@ -88,10 +90,21 @@ def train_by_config(config: ConfigDict, workdir: Path) -> None:
     check_batch(optimizer_batch(config), mesh, config.train.accumulation_steps, " + ".join(names))
     learning_rate, optimizer = optimizer_of(config)
     check_writable(workdir / "model")
-    model = api.load(config.model.path, variant=config.model.variant)
-    model = with_new_word(config, model)
-    check_model(config, model)
-    workdir.mkdir(parents=True, exist_ok=True)
+    with working_in(workdir, "a training"):
+        model = api.load(config.model.path, variant=config.model.variant)
+        model = with_new_word(config, model)
+        check_model(config, model)
+        _train(config, workdir, model, mesh, learning_rate, optimizer)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: Path,
+    model: StableDiffusion,
+    mesh: Mesh,
+    learning_rate: optax.Schedule,
+    optimizer: optax.GradientTransformation,
+) -> None:
     dataset = open_training_data(config, workdir)
     check_word(config, dataset.train.texts)
     check_prior_prompts(config, dataset.train.texts)

@@ -46,12 +46,19 @@ def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Returns:
         The report: scores of every label on the held-out patients, and what was trained on.
     """
+    from medsd_jax.cli.workdir import working_in
+
+    check_config(config)
+    with working_in(workdir, "a training"):
+        return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     from medsd_jax.cli.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
     from medsd_jax.evaluation.classifier import save_classifier
     from medsd_jax.evaluation.label_scores import score_labels
     from medsd_jax.parallel.multihost import is_main_process
 
-    check_config(config)
     recipe = ClassifierRecipe(config)
     real = open_real_pictures(config, workdir)
     lesson = Lesson(real.train, config.train.steps, config.optim.learning_rate)

@@ -52,6 +52,14 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
         DivergedError: the training diverged.
         KeyboardInterrupt: it was interrupted, and can be resumed.
     """
+    from medsd_jax.cli.workdir import working_in
+
+    check_config(config)
+    with working_in(workdir, "a training"):
+        _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> None:
     import jax.numpy as jnp
 
     from medsd_jax import api
@@ -70,14 +78,12 @@ def train_projection(config: ConfigDict, workdir: Path) -> None:
         make_projection_train_step,
     )
 
-    check_config(config)
     mesh = make_mesh(config.mesh.to_dict())
     check_batch(config.data.batch_size, mesh, config.train.accumulation_steps)
     learning_rate, optimizer = optimizer_of(config)
     check_writable(workdir / "model")
     model = api.load(config.model.path, variant=config.model.variant)
     swapped = projected(model, config)
-    workdir.mkdir(parents=True, exist_ok=True)
 
     # The U-Net and the VAE have no part in this: they stay on the host.
     params = {k: x for k, x in swapped.params.items() if k.startswith("text_encoder.")}

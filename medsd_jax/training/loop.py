@@ -21,7 +21,7 @@ from tqdm import tqdm
 from medsd_jax.adaptation.adaptation import Adaptation, frozen_params
 from medsd_jax.arrays import Params
 from medsd_jax.files import write_json
-from medsd_jax.interrupts import Interrupt, stop_if_asked
+from medsd_jax.interrupts import AgreedStop, Interrupt, stop_if_asked
 from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import is_main_process, put_global, replicated_key
 from medsd_jax.parallel.sharding import bytes_per_device
@@ -259,7 +259,7 @@ def train(
         asked = asked or (save and vote.now(bool(interrupted)))
     if asked:
         log.warning("step %d is saved; the same command goes on from there", step)
-        raise KeyboardInterrupt
+        raise AgreedStop
     return state.averaged
 
 
