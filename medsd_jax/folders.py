@@ -12,6 +12,7 @@ Caches, which nobody mounts one by one, are built beside their place instead: `b
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -25,6 +26,8 @@ from medsd_jax.files import writing
 from medsd_jax.locks import LOCK_FILE, give_back, holder, lock, try_lock
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _STAGING = ".medsd_jax-unfinished"
 _COMPLETE = ".medsd_jax-complete"
@@ -168,6 +171,48 @@ def beside(target: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(work, ignore_errors=True)
             give_back(key, descriptor)
+
+
+@contextlib.contextmanager
+def alone_at(target: Path) -> Iterator[None]:
+    """Waits for any other process that makes the same, so that the second finds it made.
+
+    Where the file system has no locks that hold between hosts, both make it; see `beside`.
+
+    Args:
+        target: a file or folder to make; its parent exists.
+    """
+    key = target.with_name(f".{target.name}.lock")
+    descriptor, told = None, False
+    with contextlib.suppress(OSError):  # no locks here, or no writing: who writes will say so
+        while (descriptor := try_lock(key)) is None:
+            if not told:
+                _log.info("waiting for %s, which makes %s", holder(key), target)
+            told = True
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield
+    finally:
+        give_back(key, descriptor)
+
+
+def wait_until_seen(path: Path) -> None:
+    """Waits for what another host wrote: on a shared disk it may be late to show.
+
+    Raises:
+        UserError: it does not come.
+    """
+    end = time.monotonic() + _WAIT_SECONDS
+    while True:
+        if path.exists():
+            return
+        os.listdir(path.parent)  # has a network's file system look again
+        if time.monotonic() > end:
+            raise UserError(
+                f"{path} was written by another process, but is not to be seen here after "
+                f"{_WAIT_SECONDS:.0f} s: is the disk shared? run the same command again"
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def remove_leftovers(parent: Path) -> None:

@@ -12,9 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd_jax import api
+from medsd_jax import api, folders
 from medsd_jax.errors import UserError
-from medsd_jax.folders import beside, new_folder, read_whole, remove_leftovers, replacing
+from medsd_jax.folders import (
+    alone_at,
+    beside,
+    new_folder,
+    read_whole,
+    remove_leftovers,
+    replacing,
+    wait_until_seen,
+)
 from medsd_jax.interop import pipeline_dir
 from medsd_jax.locks import lock
 from tests.tiny_pipeline import tiny_pipeline
@@ -173,3 +181,47 @@ def test_a_model_folder_that_another_process_writes(tmp_path, monkeypatch):
         thread.join()
     assert f"{tmp_path / 'm'} is in use by" in refused[0]
     assert f"process {os.getpid()}" in refused[0]
+
+
+def test_who_comes_second_to_a_file_finds_it_made(tmp_path):
+    target, made = tmp_path / "target", []
+
+    def make(name):
+        with alone_at(target):
+            if not target.exists():
+                made.append(name)
+                time.sleep(0.2)
+                target.write_text(name)
+
+    threads = [threading.Thread(target=make, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [target.read_text()]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_killed_maker_keeps_nobody_waiting(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from medsd_jax.folders import alone_at
+with alone_at(Path(sys.argv[1])):
+    os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "target"], cwd=ROOT, check=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".target.lock"]
+    with alone_at(tmp_path / "target"):
+        pass
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_another_host_wrote_is_waited_for(tmp_path, monkeypatch):
+    late = threading.Timer(0.1, (tmp_path / "file").touch)
+    late.start()
+    wait_until_seen(tmp_path / "file")
+    assert (tmp_path / "file").exists()
+    monkeypatch.setattr(folders, "_WAIT_SECONDS", 0.05)
+    with pytest.raises(UserError, match=r"other was written by another process, but.*shared\?"):
+        wait_until_seen(tmp_path / "other")

@@ -13,7 +13,7 @@ from medsd_jax.cli.train_latents import make_encoder, vae_fingerprint
 from medsd_jax.cli.train_prior import prior_pictures
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.few_shot import few_shot
-from medsd_jax.data.latents import encode_split
+from medsd_jax.data.latents import Processes, encode_split
 from medsd_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_loader
 from medsd_jax.data.record_lists import JoinedSplits
 from medsd_jax.data.records import Split
@@ -21,7 +21,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import process_rows
-from medsd_jax.parallel.multihost import true_everywhere
+from medsd_jax.parallel.multihost import is_first_on_disk, is_main_process, true_everywhere
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def make_batches(
                 folder=folder,
                 rows=process_rows(mesh, _forward_batch(config)),
                 num_threads=config.data.num_workers,
-                true_everywhere=true_everywhere,
+                processes=Processes(is_main_process(), true_everywhere, is_first_on_disk),
             )
             for part, folder in parts
         ]

@@ -17,10 +17,11 @@ from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.records import Record
 from medsd_jax.errors import UserError
 from medsd_jax.files import remove_parts, whole_file
+from medsd_jax.folders import wait_until_seen
 from medsd_jax.locks import lock
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import batch_shards
-from medsd_jax.parallel.multihost import is_main_process, true_everywhere
+from medsd_jax.parallel.multihost import is_first_on_disk, is_main_process, true_everywhere
 from medsd_jax.sampling.images import save_png
 
 log = logging.getLogger(__name__)
@@ -78,16 +79,25 @@ def prior_pictures(
         if is_main_process() and not all(path.is_file() for path in paths):
             held.enter_context(lock(folder, "a training", wait=math.inf))
             remove_parts(folder)
+        writes: bool | None = None
         parts = math.ceil(asked.num_images / (_AT_ONCE * batch_shards(mesh)))
         for rows in np.array_split(np.arange(asked.num_images), parts):
             if true_everywhere(all(paths[i].is_file() for i in rows)):
                 continue
+            if writes is None:
+                writes = is_first_on_disk(folder)
             log.info("sampling pictures %d to %d of the prior", rows[0], rows[-1])
             seeds = [asked.seed + int(i) for i in rows]
             images = sample(model.params, [prompts[i] for i in rows], seeds)
             for i, seed, image in zip(rows, seeds, images, strict=True):
+                if not writes:
+                    break
                 with whole_file(paths[i]) as part:
                     save_png(image, part, {**about, "prompt": prompts[i], "seed": seed})
+        if writes is not None:
+            true_everywhere(True)  # all files are written
+            for path in paths:
+                wait_until_seen(path)
     records = [
         Record(key=path.name, image=path, text=prompt, patient_id=path.name)
         for path, prompt in zip(paths, prompts, strict=True)

@@ -20,7 +20,7 @@ from medsd_jax.data.sources import folder, nih14, phantom
 from medsd_jax.data.splits import assign_splits, check_no_leak
 from medsd_jax.data.tfds_builder import RecordSplit, write_records
 from medsd_jax.errors import UserError
-from medsd_jax.folders import beside, remove_leftovers
+from medsd_jax.folders import alone_at, beside, remove_leftovers
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,15 @@ def open_dataset(
     remove_leftovers(cache)
     if not (target / _INFO_FILE).is_file():
         source = SOURCES[name](folder_of_data, **params)
-        _prepare(target, name, fingerprint, source, folder_of_data, validation_fraction, progress)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write prepared data to {str(cache)!r}: {error}") from error
+        with alone_at(target):
+            if not (target / _INFO_FILE).is_file():
+                _prepare(
+                    target, name, fingerprint, source, folder_of_data, validation_fraction, progress
+                )
     info = _read_info(target)
     dataset = Dataset(
         RecordSplit(target, TRAIN, fingerprint), RecordSplit(target, VALIDATION, fingerprint), info
@@ -173,10 +181,6 @@ def _prepare(
     for reason, names in source.problems.items():
         _log.warning("%d left out, %s: %s", len(names), reason, _some(names))
     splits = assign_splits(source.records, validation_fraction)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write prepared data to {str(target.parent)!r}: {error}") from error
     with beside(target) as work:
         report = write_records(work, source.records, splits, progress=progress)
         skipped = dict(source.problems)

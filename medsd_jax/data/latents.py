@@ -4,18 +4,36 @@ What is kept are mean and log variance, not one draw: every epoch then sees fres
 the same as without the cache. Encoding is float32 whatever the training's compute dtype.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from medsd_jax.data.loader import eval_batches
+from medsd_jax.data.loader import EvalBatches, eval_batches
 from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import ResizeMode
 from medsd_jax.errors import UserError
-from medsd_jax.folders import beside, remove_leftovers
+from medsd_jax.folders import alone_at, beside, remove_leftovers, wait_until_seen
 from medsd_jax.interrupts import stop_if_asked
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What is asked of the processes that encode together; as it stands, of a single one.
+
+    Attributes:
+        is_main: whether this is the one that waits for other runs.
+        true_everywhere: whether all say yes; all call it.
+        is_first_on_disk: whether this one writes into a folder, for all that share its disk; all
+            call it.
+    """
+
+    is_main: bool = True
+    true_everywhere: Callable[[bool], bool] = bool
+    is_first_on_disk: Callable[[Path], bool] = bool
 
 
 def encode_split(
@@ -29,7 +47,7 @@ def encode_split(
     folder: Path,
     rows: np.ndarray | None = None,
     num_threads: int = 2,
-    true_everywhere: Callable[[bool], bool] = bool,
+    processes: Processes | None = None,
 ) -> np.ndarray:
     """Encodes every picture of the split, or opens what was encoded before.
 
@@ -46,7 +64,7 @@ def encode_split(
         rows: [b] of a batch that this process loads, from `parallel.mesh.process_rows`; all of them
             if None.
         num_threads: threads that decode images.
-        true_everywhere: whether all processes have the file; they encode together or not at all.
+        processes: those that call this with their rows; this one alone if None.
 
     Returns:
         [n, h, w, 2C] float32 in the split's order, memory-mapped from the file.
@@ -56,33 +74,62 @@ def encode_split(
     """
     path = folder / f"latents-{split.name}-{image_size}-{resize_mode}-{key}.npy"
     remove_leftovers(folder)
-    if not true_everywhere(path.exists()):
-        batches = eval_batches(
-            split,
-            num_examples=None,
-            batch_size=batch_size,
-            columns={},
-            image_size=image_size,
-            resize_mode=resize_mode,
-            rows=rows,
-            num_threads=num_threads,
-            cache_bytes=0,
-        )
-        # Renamed at the end: a killed run leaves no half file, and two runs do not mix theirs.
-        # Written in order, not through a memory map, which a full disk would end with a SIGBUS.
-        with beside(path) as work, (work / "moments.npy").open("wb") as file:
-            for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
-                stop_if_asked()
-                rows = encode_images(batch["images"])[: len(split) - i * batch_size]
-                _require_finite(rows, split, i * batch_size)
-                if i == 0:
-                    shape = (len(split), *rows.shape[1:])
-                    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, about)
-                file.write(np.ascontiguousarray(rows, "<f4").data)
-            file.close()
-            (work / "moments.npy").rename(path)
+    processes = processes or Processes()
+    with contextlib.ExitStack() as held:
+        if not processes.true_everywhere(path.exists()):
+            if processes.is_main:
+                held.enter_context(alone_at(path))
+            processes.true_everywhere(True)  # the main process has waited for any other run
+            if not processes.true_everywhere(path.exists()):
+                batches = eval_batches(
+                    split,
+                    num_examples=None,
+                    batch_size=batch_size,
+                    columns={},
+                    image_size=image_size,
+                    resize_mode=resize_mode,
+                    rows=rows,
+                    num_threads=num_threads,
+                    cache_bytes=0,
+                )
+                moments = _encoded(split, batches, batch_size, encode_images)
+                if processes.is_first_on_disk(folder):
+                    _write(path, moments, len(split))
+                else:
+                    for _ in moments:
+                        pass
+                processes.true_everywhere(True)  # all files are written
+                wait_until_seen(path)
     return np.load(path, mmap_mode="r")
+
+
+def _encoded(
+    split: Split,
+    batches: EvalBatches,
+    batch_size: int,
+    encode_images: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[np.ndarray]:
+    """The moments of the split, without what the last batch was filled up with."""
+    for i, batch in enumerate(tqdm(batches, desc=f"encode {split.name}", unit="batch")):
+        stop_if_asked()
+        rows = encode_images(batch["images"])[: len(split) - i * batch_size]
+        _require_finite(rows, split, i * batch_size)
+        yield rows
+
+
+def _write(path: Path, batches: Iterable[np.ndarray], count: int) -> None:
+    """Writes batches of together `count` rows as one array."""
+    # Renamed at the end: a killed run leaves no half file, and two runs do not mix theirs.
+    # Written in order, not through a memory map, which a full disk would end with a SIGBUS.
+    with beside(path) as work, (work / "moments.npy").open("wb") as file:
+        for i, rows in enumerate(batches):
+            if i == 0:
+                shape = (count, *rows.shape[1:])
+                about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, about)
+            file.write(np.ascontiguousarray(rows, "<f4").data)
+        file.close()
+        (work / "moments.npy").rename(path)
 
 
 def _require_finite(moments: np.ndarray, split: Split, first: int) -> None:

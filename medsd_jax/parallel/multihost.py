@@ -1,6 +1,9 @@
 """What differs when several processes share one mesh. With one process, all of it is free."""
 
+import contextlib
+import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -9,6 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from medsd_jax.arrays import Params
+from medsd_jax.locks import give_back, try_lock
 from medsd_jax.parallel.mesh import replicated
 
 Tree = TypeVar("Tree")
@@ -56,6 +60,32 @@ def from_main(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def is_first_on_disk(folder: Path) -> bool:
+    """Whether this process writes into a folder for all that share its disk. All of them call it.
+
+    That is the one with the lowest number: the main process alone where all hosts share the disk,
+    one on each host where none do.
+    """
+    if jax.process_count() == 1:
+        return True
+    run = from_main(secrets.randbits(31))
+
+    def mark(process: int) -> Path:
+        return folder / f".{run:08x}-{process}.lock"
+
+    here, descriptor = mark(jax.process_index()), None
+    with contextlib.suppress(OSError):  # who cannot write here says so when it is to write
+        # Locked, so that nobody takes it for left over. A disk without locks has the file alone.
+        descriptor = try_lock(here)
+    true_everywhere(True)
+    is_first = not any(mark(process).exists() for process in range(jax.process_index()))
+    true_everywhere(True)
+    give_back(here, descriptor)
+    with contextlib.suppress(OSError):
+        here.unlink(missing_ok=True)
+    return is_first
 
 
 def replicated_key(seed: int, mesh: Mesh) -> jax.Array:

@@ -1,10 +1,6 @@
-"""Two processes with four devices each train and sample as one process with eight."""
+"""Two processes with four devices each, or four with two, train and sample as one with eight."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,18 +8,10 @@ from PIL import Image
 
 from medsd_jax import api
 from medsd_jax.training.metrics import read_scalars
-from tests.e2e.tiny_run import ROOT, write_model
+from tests.e2e.processes import START, run
+from tests.e2e.tiny_run import write_model
 from tests.tiny_judge import write_judge
 
-START = """
-import sys
-from pathlib import Path
-import jax
-number, count, port, *words = sys.argv[1:]
-jax.config.update("jax_disable_most_optimizations", True)
-if int(count) > 1:
-    jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
-"""
 TRAIN = (
     START
     + """
@@ -56,36 +44,22 @@ run(words)
 )
 
 
-def run(code: str, count: int, *words) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={8 // count}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, (number, count, port, *words))],
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    errors = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0] * count, errors
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_two_processes_train_and_resume_as_one(tmp_path):
+@pytest.mark.timeout(1800)
+def test_processes_train_and_resume_as_one(tmp_path):
     model, judge = tmp_path / "model", tmp_path / "judge"
     write_model(model)
     write_judge(judge, 16)
     run(TRAIN, 1, model, judge, tmp_path / "data_of_one", tmp_path / "one", 4)
     for steps in (2, 4):  # the second call resumes
         run(TRAIN, 2, model, judge, tmp_path / "data_of_two", tmp_path / "two", steps)
-    runs = ("one", "two")
+    run(TRAIN, 4, model, judge, tmp_path / "data_of_four", tmp_path / "four", 4)
+    for several in ("two", "four"):
+        _check_same_run(tmp_path, several)
+
+
+def _check_same_run(tmp_path, several):
+    runs = ("one", several)
     one, two = (
         {(row["step"], name): x for row in read_scalars(tmp_path / run) for name, x in row.items()}
         for run in runs
@@ -100,16 +74,17 @@ def test_two_processes_train_and_resume_as_one(tmp_path):
             assert two[step, name] == pytest.approx(one[step, name], rel=1e-2, abs=1e-4), name
     bests = [json.loads((tmp_path / run / "best" / "best.json").read_text()) for run in runs]
     assert bests[0]["step"] == bests[1]["step"]
-    assert api.load(tmp_path / "two" / "best").params.keys() == api.load(model).params.keys()
+    best, base = (api.load(folder) for folder in (tmp_path / several / "best", tmp_path / "model"))
+    assert best.params.keys() == base.params.keys()
     (cached_by_one,), (cached_by_two,) = (
-        list(tmp_path.glob(f"data_of_{count}/*/latents-train-*.npy")) for count in ("one", "two")
+        list(tmp_path.glob(f"data_of_{count}/*/latents-train-*.npy")) for count in runs
     )
     # Other batch shapes a device make other programs, which round differently.
     np.testing.assert_allclose(np.load(cached_by_two), np.load(cached_by_one), atol=1e-5)
     previews = [np.asarray(Image.open(tmp_path / run / "samples/0000004.png"), int) for run in runs]
     assert np.abs(previews[0] - previews[1]).mean() < 1  # weights differ in rounding, see below
     weights = api.load(tmp_path / "one").params
-    for name, x in api.load(tmp_path / "two").params.items():
+    for name, x in api.load(tmp_path / several).params.items():
         # Adam's first steps are the sign of the gradient, which rounding decides where it is 0.
         assert np.abs(x - weights[name]).mean() < 2e-5, name
 
@@ -149,16 +124,18 @@ PERMUTED = (
     + """
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from medsd_jax.data.latents import encode_split
+from medsd_jax.data.latents import Processes, encode_split
 from medsd_jax.data.dataset import open_dataset
 from medsd_jax.parallel import mesh as meshes
-from medsd_jax.parallel.multihost import fetch, is_main_process
-folder = Path(words[0])
+from medsd_jax.parallel.multihost import (
+    fetch, is_first_on_disk, is_main_process, true_everywhere
+)
+folder, order = Path(words[0]), [int(place) for place in words[1].split()]
 devices = sorted(jax.devices(), key=lambda device: device.id)
-devices = np.array(devices)[[0, 1, 4, 5, 2, 3, 6, 7]]  # of processes 0 0 1 1 0 0 1 1
+devices = np.array(devices)[order]
 def arranged(*shape):
     return Mesh(devices.reshape(shape), meshes.AXES, axis_types=(AxisType.Auto,) * 3)
-for shape, size in (((8, 1, 1), 16), ((2, 2, 2), 16), ((1, 1, 8), 8)):
+for shape, size in (((8, 1, 1), 16), ((2, 2, 2), 16), ((2, 1, 4), 8), ((1, 1, 8), 8)):
     mesh = arranged(*shape)
     rows = meshes.process_rows(mesh, size)
     placed = meshes.put_batch({"x": rows.astype(np.float32)[:, None]}, mesh)["x"]
@@ -174,6 +151,7 @@ moments = encode_split(
     lambda images: fetch(meshes.put_batch({"images": images}, mesh)["images"]),
     batch_size=16, image_size=16, resize_mode="pad", key=f"of-{count}",
     folder=folder, rows=meshes.process_rows(mesh, 16),
+    processes=Processes(is_main_process(), true_everywhere, is_first_on_disk),
 )
 if is_main_process():
     np.save(folder / f"{count}.npy", moments)
@@ -181,10 +159,70 @@ if is_main_process():
 )
 
 
-def test_permuted_devices_of_two_processes_hold_the_rows_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "count, order",
+    [
+        (2, "0 1 4 5 2 3 6 7"),  # of processes 0 0 1 1 0 0 1 1
+        (4, "0 2 4 6 1 3 5 7"),  # of processes 0 1 2 3 0 1 2 3
+        (4, "6 0 5 3 2 7 1 4"),
+    ],
+)
+def test_permuted_devices_of_processes_hold_the_rows_of_one(count, order, tmp_path):
     """As on a TPU slice, where the shards of a process are no neighbours in the batch."""
-    for count in (1, 2):
-        run(PERMUTED, count, tmp_path)
-    one, two = (np.load(tmp_path / f"{count}.npy") for count in (1, 2))
+    for processes in (1, count):
+        run(PERMUTED, processes, tmp_path, order)
+    one, several = (np.load(tmp_path / f"{processes}.npy") for processes in (1, count))
     assert len(np.unique(one.reshape(len(one), -1), axis=0)) == len(one)
-    np.testing.assert_array_equal(two, one)
+    np.testing.assert_array_equal(several, one)
+
+
+ON_DISKS = (
+    START
+    + """
+import json
+import numpy as np
+from medsd_jax.data import dataset, latents
+from medsd_jax.parallel import mesh as meshes
+from medsd_jax.parallel.multihost import (
+    fetch, is_first_on_disk, is_main_process, true_everywhere
+)
+folder, written = Path(words[int(number)]), []
+def recorded(module, name):
+    do = getattr(module, name)
+    def call(*args):
+        written.append(name)
+        return do(*args)
+    setattr(module, name, call)
+recorded(dataset, "_prepare")
+recorded(latents, "_write")
+true_everywhere(True)  # all of them reach the empty folder at once
+data = dataset.open_dataset(
+    "phantom", params={"num_images": 40, "image_size": 16}, cache_dir=folder / "data",
+    validation_fraction=0.25, progress=False,
+)
+mesh = meshes.make_mesh({"data": -1})
+moments = latents.encode_split(
+    data.train,
+    lambda images: fetch(meshes.put_batch({"images": images}, mesh)["images"]),
+    batch_size=16, image_size=16, resize_mode="pad", key="k",
+    folder=data.info.folder, rows=meshes.process_rows(mesh, 16),
+    processes=latents.Processes(is_main_process(), true_everywhere, is_first_on_disk),
+)
+said = {"written": written, "sum": float(np.sum(moments)), "shape": moments.shape}
+Path(words[-1], number).write_text(json.dumps(said))
+"""
+)
+
+
+@pytest.mark.parametrize("disks", ["aaaa", "aabb", "abab"])
+def test_each_disk_is_written_once_and_read_by_all(disks, tmp_path):
+    """Four processes of one, two and two hosts, whose folders are not shared between hosts."""
+    run(ON_DISKS, 4, *(tmp_path / disk for disk in disks), tmp_path)
+    said = [json.loads((tmp_path / str(process)).read_text()) for process in range(4)]
+    assert all((one["sum"], one["shape"]) == (said[0]["sum"], [30, 16, 16, 3]) for one in said)
+    for disk in set(disks):
+        names = [said[process]["written"] for process in range(4) if disks[process] == disk]
+        assert sum(written.count("_prepare") for written in names) == 1
+        assert ["_write" in written for written in names] == [True] + [False] * (len(names) - 1)
+        left = [path.name for path in (tmp_path / disk).rglob(".*")]
+        assert left == []
