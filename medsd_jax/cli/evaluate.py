@@ -25,7 +25,7 @@ from medsd_jax.files import check_permission
 
 _log = logging.getLogger(__name__)
 
-_DEFINITIONS = 3  # raised when a number of the report comes to be computed in another way
+_DEFINITIONS = 4  # raised when a number of the report comes to be computed in another way
 
 _EXAMPLES = """examples:
   python -m medsd_jax train-classifier --config configs/demo_classifier.py --workdir runs/judge
@@ -176,7 +176,7 @@ def evaluate(
     units = units_of_seeds(seeds_of(drawn), drawn.texts, drawn.name)
     mesh, cache = make_mesh({"data": -1}), output / "features"
 
-    patients = {"held_out_patients": reals.patient_ids}
+    patients = {"held_out_patients": reals.patient_ids, "synthetic_units": units}
     if train:
         patients["train_patients"] = sets["train"].patient_ids
         _warn_of_shared_patients(sets["train"], reals)
@@ -214,7 +214,7 @@ def evaluate(
         },
         "fidelity": spaces,
         "parts": by_part,
-        "diversity": diversity(drawn, seed=seed),
+        "diversity": diversity(drawn, units, seed=seed),
         "condition": None,
         "privacy": None,
         "seed": seed,

@@ -29,6 +29,7 @@ apart is no memorisation. The run's own config.json tells which patients were tr
 validate. The report:
   auroc             0.5: losses do not tell trained pictures from others; with its 95 % interval
   tpr_at_fpr_0.01   share of the trained pictures found with one false alarm in a hundred
+  tpr_by_chance     the same where nothing tells them apart; larger of few held-out patients
   timesteps         both sides' mean loss, and the AUROC by it, from little noise to much"""
 
 
@@ -198,9 +199,11 @@ def in_words(report: dict[str, Any]) -> str:
     """The report in a line."""
     auroc, found = report["auroc"], report["tpr_at_fpr_0.01"]
     low, high = auroc["ci95"]
+    chance = report["tpr_by_chance"]
+    least, most = chance["ci95"]
     counts = [f"{report[k]['num_images']} {k.replace('_', ' ')}" for k in ("trained", "held_out")]
     return (
         f"{' and '.join(counts)} pictures: AUROC {auroc['value']:.3f} ({low:.3f} to {high:.3f}); "
         f"{found['value']:.1%} of the trained ones found with {found['false_alarms']} false "
-        "alarm(s)"
+        f"alarm(s) ({chance['value']:.1%} by chance, {least:.1%} to {most:.1%} in 95 % of cases)"
     )

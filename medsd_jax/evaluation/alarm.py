@@ -5,7 +5,8 @@ share of strangers that the alarm should go off for.
 
     (1)  threshold = d_(j),   j = max(1, round(q (h + 1)))
     (2)  rate = P / (P + 1) mean_p mean_{i in p} [d_i < (j)-th smallest without patient p]
-    (3)  of m strangers' images suspicious: beta-binomial of m, a = J, b = J (1 / rate - 1)
+    (3)  of m strangers' images of u units suspicious: m / u times a beta-binomial of u,
+         a = J, b = J (1 / rate - 1)
 
 A stranger of the held-out images' kind is below d_(j) with the chance j / (h + 1) whatever the
 distances' distribution, where each image is of another patient: (2) is then just that. Images of
@@ -14,7 +15,9 @@ stranger, and its factor is what P patients in the place of P - 1 change. Few he
 make the alarm more frequent than q: the lowest of 20 is passed by one stranger in 21.
 
 The threshold is itself drawn by chance, so (3) is wider than a binomial: its rate follows the beta
-distribution of an order statistic, J being the patients with a distance up to the threshold.
+distribution of an order statistic, J being the patients with a distance up to the threshold. Images
+of one unit, such as those of one start noise, are alike: how much is not known, and (3) takes them
+for equal, which makes it too wide rather than too narrow.
 """
 
 from collections.abc import Sequence
@@ -51,15 +54,28 @@ class Alarm:
     num_patients: int
     patients_below: int
 
-    def by_chance(self, count: int, level: float = 0.95) -> tuple[float, int, int]:
-        """How many of `count` strangers' images are suspicious: the mean, and (3)'s interval."""
+    def by_chance(
+        self, count: int, level: float = 0.95, *, num_units: int | None = None
+    ) -> tuple[float, int, int]:
+        """How many strangers' images are suspicious.
+
+        Args:
+            count: m, images.
+            level: Of the interval.
+            num_units: u of (3), how many of these images are independent draws; all if None.
+
+        Returns:
+            The mean, and both ends of (3)'s interval.
+        """
+        units = count if num_units is None else num_units
         # Equal distances at the threshold can make (2) 0.
         rate = self.rate or self.patients_below / (self.num_patients + 1)
         spread = scipy.stats.betabinom(
-            count, self.patients_below, self.patients_below * (1.0 / rate - 1.0)
+            units, self.patients_below, self.patients_below * (1.0 / rate - 1.0)
         )
         tail = (1.0 - level) / 2.0
-        return self.rate * count, int(spread.ppf(tail)), int(spread.ppf(1.0 - tail))
+        low, high = (round(count / units * spread.ppf(p)) for p in (tail, 1.0 - tail))
+        return self.rate * count, low, high
 
 
 def make_alarm(held_out: Float[np.ndarray, " h"], patients: Sequence[str] | None = None) -> Alarm:
@@ -72,16 +88,27 @@ def make_alarm(held_out: Float[np.ndarray, " h"], patients: Sequence[str] | None
     Raises:
         UserError: If there are too few patients.
     """
+    num_patients = len(held_out) if patients is None else len(set(patients))
+    if num_patients < LEAST_PATIENTS:
+        raise UserError(
+            f"{len(held_out)} held-out images of {num_patients} patients cannot tell what is near "
+            f"by chance; give images of {LEAST_PATIENTS} patients or more"
+        )
+    return alarm_at(held_out, patients, max(1, round(QUANTILE * (len(held_out) + 1))))
+
+
+def alarm_at(held_out: Float[np.ndarray, " h"], patients: Sequence[str] | None, rank: int) -> Alarm:
+    """Compute (2) of the alarm that goes off below the j-th smallest distance.
+
+    Args:
+        held_out: [h].
+        patients: [h]; each image its own patient if None.
+        rank: j, in [1, h].
+    """
     distances = np.asarray(held_out, np.float64)
     labels = np.arange(len(distances)) if patients is None else np.asarray(patients)
     assert len(labels) == len(distances), (len(labels), len(distances))
     names, of_image = np.unique(labels, return_inverse=True)
-    if len(names) < LEAST_PATIENTS:
-        raise UserError(
-            f"{len(distances)} held-out images of {len(names)} patients cannot tell what is near "
-            f"by chance; give images of {LEAST_PATIENTS} patients or more"
-        )
-    rank = max(1, round(QUANTILE * (len(distances) + 1)))
     threshold = np.partition(distances, rank - 1)[rank - 1]
     # Without the other patients the threshold stays, and their own images are not below it.
     low = np.unique(of_image[distances <= threshold])
@@ -89,8 +116,9 @@ def make_alarm(held_out: Float[np.ndarray, " h"], patients: Sequence[str] | None
     for patient in low:
         own = of_image == patient
         others = distances[~own]
-        place = min(rank, len(others)) - 1
-        shares.append(np.mean(distances[own] < np.partition(others, place)[place]))
+        # A single patient has nobody to be a stranger to.
+        limit = np.partition(others, min(rank, len(others)) - 1) if len(others) else [np.inf]
+        shares.append(np.mean(distances[own] < limit[min(rank, len(limit)) - 1]))
     rate = sum(shares) / (len(names) + 1)
     return Alarm(float(threshold), float(rate), len(names), len(low))
 

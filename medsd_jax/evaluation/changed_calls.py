@@ -14,7 +14,8 @@ import numpy as np
 from medsd_jax.data.labels import TRAIT_COLUMNS, label_name, label_values
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.classifier import Classifier
-from medsd_jax.evaluation.label_scores import MIN_PICTURES, auroc
+from medsd_jax.evaluation.intervals import share_interval
+from medsd_jax.evaluation.label_scores import auroc, enough
 from medsd_jax.evaluation.reconstruction import estimate
 
 
@@ -70,7 +71,7 @@ def changed_calls(
         called = before > 0.5, after > 0.5
         truth = label_values(labels, name).astype(np.float64)
         entries[name] = {
-            "changed": estimate(np.mean, called[0] != called[1], units=units, seed=seed),
+            "changed": share_interval(called[0] != called[1], units).to_dict(),
             "appeared": int((called[1] & ~called[0]).sum()),
             "vanished": int((called[0] & ~called[1]).sum()),
             "auroc": _aurocs(before, after, truth, units, seed),
@@ -86,9 +87,7 @@ def _aurocs(
         return None
     present, before, after, units = truth[known] > 0.5, before[known], after[known], units[known]
     about = {"num_images": int(known.sum()), "num_present": int(present.sum())}
-    of_kinds = [len(set(units[kind])) for kind in (present, ~present)]
-    # A kind in one patient alone is absent from a third of the resamples.
-    if min(present.sum(), (~present).sum()) < MIN_PICTURES or min(of_kinds) < 2:
+    if not enough(present, units):
         return {**about, "too_few": True}
 
     def difference(present: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:

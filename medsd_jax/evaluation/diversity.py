@@ -1,5 +1,7 @@
 """How different the pictures of one prompt are: intra-prompt MS-SSIM, as RoentGen measures it."""
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,15 +11,23 @@ from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.picture_sets import PictureSet
 from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
 
+_log = logging.getLogger(__name__)
+
 PICTURES_A_PROMPT = 4
 """RoentGen's protocol: the first four pictures of each prompt, six pairs."""
 
 
-def diversity(pictures: PictureSet, *, seed: int = 0) -> dict[str, Any] | None:
+def diversity(
+    pictures: PictureSet, units: Sequence[str] | None = None, *, seed: int = 0
+) -> dict[str, Any] | None:
     """Mean MS-SSIM between pictures of the same prompt; the lower, the more diverse.
+
+    The interval resamples prompts. It speaks of other prompts with other start noises where each
+    picture has its own; where prompts share them, which is warned of, of other prompts with these.
 
     Args:
         pictures: with their prompts.
+        units: [n], equal for pictures of one start noise; each its own if None.
         seed: of the bootstrap over prompts.
 
     Returns:
@@ -38,6 +48,14 @@ def diversity(pictures: PictureSet, *, seed: int = 0) -> dict[str, Any] | None:
     if count < 2:
         return None
     chosen = [numbers[:count] for numbers in by_prompt.values() if len(numbers) >= count]
+    if units is not None:
+        noises = [units[i] for numbers in chosen for i in numbers]
+        if len(chosen) > 1 and len(set(noises)) < len(noises):
+            _log.warning(
+                "%s: the %d pictures that MS-SSIM compares share %d start noises: its interval "
+                "says what other prompts would do, not other start noises",
+                pictures.name, len(noises), len(set(noises)),
+            )  # fmt: skip
     greys = [[_grey(pictures.read(i)) for i in numbers] for numbers in chosen]
     sizes = {grey.shape for of_prompt in greys for grey in of_prompt}
     if len(sizes) > 1:

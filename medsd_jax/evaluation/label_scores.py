@@ -8,12 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Shaped
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
-from medsd_jax.evaluation.intervals import bootstrap_interval
+from medsd_jax.evaluation.intervals import bootstrap_interval, share_interval
 
 MIN_PICTURES = 5
 """Fewest pictures with and without a finding that its scores are computed from."""
+_MIN_PATIENTS = 2
+"""Whose they are: of one patient alone, a third of the resamples hold none."""
+
+
+def enough(present: Bool[np.ndarray, " n"], patients: Shaped[np.ndarray, " n"]) -> bool:
+    """Whether a finding can be scored: pictures with and without it, of several patients each."""
+    kinds = present, ~present
+    return all(
+        kind.sum() >= MIN_PICTURES and len(set(patients[kind])) >= _MIN_PATIENTS for kind in kinds
+    )
 
 
 def score_labels(
@@ -36,9 +47,10 @@ def score_labels(
         seed: of the bootstrap.
 
     Returns:
-        finding -> num_images, num_present, num_patients and, where both kinds have at least
-        MIN_PICTURES pictures, accuracy, auroc, f1 (each value, n = patients, ci95) and brier, the
-        mean squared error of the probability; else too_few = True.
+        finding -> num_images, num_present, num_patients and, where there is `enough`, accuracy
+        (with `share_interval`), auroc, f1 (each value, n = patients, ci95; of all or none right the
+        bootstrap has no width) and brier, the mean squared error of the probability; else
+        too_few = True.
     """
     patients = np.asarray(patient_ids)
     scores: dict[str, dict[str, Any]] = {}
@@ -51,22 +63,19 @@ def score_labels(
             "num_present": int(present.sum()),
             "num_patients": len(set(units)),
         }
-        if min(present.sum(), (~present).sum()) < MIN_PICTURES:
+        if not enough(present, units):
             scores[name] = {**about, "too_few": True}
             continue
         estimates = {
             key: bootstrap_interval(
                 statistic, present, probability, units=units, num_resamples=num_resamples, seed=seed
             ).to_dict()
-            for key, statistic in (("accuracy", _accuracy), ("auroc", auroc), ("f1", f1))
+            for key, statistic in (("auroc", auroc), ("f1", f1))
         }
+        accuracy = share_interval((probability > 0.5) == present, units).to_dict()
         brier = float(brier_score_loss(present, probability))
-        scores[name] = {**about, **estimates, "brier": brier}
+        scores[name] = {**about, "accuracy": accuracy, **estimates, "brier": brier}
     return scores
-
-
-def _accuracy(present: np.ndarray, probability: np.ndarray) -> float:
-    return float(np.mean((probability > 0.5) == present))
 
 
 def auroc(present: np.ndarray, score: np.ndarray) -> float:

@@ -9,7 +9,8 @@ A model that memorises its training pictures denoises them better than those of 
 The K times are the middles of equal parts of [0, T); latents are the posterior's mean. AUROC is 0.5
 where nothing tells the two sides apart. An average hides the few pictures that are known for
 certain (2112.03570, section 3), so the share of trained pictures that is found with one false alarm
-in a hundred stands beside it: 0.01 by chance.
+in a hundred stands beside it, and how large it is by chance: 0.01 of many held-out patients, 0.05
+of twenty, as alarm.py derives.
 
 Both sides are pictures of one source, prepared alike. Where they differ otherwise (a scanner, a
 year, the share of findings), the attack finds that difference and not memorisation. The same attack
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
+from medsd_jax.evaluation.alarm import alarm_at
 from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.label_scores import auroc
 from medsd_jax.parallel.mesh import batch_sharding, make_mesh, put_batch
@@ -203,6 +205,8 @@ def attack(
         tpr_at_fpr_0.01: value, the share of trained pictures whose score is above all but
             false_alarms = floor(m / 100) of the held-out ones. Below 100 of these no false alarm
             is allowed.
+        tpr_by_chance: value, the share of a stranger's pictures above as many of the held-out ones,
+            each patient asked in turn; ci95 of as many strangers as patients were trained on.
         timesteps: of each timestep trained_loss, held_out_loss (means) and auroc (by its loss
             alone): at which noise levels the two sides differ.
         trained, held_out: num_images, num_patients, loss (mean).
@@ -218,11 +222,18 @@ def attack(
         num_resamples=num_resamples, seed=seed,
     )  # fmt: skip
     sides = {"trained": (trained, trained_patients), "held_out": (held_out, held_out_patients)}
+    rank = len(held_out) // 100 + 1
+    alarm = alarm_at(-score[~is_trained], held_out_patients, rank)
+    by_chance, *ends = alarm.by_chance(len(trained), num_units=len(set(trained_patients)))
     return {
         "auroc": interval.to_dict(),
         "tpr_at_fpr_0.01": {
             "value": tpr_at_one_percent(is_trained, score),
             "false_alarms": len(held_out) // 100,
+        },
+        "tpr_by_chance": {
+            "value": by_chance / len(trained),
+            "ci95": [end / len(trained) for end in ends],
         },
         "timesteps": [
             {

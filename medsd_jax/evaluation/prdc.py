@@ -14,6 +14,10 @@ lies at the radius is outside. A set compared with a copy of itself then has all
 A real image that no synthetic one is near lowers recall and coverage; an unlike synthetic image
 lowers precision and density. Recall trusts the synthetic set: one outlier there has a large ball
 and makes it high, which is why coverage exists.
+
+Neighbours are images, as in the papers: where a patient has several alike ones, these are among the
+k nearest, radii are smaller, and precision, recall and coverage are lower than of one image a
+patient. Compare sets of as many images a patient.
 """
 
 from dataclasses import dataclass

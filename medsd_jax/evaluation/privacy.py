@@ -49,6 +49,7 @@ class Audit:
         distances: [m] float32, (1) of synthetic pictures.
         neighbours: [m] int32, which training picture is the nearest.
         training: [t] float32, (1) of training pictures among those of other patients.
+        num_units: how many of the m synthetic pictures are independent draws; all if None.
     """
 
     alarm: Alarm
@@ -56,6 +57,7 @@ class Audit:
     distances: np.ndarray
     neighbours: np.ndarray
     training: np.ndarray
+    num_units: int | None = None
 
     @property
     def threshold(self) -> float:
@@ -82,7 +84,7 @@ class Audit:
 
     def to_dict(self) -> dict[str, Any]:
         """The report's entry; medians tell whether synthetic pictures lie nearer as a whole."""
-        expected, low, high = self.alarm.by_chance(len(self.distances))
+        expected, low, high = self.alarm.by_chance(len(self.distances), num_units=self.num_units)
         within = float(np.median(self.training)) if len(self.training) else None
         return {
             "threshold": self.threshold,
@@ -105,6 +107,7 @@ def audit_features(
     *,
     train_patients: Sequence[str] | None = None,
     held_out_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
 ) -> Audit:
     """The audit in a feature space.
 
@@ -114,6 +117,8 @@ def audit_features(
         synthetic: [m, d].
         train_patients: [n]; each picture its own patient if None.
         held_out_patients: [h], likewise.
+        synthetic_units: [m], equal for pictures that are no independent draws, such as those of
+            one start noise; each its own if None.
 
     Raises:
         UserError: too few held-out patients for the alarm.
@@ -127,7 +132,9 @@ def audit_features(
     alarm = make_alarm(yardstick, held_out_patients)
     distances, neighbours = (x[:, 0] for x in nearest(synthetic, train))
     training = _from_others(np.asarray(train)[chosen], train, numbers[chosen], numbers)
-    return Audit(alarm, np.sort(yardstick), distances, neighbours, training[np.isfinite(training)])
+    training = training[np.isfinite(training)]
+    num_units = _count(synthetic_units)
+    return Audit(alarm, np.sort(yardstick), distances, neighbours, training, num_units)
 
 
 def audit_pixels(
@@ -137,10 +144,11 @@ def audit_pixels(
     *,
     train_patients: Sequence[str] | None = None,
     held_out_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
 ) -> Audit:
     """The audit in pixels; each set is pictures [H, W] or [H, W, 3] uint8 of any sizes.
 
-    Patients as `audit_features` takes them.
+    Patients and units as `audit_features` takes them.
     """
     middle = _FINE * MARGIN
     windows, slots, probes = [], _Slots(), {}
@@ -171,7 +179,9 @@ def audit_pixels(
     training = np.min(
         over_places(smalls, lambda cut: _from_others(cut, reference, own, numbers)), axis=0
     )
-    return Audit(alarm, np.sort(yardstick), *to_train(synthetic), training[np.isfinite(training)])
+    training = training[np.isfinite(training)]
+    num_units = _count(synthetic_units)
+    return Audit(alarm, np.sort(yardstick), *to_train(synthetic), training, num_units)
 
 
 def most_suspicious(
@@ -218,6 +228,10 @@ class _Slots:
         if place >= PROBES:
             place = int(self._rng.integers(place + 1))
         return place if place < PROBES else None
+
+
+def _count(units: Sequence[str] | None) -> int | None:
+    return None if units is None else len(set(units))
 
 
 def _numbers(patients: Sequence[str] | None, count: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.intervals import bootstrap_interval
-from medsd_jax.evaluation.label_scores import MIN_PICTURES, auroc, f1, score_labels
+from medsd_jax.evaluation.label_scores import auroc, enough, f1, score_labels
 
 STRENGTHS = tuple(10.0 ** np.arange(-5, 2))
 """Values of C; small means much regularisation."""
@@ -66,8 +66,8 @@ def probe(
     Returns:
         labels: encoder -> finding -> what `score_labels` says, and strength, the C of (1);
         differences: for each pair of encoders, finding -> auroc and f1 of the second minus those of
-        the first, with interval. A finding with fewer than MIN_PICTURES texts of either kind on
-        either side is marked too_few and left out of the differences.
+        the first, with interval. A finding without `label_scores.enough`
+        texts on either side is marked too_few and left out of the differences.
 
     Raises:
         UserError: a patient is on both sides.
@@ -165,7 +165,8 @@ def _fit(x: np.ndarray, present: np.ndarray, strength: float) -> LogisticRegress
 
 def _enough(side: Side, column: int) -> bool:
     of = side.targets[:, column]
-    return bool(min(np.sum(of == 1), np.sum(of == 0)) >= MIN_PICTURES)
+    known = ~np.isnan(of)
+    return enough(of[known] > 0.5, np.asarray(side.patient_ids)[known])
 
 
 def _counts(side: Side, column: int) -> dict[str, Any]:

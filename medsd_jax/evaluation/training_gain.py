@@ -30,14 +30,12 @@ from jaxtyping import Bool, Float
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.intervals import Estimate
-from medsd_jax.evaluation.label_scores import MIN_PICTURES
+from medsd_jax.evaluation.label_scores import enough
 
 REAL, SYNTHETIC = "real", "synthetic"
 JOINT, FINE_TUNED = "real_and_synthetic", "synthetic_then_real"
 ARMS = (REAL, SYNTHETIC, JOINT, FINE_TUNED)
 
-_MIN_PATIENTS = 2
-"""Fewest patients with and without a finding: of one alone, a third of the resamples hold none."""
 _WEIGHTS_AT_ONCE = 10**7
 _TAILS = (0.025, 0.975)
 
@@ -150,8 +148,8 @@ def compare_arms(
         seed: of the bootstrap.
 
     Returns:
-        labels: finding -> num_images, num_present, num_patients and, where both kinds have at least
-        MIN_PICTURES pictures of two patients or more, scores (arm -> auroc, accuracy, f1, each
+        labels: finding -> num_images, num_present, num_patients and, where there is
+        `label_scores.enough`, scores (arm -> auroc, accuracy, f1, each
         value, n = patients, ci95, and auroc_by_seed, one a seed) and gains (the other arms ->
         auroc, accuracy, f1); else too_few = True. mean_of_labels: labels, scores and gains of the
         mean over those findings; None where there is none.
@@ -178,8 +176,7 @@ def compare_arms(
             "num_present": int(present.sum()),
             "num_patients": len(set(patient_of[known])),
         }
-        owners = [len(set(patient_of[known][kind])) for kind in (present, ~present)]
-        if min(present.sum(), (~present).sum()) < MIN_PICTURES or min(owners) < _MIN_PATIENTS:
+        if not enough(present, patient_of[known]):
             tables[label]["too_few"] = True
             continue
         scores = {arm: p[:, known, column].astype(np.float64) for arm, p in probabilities.items()}

@@ -58,6 +58,25 @@ def test_of_single_images_the_rate_is_the_order_statistics():
         assert alarm.by_chance(STRANGERS)[1:] == tuple(map(int, spread.ppf([0.025, 0.975])))
 
 
+@pytest.mark.parametrize("likeness", [0.0, 1.0])
+def test_strangers_that_come_in_threes_spread_wider(likeness):
+    """As generated images of one start noise do; the interval holds however alike they are."""
+    inside, by_images = [], []
+    for seed in range(600):
+        rng = np.random.default_rng(seed)
+        # So many that chance is the strangers' rather than the threshold's.
+        alarm = make_alarm(*distances(rng, [1] * 2000, 0.0))
+        strangers, _ = distances(rng, [3] * 100, likeness)
+        count = np.sum(strangers < alarm.threshold)
+        mean, low, high = alarm.by_chance(300, num_units=100)
+        assert mean == alarm.by_chance(300)[0]
+        inside.append(low <= count <= high)
+        low, high = alarm.by_chance(300)[1:]
+        by_images.append(low <= count <= high)
+    assert np.mean(inside) >= 0.95
+    assert likeness < 1.0 or np.mean(by_images) < 0.95  # what is prevented
+
+
 def test_equal_images_of_a_patient_count_once():
     drawn = np.random.default_rng(1).normal(size=40)
     names = [f"p{i}" for i in range(40)]

@@ -203,3 +203,21 @@ def test_bad_sets_are_named(feature_sets):
     synthetic[[4, 9], 3] = np.nan, np.inf
     with pytest.raises(UserError, match=r"synthetic: 2 of 90 .* the first at row 4"):
         moments_of(synthetic, "synthetic")
+
+
+def test_extrapolation_draws_pictures_of_one_unit_together():
+    """Three alike pictures of each of 300 start noises extrapolate as one of each does."""
+    rng = np.random.default_rng(0)
+    real = moments_of(rng.normal(size=(20_000, 8)))
+    units = np.repeat(np.arange(300), 3).astype(str).tolist()
+    once, together, apart = [], [], []
+    for seed in range(30):
+        one = 1.2 * rng.normal(size=(300, 8))
+        alike = np.repeat(one, 3, axis=0)
+        once.append(extrapolated_frechet_distance(real, one, seed=seed).value)
+        together.append(extrapolated_frechet_distance(real, alike, units=units, seed=seed).value)
+        apart.append(extrapolated_frechet_distance(real, alike, seed=seed).value)
+    true = 8 * 0.2**2
+    # One estimate spreads by about 0.05, the mean of 30 by 0.01.
+    assert abs(np.mean(once) - true) < 0.04 and abs(np.mean(together) - true) < 0.04
+    assert np.mean(apart) > np.mean(together) + 0.05

@@ -55,3 +55,24 @@ def test_patients_with_many_pictures_widen_the_interval():
     tenfold = {key: np.repeat(np.asarray(x), 10, axis=0) for key, x in single.items()}
     tenfold["patient_ids"] = tenfold["patient_ids"].tolist()
     np.testing.assert_allclose(width(**tenfold), width(**single), rtol=1e-6)
+
+
+def test_a_kind_of_one_patient_is_too_few():
+    """However many pictures it has: no resample of patients tells how another one would do."""
+    present = np.repeat([1.0, 0.0], 30)[:, None]
+    probability = np.linspace(0.9, 0.1, 60)[:, None]
+    one = ["a"] * 30 + [f"p{i}" for i in range(30)]
+    assert score_labels(("x",), probability, present, one)["x"]["too_few"]
+    assert score_labels(("x",), probability, 1 - present, one)["x"]["too_few"]
+    two = ["a", "b"] * 15 + [f"p{i}" for i in range(30)]
+    assert "too_few" not in score_labels(("x",), probability, present, two, num_resamples=50)["x"]
+    # A set of one patient in all is no error of the whole report.
+    assert score_labels(("x",), probability, present, ["a"] * 60)["x"]["too_few"]
+
+
+def test_all_right_is_no_certainty():
+    present = np.repeat([1.0, 0.0], 30)[:, None]
+    found = score_labels(("x",), 0.1 + 0.8 * present, present, PATIENTS, num_resamples=50)["x"]
+    low, high = found["accuracy"]["ci95"]
+    assert found["accuracy"]["value"] == high == 1.0 and 0.8 < low < 0.95
+    assert found["accuracy"]["n"] == 30

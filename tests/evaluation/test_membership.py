@@ -187,6 +187,34 @@ def test_interval_resamples_patients():
     assert ten["ci95"] == pytest.approx(one["ci95"], abs=1e-9)
 
 
+@pytest.mark.parametrize(("held_out", "images"), [(20, 1), (150, 1), (60, 3)])
+def test_chance_is_as_large_as_it_says(held_out, images):
+    """Nothing tells the sides apart, and "one false alarm in a hundred" finds 1 to 5 % of them."""
+    trained = 100
+    sides = [
+        [f"{name}{i // images}" for i in range(n * images)]
+        for name, n in (("a", trained), ("b", held_out))
+    ]
+    said, found, inside = [], [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        losses = [
+            np.repeat(rng.normal(size=(n, 1)), images, axis=0)
+            + 0.5 * rng.normal(size=(n * images, 1))
+            for n in (trained, held_out)
+        ]
+        result = attack(*losses, *sides, timesteps=np.array([1]), num_resamples=2)
+        low, high = result["tpr_by_chance"]["ci95"]
+        said.append(result["tpr_by_chance"]["value"])
+        found.append(result["tpr_at_fpr_0.01"]["value"])
+        inside.append(low <= found[-1] <= high)
+    # The value spreads by its own size: 200 rounds know its mean to 7 %.
+    assert np.mean(found) == pytest.approx(np.mean(said), rel=0.2)
+    assert np.mean(inside) > 0.9
+    if images == 1:
+        assert np.mean(said) == pytest.approx((held_out // 100 + 1) / (held_out + 1), rel=1e-9)
+
+
 def test_one_side_alone_has_no_auroc():
     assert np.isnan(auroc(np.ones(3, bool), np.arange(3.0)))
     assert tpr_at_one_percent(np.array([True, False]), np.array([1.0, 1.0])) == 0.0
