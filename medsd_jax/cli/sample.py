@@ -233,7 +233,8 @@ def read_requests(args: Namespace, num_images: int) -> list[Request]:
         first = args.seed if args.same_seeds else args.seed + len(requests)
         if named := row.get("seed"):
             try:
-                first = int(named)
+                # pandas writes a column of whole numbers as 12.0 where one of them is missing.
+                first = int(named.removesuffix(".0"))
             except ValueError:
                 raise UserError(
                     f"{args.prompts_csv}: seed {named!r} is not a whole number"

@@ -108,7 +108,7 @@ def predict_logits(
         [n, labels] float32.
 
     Raises:
-        UserError: the pictures have another size.
+        UserError: the pictures have another size, or scores are not finite.
     """
     side = classifier.image_size
     if images_u8.shape[1:3] != (side, side):
@@ -125,7 +125,14 @@ def predict_logits(
         rows = np.arange(start, start + batch).clip(max=n - 1)
         images = put_global(images_u8[rows], batch_sharding(mesh))
         scores.append(fetch(score(params, images)))
-    return np.concatenate(scores)[:n]
+    found = np.concatenate(scores)[:n]
+    if bad := int((~np.isfinite(found).all(axis=1)).sum()):  # NaN would read as absent
+        raise UserError(
+            f"the classifier gives scores that are not finite (NaN or infinite) for {bad} of {n} "
+            "images: its training diverged, or its weights are damaged; train it again, or take "
+            "another copy"
+        )
+    return found
 
 
 def predict(classifier: Classifier, images_u8: np.ndarray, mesh: Mesh | None = None) -> np.ndarray:

@@ -167,6 +167,11 @@ def make_denoising_losses(
             batch = put_batch({k: x for k, x in host_batch.items() if k != "mask"}, mesh)
             rng = replicated_key(seed, mesh)  # a new one each time: a key is used up once only
             found.append(fetch(run(params, batch, rng, np.int32(first))))
+            if bad := int((~np.isfinite(found[-1]).all(axis=1)).sum()):
+                raise UserError(
+                    f"the denoising losses of {bad} of {len(found[-1])} images are not finite (NaN "
+                    "or infinite): the model gives no usable numbers; take another copy of it"
+                )
             first += len(found[-1])
         return np.concatenate(found)
 

@@ -85,6 +85,9 @@ def embed_texts(
 
     Returns:
         [n, D] float32.
+
+    Raises:
+        UserError: the encoder gives numbers that are not finite.
     """
     distinct, place = np.unique(np.asarray(texts, object).astype(str), return_inverse=True)
     ids = encode_prompts(encoder.tokenizer, [str(text) for text in distinct])
@@ -96,7 +99,13 @@ def embed_texts(
         # The last batch is filled up, so that one shape is compiled.
         rows = np.arange(start, start + _AT_ONCE).clip(max=len(ids) - 1)
         vectors.append(np.asarray(run(params, ids[rows], end)))
-    return np.concatenate(vectors)[: len(ids)][place]
+    embedded = np.concatenate(vectors)[: len(ids)]
+    if bad := np.flatnonzero(~np.isfinite(embedded).all(axis=1)).tolist():
+        raise UserError(
+            f"the text encoder gives numbers that are not finite (NaN or infinite) for {len(bad)} "
+            f"of {len(embedded)} texts, such as {distinct[bad[0]][:60]!r}: take another copy of it"
+        )
+    return embedded[place]
 
 
 def _end_id(encoder: LoadedTextEncoder) -> np.int32:

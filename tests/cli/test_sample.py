@@ -111,7 +111,7 @@ def test_a_cohort_of_repeated_seeds_is_not_gone_on_with(model, tmp_path, capsys)
 
 def test_a_csv_of_a_spreadsheet(model, tmp_path, caplog):
     table = tmp_path / "prompts.csv"
-    table.write_text("id; prompt ;seed\n1; one, two ;5\n;;\n2;None;6\n3;;7\n", "utf-8-sig")
+    table.write_text("id; prompt ;seed\n1; one, two ;5\n;;\n2;None;6\n3;;7.0\n", "utf-8-sig")
     flags = ["--prompts_csv", str(table), "--num_images", "1"]
     assert sample(model, tmp_path / "out", *flags) == 0
     assert seeds_of(tmp_path / "out") == [("one, two", 5), ("", 7)]

@@ -36,6 +36,15 @@ def test_scores_depend_on_the_picture_alone(classifier, pictures):
     np.testing.assert_allclose(alone[0], together[4], atol=1e-5)
 
 
+def test_scores_that_are_not_finite_are_no_calls(classifier, pictures):
+    """Each weight is finite, so that the file can be read. NaN would be called absent."""
+    name = next(name for name in classifier.params if name.endswith("conv0.kernel"))
+    kernel = np.full_like(classifier.params[name], 3e38)
+    broken = dataclasses.replace(classifier, params=classifier.params | {name: kernel})
+    with pytest.raises(UserError, match=r"scores that are not finite .* for 11 of 11 images"):
+        judge.predict(broken, pictures)
+
+
 def test_saved_and_loaded(classifier, pictures, tmp_path):
     judge.save_classifier(classifier, tmp_path / "judge")
     again = judge.load_classifier(tmp_path / "judge")

@@ -220,6 +220,20 @@ def test_one_side_alone_has_no_auroc():
     assert tpr_at_one_percent(np.array([True, False]), np.array([1.0, 1.0])) == 0.0
 
 
+def test_losses_that_are_not_finite_are_told():
+    name = "unet.conv_out.bias"
+    broken = np.full_like(tiny_model().params[name], np.nan)
+    losses_of = make_denoising_losses(
+        diffusion_model(),
+        {**tiny_model().params, name: broken},
+        num_timesteps=1,
+        num_draws=1,
+        seed=0,
+    )
+    with pytest.raises(UserError, match="losses of 8 of 8 images are not finite"):
+        losses_of([latents_of(0)])
+
+
 def test_mistakes_are_told():
     losses, time = np.zeros((2, 1)), np.array([1])
     with pytest.raises(UserError, match=r"1 patient\(s\), such as 'b'"):

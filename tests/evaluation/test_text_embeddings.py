@@ -115,3 +115,16 @@ def test_a_state_beyond_the_layers(folders):
     check_pooling(encoder, parse_pooling("kth:3"), "bert")
     with pytest.raises(UserError, match="kth:4: bert has 3 hidden states"):
         check_pooling(encoder, parse_pooling("kth:4"), "bert")
+
+
+def test_numbers_that_are_not_finite_are_told(folders):
+    """Of one token, which one text holds."""
+    encoder = load_text_encoder(folders / "run", max_length=14)
+    (token,) = encoder.tokenizer("z", add_special_tokens=False)["input_ids"]
+    name = "text_model.embeddings.token_embedding.embedding"
+    table = np.array(encoder.params[name])
+    table[token, 0] = np.nan
+    broken = encoder._replace(params=encoder.params | {name: table})
+    with pytest.raises(UserError, match=r"not finite .* for 1 of 2 texts, such as 'z'"):
+        embed_texts(broken, ["a", "z", "a"], parse_pooling("mean"))
+    assert np.isfinite(embed_texts(broken, ["a", "b"], parse_pooling("mean"))).all()
