@@ -116,8 +116,13 @@ _NO_REPEATS = ("labels", "evaluation.metrics", "data.phantom_findings")
 
 
 def check_ranges(config: ConfigDict) -> None:
-    """Raises UserError where a number is not finite or out of its range, or a name stands twice."""
+    """Raises UserError where a value cannot be meant.
+
+    A number is not finite or out of its range; a list holds another kind of value; a text holds
+    the character 0, which no path has; or a name stands twice.
+    """
     for key, value in leaves(config):
+        _check_texts(key, value)
         if key in _NO_REPEATS:
             names = [label_name(str(name)) for name in value]
             for name in names:
@@ -134,6 +139,16 @@ def check_ranges(config: ConfigDict) -> None:
             else:
                 continue
             raise UserError(f"{key} = {_short(x)} must be {wanted}")
+
+
+def _check_texts(key: str, value: Any) -> None:
+    listed = isinstance(value, tuple | list)
+    kind, named = ((int, float), "numbers") if key in RANGES else (str, "texts")
+    for x in value if listed else (value,):
+        if listed and (isinstance(x, bool) or not isinstance(x, kind)):
+            raise UserError(f"{key} = {_short(value)} must list {named} alone, not {_short(x)}")
+        if isinstance(x, str) and "\0" in x:
+            raise UserError(f"{key} = {_short(x)} holds the character 0")
 
 
 def check_kinds(config: ConfigDict, base: ConfigDict, where: str, prefix: str = "") -> None:

@@ -104,6 +104,17 @@ def test_every_number_of_every_recipe_has_bounds(factory, key, kind):
         ("get_config", "adaptation.word_vectors", 10**9, "at least 1 and at most 75"),
         ("get_config", "optim.eps", 0.0, "above 0"),
         ("get_text_probe_config", "labels", ("a", "a"), "twice"),
+        ("get_config", "adaptation.train", (1,), r"adaptation\.train = \(1,\) must list texts"),
+        ("get_config", "optim.no_decay", (None,), "must list texts alone, not None"),
+        ("get_config", "preview.prompts", (("a",),), "must list texts alone"),
+        ("get_config", "data.cache_dir", "a\0b", r"data\.cache_dir = 'a\\x00b' holds the char"),
+        ("get_classifier_config", "labels", (1, 2), "must list texts alone, not 1"),
+        (
+            "get_classifier_config",
+            "network.block_config",
+            ("a",),
+            "must list numbers alone",
+        ),
         ("get_sampling_config", "guidance_scale", -1001.0, "at least -1000 and at most 1000"),
     ],
 )
