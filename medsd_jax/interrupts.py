@@ -22,6 +22,8 @@ EXIT_CODE = 130
 
 _came = False
 """Whether the program was asked to end. Libraries swallow a KeyboardInterrupt now and then."""
+_noting = 0
+"""Blocks of `Interrupt` around this point: they stop by themselves, after what they must save."""
 _phase: Literal["none", "starting", "working", "done"] = "none"
 """Of the program; none is there in a notebook."""
 
@@ -74,8 +76,9 @@ def stop_if_asked() -> None:
     """Raises KeyboardInterrupt where a library has swallowed one.
 
     For long work, before each of its parts: what JAX calls while it compiles prints and forgets it.
+    Within a training's steps it does nothing.
     """
-    if _came and _phase == "working":
+    if _came and _phase == "working" and not _noting:
         raise KeyboardInterrupt
 
 
@@ -94,6 +97,8 @@ class Interrupt:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
+        global _noting
+        _noting += 1
         with contextlib.suppress(ValueError):  # of a thread, as a notebook's worker: left alone
             for number in SIGNALS:
                 before = signal.getsignal(number)
@@ -103,6 +108,8 @@ class Interrupt:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        global _noting
+        _noting -= 1
         self._give_back()
 
     def __bool__(self) -> bool:

@@ -192,3 +192,20 @@ def test_a_notebook_has_its_own_handlers_back(number):
     with Interrupt() as interrupted:
         assert not interrupted
     assert signal.getsignal(number) is before
+
+
+@BOTH
+def test_what_a_training_does_between_its_steps_ends_before_it_stops(module, number):
+    """An evaluation that stopped by itself would take the steps since the last checkpoint along."""
+    body = f"""
+def run(words):
+    with interrupts.Interrupt() as interrupted:
+        told({number:d})
+        interrupts.stop_if_asked()
+        print("evaluated, saved:", bool(interrupted))
+    interrupts.stop_if_asked()
+    print("went on")
+"""
+    done = python(module(body))
+    assert (done.returncode, done.stdout) == (130, "evaluated, saved: True\n")
+    assert done.stderr == ONE_LINE

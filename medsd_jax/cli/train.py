@@ -40,6 +40,7 @@ from medsd_jax.cli.workdir import working_in
 from medsd_jax.diffusion.schedule import NoiseSchedule
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.attention import attention_implementation
 from medsd_jax.models.params import abstract
 from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -146,6 +147,7 @@ def _train(
             evaluation=evaluation,
             config=config.to_dict(),
         )
+    stop_if_asked()
     trainable = on_every_host(trainable)
     frozen = frozen_params(model.params, trainable)
     trained = replace(model, params=adaptation.apply(frozen, trainable))

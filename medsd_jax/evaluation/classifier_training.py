@@ -20,6 +20,7 @@ from medsd_jax.arrays import Params
 from medsd_jax.evaluation.classifier import network_input, structure
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
 from medsd_jax.evaluation.features.layers import is_statistic
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import bind
 from medsd_jax.parallel.mesh import put_batch, replicated
 from medsd_jax.parallel.multihost import put_global, replicated_key
@@ -145,6 +146,7 @@ def fit(
     step = _compiled_step(network, tx, augment)
     rng = replicated_key(seed, mesh)
     for number in range(1, steps + 1):
+        stop_if_asked()
         state, metrics = step(state, frozen, put_batch(next(batches), mesh), rng)
         on_step(number, metrics)
     trained = state.trainable | frozen

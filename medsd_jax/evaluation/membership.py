@@ -33,6 +33,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.alarm import alarm_at
 from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.label_scores import auroc
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.parallel.mesh import batch_sharding, make_mesh, put_batch
 from medsd_jax.parallel.multihost import fetch, put_global, replicated_key
 from medsd_jax.parallel.sharding import tree_shardings
@@ -164,6 +165,7 @@ def make_denoising_losses(
     def losses_of(batches: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
         found, first = [], 0
         for host_batch in tqdm(batches, desc="denoising losses", unit="batch"):
+            stop_if_asked()
             batch = put_batch({k: x for k, x in host_batch.items() if k != "mask"}, mesh)
             rng = replicated_key(seed, mesh)  # a new one each time: a key is used up once only
             found.append(fetch(run(params, batch, rng, np.int32(first))))

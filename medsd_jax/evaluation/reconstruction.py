@@ -32,6 +32,7 @@ from medsd_jax.evaluation.classifier import Classifier, predict
 from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.evaluation.similarity import most_scales, ms_ssim, psnr, rmse, ssim
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
 
@@ -154,6 +155,7 @@ def measure(
     calls: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     worst: list[Case] = []
     for start in tqdm(range(0, len(rows), size), unit="batch", desc="reconstructed"):
+        stop_if_asked()
         batch = rows[start : start + size]
         originals = squared([pictures.read(row) for row in batch], side, mode)
         # The last batch is filled up and cut: one shape is compiled.

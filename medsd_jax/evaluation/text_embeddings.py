@@ -24,6 +24,7 @@ from tqdm import tqdm
 from medsd_jax.errors import UserError
 from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder
 from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.bert_config import BertTextConfig
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.models.text_encoder import text_encoder_module
@@ -96,6 +97,7 @@ def embed_texts(
     end = _end_id(encoder)
     vectors = []
     for start in tqdm(range(0, len(ids), _AT_ONCE), desc="embed", disable=not progress):
+        stop_if_asked()
         # The last batch is filled up, so that one shape is compiled.
         rows = np.arange(start, start + _AT_ONCE).clip(max=len(ids) - 1)
         vectors.append(np.asarray(run(params, ids[rows], end)))

@@ -41,6 +41,7 @@ from medsd_jax.evaluation.features.transformers_folder import open_tower
 from medsd_jax.evaluation.features.weights import load_weights
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
 from medsd_jax.files import whole_file
+from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
@@ -198,6 +199,7 @@ def features_of(
     found = []
     with tqdm(total=len(pictures), unit="image", desc=f"{network.kind} features") as bar:
         for batch in pictures.batches(_pictures_at_once(network, len(pictures), mesh)):
+            stop_if_asked()
             found.append(extract(batch))
             bar.update(len(batch))
     features = np.concatenate(found)
