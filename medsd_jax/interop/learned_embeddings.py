@@ -85,6 +85,13 @@ def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> Stab
         )
     table_name = token_table(model.params)
     table = np.asarray(model.params[table_name])
+    if len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1:
+        _LOG.warning(
+            "the new word %r is an old one, too: all of these letters in a prompt now mean the new "
+            "one, inside of longer words as well; choose a word that no text holds "
+            "(--embedding FILE:WORD)",
+            word,
+        )
     before = {token: _ids_of(tokenizer, token) for token in tokenizer.get_added_vocab()}
     tokenizer.add_tokens(tokens)
     for token, ids in (before | {word: tokenizer.convert_tokens_to_ids(tokens)}).items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from safetensors.numpy import save_file
+from transformers import CLIPTokenizer
 
 from medsd_jax import api
 from medsd_jax.cli import model_flags
@@ -214,6 +215,23 @@ def test_words_that_differ_in_capitals_alone():
     assert ids[1:5].tolist() == [512, 513, 512, 513]
     (plain,) = encode_prompts(tiny_pipeline().tokenizer, ["<|ENDOFTEXT|>"])
     assert ids[5:9].tolist() == plain[1:5].tolist()
+
+
+def test_a_word_that_texts_hold_is_warned_of(caplog):
+    with_embeddings(tiny_pipeline(), WORD, rows_of(1))
+    assert not caplog.messages
+    vocabulary = {
+        t if i != 300 else "rib</w>": i for t, i in tiny_pipeline().tokenizer.get_vocab().items()
+    }
+    merges = [("i", "b</w>"), ("r", "ib</w>")]
+    vocabulary = {t if i != 301 else "ib</w>": i for t, i in vocabulary.items()}
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=16)
+    old = dataclasses.replace(tiny_pipeline(), tokenizer=tokenizer)
+    new = with_embeddings(old, "Rib", rows_of(1))
+    assert "'Rib' is an old one, too" in caplog.text
+    ids = encode_prompts(new.tokenizer, ["rib", "describe"])
+    assert (encode_prompts(old.tokenizer, ["rib"])[0, 1], ids[0, 1]) == (300, 512)
+    assert 512 in ids[1]
 
 
 def test_a_word_longer_than_a_prompt():
