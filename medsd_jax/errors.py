@@ -16,6 +16,17 @@ class DivergedError(FloatingPointError):
     """A training whose numbers are not finite any more, told in one line; exit code 1."""
 
 
+_MOST_CHARACTERS = 700
+
+
+def one_line(text: str) -> str:
+    """A message in one line, without the middle of one that quotes pages of somebody's file."""
+    line = " ".join(text.split())
+    if len(line) <= _MOST_CHARACTERS:
+        return line
+    return f"{line[: _MOST_CHARACTERS - 200]} ... {line[-195:]}"
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """Suggest what was meant: `` (did you mean X?)``, or nothing where no known word is close."""
     match = difflib.get_close_matches(word, list(known), n=1)

@@ -120,6 +120,71 @@ def content_hash(*arrays: np.ndarray | None) -> str:
     return digest.hexdigest()
 
 
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """Reads a file that holds one JSON object.
+
+    Args:
+        path: the file.
+        advice: what to do where it is none, for the message.
+
+    Raises:
+        UserError: it is missing, cannot be read, is no UTF-8 text, no JSON or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{path} is missing; {advice}") from error
+    except OSError as error:  # a folder of that name, a loop of links, a closed file
+        raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from error
+    except RecursionError as error:
+        raise UserError(f"{path} is nested too deep to be read; {advice}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}; {advice}")
+    return value
+
+
+@contextlib.contextmanager
+def json_object(path: Path, advice: str) -> Iterator[dict[str, Any]]:
+    """Gives what `read_object` reads; what the block misses in it is a UserError, too.
+
+    For files of ours, which others may have changed: the block only takes values out.
+    """
+    value = read_object(path, advice)
+    try:
+        yield value
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path} does not hold what it should ({said}); {advice}") from error
+
+
+def read_array(path: Path, advice: str, *, mapped: bool = False) -> np.ndarray:
+    """Reads a .npy file; pickled arrays are refused because unpickling runs code.
+
+    Args:
+        path: the file.
+        advice: what to do where it is none, for the message.
+        mapped: leave the numbers on the disk until they are asked for.
+
+    Raises:
+        UserError: it is missing, damaged, or holds something else.
+    """
+    try:
+        if mapped:
+            return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+    except Exception as error:  # numpy reads the header with Python's own parser
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a .npy array ({said}); {advice}") from error
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path} holds several arrays, not one; {advice}")
+    return found
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 as a `whole_file`."""
     with whole_file(path) as part:

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from medsd_jax.errors import UserError
-from medsd_jax.files import check_permission, content_hash, remove_parts, whole_file, write_json
+from medsd_jax.files import (
+    check_permission,
+    content_hash,
+    json_object,
+    read_array,
+    read_object,
+    remove_parts,
+    whole_file,
+    write_json,
+)
 
 
 def test_a_killed_write_leaves_what_was_there(tmp_path):
@@ -70,3 +79,61 @@ def test_only_our_own_hidden_parts_are_removed(tmp_path):
         (tmp_path / name).touch()
     remove_parts(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".bashrc", ".x.0123abcg.png", "00001.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "is missing; ask"),
+        (b"", "is not valid JSON"),
+        (b'{"a": 1', "is not valid JSON"),
+        (b"\xff\xfe{}", "is not valid JSON"),
+        (b"[" * 100_000, "is nested too deep"),
+        (b"[1]", "must hold a JSON object, not list; ask"),
+        (b"null", "must hold a JSON object, not NoneType"),
+        (b"9" * 5000, "is not valid JSON"),
+    ],
+    ids=["none", "empty", "cut", "utf16", "deep", "list", "null", "long"],
+)
+def test_a_file_that_is_no_json_object(tmp_path, content, said):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        read_object(path, "ask")
+    assert str(path) in str(caught.value)
+
+
+def test_a_loop_of_links_and_a_folder_are_no_json(tmp_path):
+    (tmp_path / "a").symlink_to("a")
+    (tmp_path / "b").mkdir()
+    for name in "ab":
+        with pytest.raises(UserError, match=f"{name} cannot be read"):
+            read_object(tmp_path / name, "ask")
+
+
+def test_what_a_json_object_lacks_is_told_with_its_file(tmp_path):
+    write_json(tmp_path / "a.json", {"a": [1]})
+    for take in (lambda x: x["b"], lambda x: x["a"]["c"], lambda x: x["a"][5], lambda x: x.a):
+        with (
+            pytest.raises(UserError, match=r"a\.json does not hold what it should .*; ask"),
+            json_object(tmp_path / "a.json", "ask") as found,
+        ):
+            take(found)
+
+
+def test_arrays_of_others(tmp_path):
+    np.save(tmp_path / "whole.npy", np.arange(6.0).reshape(2, 3))
+    assert read_array(tmp_path / "whole.npy", "ask").shape == (2, 3)
+    whole = (tmp_path / "whole.npy").read_bytes()
+    contents = (b"", whole[:-1], whole[:40], whole.replace(b"(2, 3)", b"(2, (("), b"PK\3\4")
+    for content in contents:
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.npy cannot be read as a \.npy array .*; ask"):
+            read_array(tmp_path / "a.npy", "ask")
+    np.save(tmp_path / "o.npy", np.asarray([{}], object), allow_pickle=True)
+    with pytest.raises(UserError, match="allow_pickle"):
+        read_array(tmp_path / "o.npy", "ask")
+    np.savez(tmp_path / "z.npz", a=np.arange(2))
+    with pytest.raises(UserError, match="holds several arrays"):
+        read_array(tmp_path / "z.npz", "ask")

@@ -1,7 +1,6 @@
 """`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
 
 import argparse
-import json
 import logging
 import time
 from pathlib import Path
@@ -72,6 +71,7 @@ def _run_stages(args: argparse.Namespace) -> None:
     from medsd_jax.cli.train_classifier import REPORT, train_classifier
     from medsd_jax.evaluation.classifier import load_classifier
     from medsd_jax.evaluation.condition import judge_prompts
+    from medsd_jax.files import json_object
 
     began = time.perf_counter()
     output, seconds = args.output, {}
@@ -106,7 +106,8 @@ def _run_stages(args: argparse.Namespace) -> None:
 
     if not (judge / REPORT).exists():
         train_classifier(recipe("demo_classifier", None, args.classifier_steps), judge)
-    classifier_scores = json.loads((judge / REPORT).read_text())["labels"][LABEL]
+    with json_object(judge / REPORT, f"remove {judge}: the demo trains again") as report:
+        classifier_scores = report["labels"][LABEL]
     stage("classifier", "classifier trained on phantoms")
 
     trained = api.load(model)

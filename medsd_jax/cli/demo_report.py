@@ -51,7 +51,7 @@ from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.condition import PromptJudgement
-from medsd_jax.files import write_text
+from medsd_jax.files import read_object, write_text
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.training.metrics import read_scalars
 
@@ -195,7 +195,7 @@ def _open_data(config: Mapping[str, Any], output: Path) -> Dataset:
 
 
 def _read_config(workdir: Path) -> dict[str, Any]:
-    return json.loads(_require(workdir / "config.json").read_text(encoding="utf-8"))
+    return read_object(_require(workdir / "config.json"), f"remove {workdir}: it is trained again")
 
 
 def _read_curves(workdir: Path) -> dict[str, Curve]:

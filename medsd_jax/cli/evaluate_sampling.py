@@ -14,7 +14,7 @@ from medsd_jax.cli.flags import positive_int
 from medsd_jax.cli.recipes import add_recipe_flag, base_config, settings_of
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
-from medsd_jax.files import write_text
+from medsd_jax.files import read_object, write_text
 
 BASE, RECIPE = "get_sampling_config", "configs/out_of_the_box.py"
 SETTINGS = ("num_images", "sampler", "num_steps", "guidance_scale")
@@ -121,7 +121,7 @@ def sampled(wanted: Sampling, output: Path) -> Path:
     words += ["--same_seeds"] if wanted.config.same_seeds else []
     if stamp.is_file() and (folder / "samples.jsonl").is_file():
         request = _request(words, table, api.load(wanted.model).fingerprint())
-        if json.loads(stamp.read_text(encoding="utf-8")) != request:
+        if read_object(stamp, "remove it, and the images are looked at again") != request:
             raise UserError(
                 f"{folder} holds pictures of another model, other prompts or settings: "
                 "name another --output, or remove it"

@@ -20,7 +20,7 @@ from types import ModuleType
 from medsd_jax.cli import together
 from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
-from medsd_jax.errors import DivergedError, UserError
+from medsd_jax.errors import DivergedError, UserError, one_line
 from medsd_jax.interrupts import (
     EXIT_CODE,
     INTERRUPTED,
@@ -122,7 +122,7 @@ def _answer(error: BaseException) -> tuple[int, str | None]:
     if not known:
         logging.getLogger(__name__).debug("this came from", exc_info=True)
     # One line whatever the message holds: scripts read the last line of stderr.
-    line = f"medsd_jax: error: {' '.join(said.split())}"
+    line = f"medsd_jax: error: {one_line(said)}"
     return (1 if isinstance(error, DivergedError) else 2), line
 
 

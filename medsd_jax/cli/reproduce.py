@@ -27,7 +27,7 @@ from medsd_jax.cli.reproduce_experiments import (
 )
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
-from medsd_jax.files import write_json
+from medsd_jax.files import read_object, write_json
 from medsd_jax.folders import contents
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def keep_settings(args: argparse.Namespace) -> None:
     settings = json.loads(json.dumps(settings, default=str))
     path = args.output / "settings.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_object(path, "name another --output")
         for name, value in settings.items():
             if before.get(name) != value:
                 raise UserError(

@@ -6,11 +6,12 @@ were fine-tuned, too.
 """
 
 import argparse
-import json
+from pathlib import Path
 from typing import Any
 
 from medsd_jax.cli.probe_text import REPORT
 from medsd_jax.cli.reproduce_experiments import BASE, LABEL, Materials, measuring_recipe
+from medsd_jax.files import json_object
 
 AUTOENCODER, TEXT_ENCODERS = "autoencoder", "text_encoders"
 ENCODER_TITLES = {
@@ -38,8 +39,8 @@ def audit_autoencoder(args: argparse.Namespace, materials: Materials) -> dict[st
         print("[reproduce] the autoencoder", flush=True)
         config = measuring_recipe(args, AUDIT_RECIPE).lock()
         audit(config, materials.base, materials.real, folder, judge_folder=materials.judge)
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    return _autoencoder_in_short(report)
+    with json_object(folder / "report.json", _again(folder)) as report:
+        return _autoencoder_in_short(report)
 
 
 def probe_text_encoders(
@@ -62,9 +63,9 @@ def probe_text_encoders(
     everything = {**models, "in_domain": materials.encoder}
     wanted = {name: everything[name] for name in ENCODER_TITLES if name in everything}
     if path.exists():
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if [entry["name"] for entry in report["encoders"]] == list(wanted):
-            return _text_encoders_in_short(report)
+        with json_object(path, _again(path.parent)) as report:
+            if [entry["name"] for entry in report["encoders"]] == list(wanted):
+                return _text_encoders_in_short(report)
     print(f"[reproduce] what {len(wanted)} text encoders know", flush=True)
     config = measuring_recipe(args, PROBE_RECIPE)
     config.labels = (LABEL,)
@@ -73,6 +74,10 @@ def probe_text_encoders(
         config.lock(), wanted, data, path.parent, cache_dir=args.output / "data"
     )
     return _text_encoders_in_short(report)
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder}: the same command measures again"
 
 
 def _autoencoder_in_short(report: dict[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 import medsd_jax
 from medsd_jax.cli.report_page import page_template
@@ -42,9 +41,12 @@ from medsd_jax.cli.reproduce_experiments import (
     sampling_of,
 )
 from medsd_jax.cli.reproduce_parts import ENCODER_TITLES
+from medsd_jax.data.sources.tables import read_json_lines, text_cell
+from medsd_jax.data.stored_image import UnreadableImageError, read_pixels
+from medsd_jax.errors import UserError
 from medsd_jax.evaluation.intervals import bootstrap_interval
 from medsd_jax.evaluation.similarity import intra_prompt_ms_ssim, most_scales
-from medsd_jax.files import write_text
+from medsd_jax.files import json_object, write_text
 from medsd_jax.sampling.images import make_grid
 
 NUMBERS = ("fid", "prompt_accuracy", "ms_ssim")
@@ -58,16 +60,21 @@ def training(
 ) -> dict[str, Any]:
     """Gathers what one training and its evaluation left in their folder."""
     evaluation = folder / EVALUATION
-    report = json.loads((evaluation / "report.json").read_text(encoding="utf-8"))
-    judged = report["condition"]["labels"][LABEL]
+    again = f"remove {evaluation}: the same command measures again"
+    with json_object(evaluation / "report.json", again) as report:
+        judged = report["condition"]["labels"][LABEL]
+        measured = {
+            "fid": report["fidelity"][materials.features[0]]["fid"],
+            "prompt_accuracy": judged["prompt_accuracy"],
+            "confusion": judged["confusion"],
+        }
     parameters, seconds = 0, None
     if experiment.recipe is not None:
-        parameters = json.loads((folder / "parameters.json").read_text("utf-8"))["trained"]
-        seconds = json.loads((folder / "seconds.json").read_text("utf-8"))
+        with json_object(folder / "parameters.json", f"remove {folder}: it is trained again") as x:
+            parameters = int(x["trained"])
+        seconds = _read_seconds(folder / "seconds.json")
     return {
-        "fid": report["fidelity"][materials.features[0]]["fid"],
-        "prompt_accuracy": judged["prompt_accuracy"],
-        "confusion": judged["confusion"],
+        **measured,
         "ms_ssim": _ms_ssim(_samples(evaluation / "samples")),
         "trained_parameters": parameters,
         "seconds": seconds,
@@ -193,30 +200,36 @@ def _outcome(one: list[float], other: list[float], sign: int) -> str:
 def _samples(folder: Path) -> dict[str, list[np.ndarray]]:
     """Prompt -> its pictures [H, W, 3] uint8, in the order of their sampling."""
     found: dict[str, list[np.ndarray]] = {}
-    for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        with Image.open(folder / entry["file"]) as image:
-            found.setdefault(entry["prompt"], []).append(np.asarray(image.convert("RGB")))
+    for where, entry in read_json_lines(folder / "samples.jsonl").rows:
+        file, prompt = (text_cell(entry, name, where) for name in ("file", "prompt"))
+        try:
+            pixels, _ = read_pixels((folder / file).read_bytes())
+        except (OSError, UnreadableImageError) as error:
+            said = getattr(error, "strerror", None) or error
+            raise UserError(f"{folder / file} cannot be read: {said}; remove {folder}") from error
+        rgb = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
+        found.setdefault(prompt, []).append(rgb)
     return found
 
 
-def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
-    """MS-SSIM in groups of four pictures of one prompt, the groups resampled.
+def _read_seconds(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {error}; write the training's seconds") from error
 
-    Both prompts start from the same noises in the same order, so that their groups at one place are
-    drawn together; where there is one place alone, each by itself.
-    """
-    groups, places = [], []
+
+def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+    """MS-SSIM in groups of four pictures of one prompt, the groups resampled."""
+    groups = []
     for images in samples.values():
         grey = np.stack(images).mean(axis=-1, keepdims=True, dtype=np.float32) / 255.0
         count = len(grey) // GROUP
         groups.append(grey[: count * GROUP].reshape(count, GROUP, *grey.shape[1:]))
-        places.extend(range(count))
     together = np.concatenate(groups)
     scales = most_scales(*together.shape[2:4])
     found = intra_prompt_ms_ssim(together, num_scales=scales)
-    units = np.array(places) if len(set(places)) > 1 else None
-    return bootstrap_interval(np.mean, found.of_prompts, units=units, seed=0).to_dict()
+    return bootstrap_interval(np.mean, found.of_prompts, seed=0).to_dict()
 
 
 def _together(estimates: list[dict[str, Any]]) -> dict[str, Any]:

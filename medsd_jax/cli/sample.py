@@ -17,7 +17,7 @@ from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.data.sources.tables import is_no_text, read_csv
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
-from medsd_jax.files import content_hash
+from medsd_jax.files import content_hash, read_array
 
 log = logging.getLogger(__name__)
 
@@ -282,11 +282,8 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def read_latents(path: Path) -> np.ndarray:
     """Start noise from a .npy file; pickled arrays are refused because unpickling runs code."""
-    try:
-        latents = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--latents {path} cannot be read as a .npy array: {error}") from error
-    if not isinstance(latents, np.ndarray) or latents.ndim != 4 or latents.dtype.kind != "f":
+    latents = read_array(path, "give --latents one array [n, h, w, 4] of floats")
+    if latents.ndim != 4 or latents.dtype.kind != "f":
         raise UserError(f"--latents {path} must be one float array [n, h, w, 4]")
     if not np.isfinite(latents).all():
         raise UserError(f"--latents {path} contains values that are not finite")

@@ -20,6 +20,7 @@ from medsd_jax.data.sources import folder, nih14, phantom
 from medsd_jax.data.splits import assign_splits, check_no_leak
 from medsd_jax.data.tfds_builder import RecordSplit, write_records
 from medsd_jax.errors import UserError
+from medsd_jax.files import json_object
 from medsd_jax.folders import alone_at, beside, remove_leftovers
 
 _log = logging.getLogger(__name__)
@@ -213,14 +214,14 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _read_info(target: Path) -> DatasetInfo:
-    info = json.loads((target / _INFO_FILE).read_text("utf-8"))
-    return DatasetInfo(
-        source=info["source"],
-        fingerprint=info["fingerprint"],
-        folder=target,
-        num_images=info["num_images"],
-        num_patients=info["num_patients"],
-        label_names=tuple(info["label_names"]),
-        skipped={r: (count, tuple(names)) for r, (count, names) in info["skipped"].items()},
-        conversions=info["conversions"],
-    )
+    with json_object(target / _INFO_FILE, f"remove {target}: it is prepared again") as info:
+        return DatasetInfo(
+            source=info["source"],
+            fingerprint=info["fingerprint"],
+            folder=target,
+            num_images={split: int(info["num_images"][split]) for split in SPLITS},
+            num_patients={split: int(info["num_patients"][split]) for split in SPLITS},
+            label_names=tuple(map(str, info["label_names"])),
+            skipped={r: (count, tuple(names)) for r, (count, names) in info["skipped"].items()},
+            conversions=dict(info["conversions"]),
+        )

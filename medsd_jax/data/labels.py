@@ -302,6 +302,8 @@ def plain_value(cell: Any) -> LabelValue:
             value = kind(text)
         except ValueError:
             continue
+        if isinstance(value, int):
+            return value if abs(value) < 2**63 else text  # longer ones are names, such as UIDs
         if math.isnan(value):
             return ""
         return value if math.isfinite(value) else text

@@ -16,8 +16,11 @@ from medsd_jax.data.loader import EvalBatches, eval_batches
 from medsd_jax.data.records import Split
 from medsd_jax.data.transforms import ResizeMode
 from medsd_jax.errors import UserError
+from medsd_jax.files import read_array
 from medsd_jax.folders import alone_at, beside, remove_leftovers, wait_until_seen
 from medsd_jax.interrupts import stop_if_asked
+
+_AGAIN = "remove {}, and it is encoded again"
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,11 @@ def encode_split(
                         pass
                 processes.true_everywhere(True)  # all files are written
                 wait_until_seen(path)
-    return np.load(path, mmap_mode="r")
+    moments = read_array(path, _AGAIN.format(path), mapped=True)
+    if moments.ndim != 4 or moments.dtype != np.float32 or len(moments) != len(split):
+        told = f"{moments.dtype} {list(moments.shape)}"
+        raise UserError(f"{path} holds {told} for {len(split)} images; {_AGAIN.format(path)}")
+    return moments
 
 
 def _encoded(

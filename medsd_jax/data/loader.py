@@ -14,6 +14,7 @@ import numpy as np
 
 from medsd_jax.data.decoded_images import DecodedImages
 from medsd_jax.data.records import Split
+from medsd_jax.data.saved_state import ADVICE, parse_state
 from medsd_jax.data.transforms import ResizeMode, flip_some, to_float
 from medsd_jax.errors import UserError
 
@@ -57,7 +58,7 @@ class BatchIterator(Iterator[Batch]):
             UserError: the place belongs to other data, another batch size or another order; going
                 on from it would repeat some pictures and never show others.
         """
-        saved = json.loads(state)
+        saved = parse_state(state)
         if saved.get("version") != _STATE_VERSION:
             raise UserError(
                 "the saved data state is of another version of medsd_jax, "
@@ -77,7 +78,11 @@ class BatchIterator(Iterator[Batch]):
                     f"the saved data state has {key} {saved.get(key)!r} but this run has {value!r}:"
                     f" resume with the same {key}, or start a new run"
                 )
-        self._batches.set_state(saved["grain"])
+        try:
+            self._batches.set_state(saved["grain"])
+        except Exception as error:  # whatever the library makes of a place that is none
+            said = f"{type(error).__name__}: {error}"[:200]
+            raise UserError(f"the saved data state is no place ({said}): {ADVICE}") from error
 
     def close(self) -> None:
         """End the background threads."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import grain
 import numpy as np
 
+from medsd_jax.data.saved_state import ADVICE, parse_state
 from medsd_jax.data.sources.tables import read_text
 from medsd_jax.errors import UserError
 
@@ -88,14 +89,17 @@ class PromptBatches:
         Raises:
             UserError: it is one among other prompts, or in another order.
         """
-        saved = json.loads(state)
+        saved = parse_state(state)
         for key, value in self._setup.items():
             if saved.get(key) != value:
                 raise UserError(
                     f"the saved data state has {key} {saved.get(key)!r} but this run has "
                     f"{value!r}: resume with the same prompts and {key}, or start a new run"
                 )
-        self._number = saved["number"]
+        number = saved.get("number")
+        if type(number) is not int or not 0 <= number < 2**63:
+            raise UserError(f"the saved data state has no number of batches: {ADVICE}")
+        self._number = number
 
 
 class PromptEvalBatches:

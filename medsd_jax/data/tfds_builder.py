@@ -20,17 +20,21 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from medsd_jax.data.records import SPLITS, LabelValue, Record, identity_of
+from medsd_jax.data.sources.tables import read_json_lines
 from medsd_jax.data.stored_image import UnreadableImageError, to_stored
+from medsd_jax.errors import UserError
 
 _log = logging.getLogger(__name__)
 _UNREADABLE = "unreadable image"
 _VERSION = "1.0.0"
+_AGAIN = "remove the folder of this prepared data set, and it is made again"
 
 
 @dataclasses.dataclass
@@ -184,8 +188,7 @@ class RecordSplit:
         self.name = name
         self.fingerprint = fingerprint
         index = folder / f"{name}.jsonl"
-        lines = index.read_text(encoding="utf-8").split("\n")[:-1] if index.is_file() else []
-        rows = [json.loads(line) for line in lines]
+        rows = _read_rows(index) if index.is_file() else []
         self.keys: tuple[str, ...] = tuple(row["key"] for row in rows)
         self.texts: tuple[str, ...] = tuple(row["text"] for row in rows)
         self.patient_ids: tuple[str, ...] = tuple(row["patient_id"] for row in rows)
@@ -194,11 +197,24 @@ class RecordSplit:
         self._places: Sequence[int] = range(len(rows))
         self._source = None
         if rows:
+            self._source = self._open(folder, name, len(rows))
+
+    @staticmethod
+    def _open(folder: Path, name: str, count: int) -> Sequence[Any]:
+        try:
             builder = tfds.builder_from_directory(str(folder / "records" / _VERSION))
-            self._source = builder.as_data_source(
+            source = builder.as_data_source(
                 split=name, decoders={"image": tfds.decode.SkipDecoding()}
             )
-            assert len(self._source) == len(rows), (len(self._source), len(rows), str(folder))
+        except Exception as error:  # what the library makes of damaged files is of many classes
+            said = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder} is damaged ({said}): {_AGAIN}") from error
+        if len(source) != count:
+            raise UserError(
+                f"{folder} is damaged: {name}.jsonl names {count} records, there are "
+                f"{len(source)}: {_AGAIN}"
+            )
+        return source
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -225,8 +241,21 @@ class RecordSplit:
 
     def __getitem__(self, index: int) -> Record:
         """Return one record with its encoded picture."""
-        example = self._source[self._places[index]]
-        assert example["key"].decode() == self.keys[index], (self.keys[index], index)
+        try:
+            example = self._source[self._places[index]]
+            key = example["key"].decode()
+        except IndexError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"record {index} of the {self.name} split is damaged ({said}): {_AGAIN}"
+            ) from error
+        if key != self.keys[index]:
+            raise UserError(
+                f"record {index} of the {self.name} split is {key!r}, not {self.keys[index]!r}: "
+                f"{_AGAIN}"
+            )
         return Record(
             key=self.keys[index],
             image=example["image"],
@@ -235,3 +264,19 @@ class RecordSplit:
             labels=self.labels[index],
             split=self.name,
         )
+
+
+def _read_rows(index: Path) -> list[dict[str, Any]]:
+    """What the index of a split says of each record.
+
+    Raises:
+        UserError: it was changed since it was written.
+    """
+    rows = [row for _, row in read_json_lines(index).rows]
+    for number, row in enumerate(rows, start=1):
+        texts = (row.get(name) for name in ("key", "text", "patient_id"))
+        sizes = (row.get(name) for name in ("height", "width"))
+        whole = all(type(x) is str for x in texts) and all(type(x) is int for x in sizes)
+        if not whole or not isinstance(row.get("labels"), dict):
+            raise UserError(f"{index} line {number} is damaged: {_AGAIN}")
+    return rows

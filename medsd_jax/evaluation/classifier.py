@@ -20,10 +20,11 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from medsd_jax.data.labels import label_name
+from medsd_jax.data.transforms import check_resize_mode
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from medsd_jax.files import save_tensors, write_text
+from medsd_jax.files import json_object, save_tensors, write_text
 from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
@@ -32,6 +33,7 @@ from medsd_jax.parallel.multihost import fetch, put_global
 
 CONFIG_FILE, WEIGHTS_FILE = "classifier.json", "classifier.safetensors"
 _IMAGES_AT_ONCE = 64  # on each device
+_LARGEST_SIDE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,26 +174,34 @@ def load_classifier(folder: Path) -> Classifier:
         raise UserError(
             f"{folder} holds no {CONFIG_FILE}: give the folder that train-classifier wrote"
         )
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        network = _network_of(about["network"])
-    except Exception as error:  # safetensors has an exception of its own for damaged files
-        raise UserError(f"{folder}: the classifier cannot be read ({error})") from error
+    with json_object(path, "train the classifier again, or copy its folder again") as about:
+        classifier = _described(about)
     tensors = read_weights_file(folder / WEIGHTS_FILE)
-    _, like = structure(network)
-    return Classifier(
-        network=network,
-        labels=tuple(about["labels"]),
-        image_size=about["image_size"],
-        resize_mode=about["resize_mode"],
-        params=from_torch(tensors, like, str(folder / WEIGHTS_FILE)),
-        slope=np.asarray(about["slope"], np.float32),
-        intercept=np.asarray(about["intercept"], np.float32),
-    )
+    _, like = structure(classifier.network)
+    params = from_torch(tensors, like, str(folder / WEIGHTS_FILE))
+    return dataclasses.replace(classifier, params=params)
 
 
-def _network_of(about: Mapping[str, Any]) -> DenseNetConfig:
-    return DenseNetConfig(**{**about, "block_config": tuple(about["block_config"])})
+def _described(about: Mapping[str, Any]) -> Classifier:
+    """The classifier of a classifier.json, without its weights."""
+    network = dict(about["network"])
+    network = DenseNetConfig(**{**network, "block_config": tuple(network["block_config"])})
+    labels, side = about["labels"], about["image_size"]
+    count = network.num_classes
+    if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
+        raise UserError(f"labels are {str(labels)[:80]}, not a list of names")
+    if len({label_name(x) for x in labels}) != len(labels) or len(labels) != count:
+        raise UserError(f"labels must be {count} different names, as the network has classes")
+    if type(side) is not int or not network.smallest_image <= side <= _LARGEST_SIDE:
+        raise UserError(
+            f"image_size is {str(side)[:80]}, not {network.smallest_image} to {_LARGEST_SIDE}"
+        )
+    check_resize_mode(about["resize_mode"])
+    slope, intercept = (np.asarray(about[k], np.float32) for k in ("slope", "intercept"))
+    for name, x in (("slope", slope), ("intercept", intercept)):
+        if x.shape != (count,) or not np.isfinite(x).all():
+            raise UserError(f"{name} must be {count} finite numbers, one a label")
+    return Classifier(network, tuple(labels), side, about["resize_mode"], {}, slope, intercept)
 
 
 @functools.cache

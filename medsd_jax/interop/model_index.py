@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import read_object
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,18 +93,16 @@ def check_index(path: Path) -> list[str]:
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or _OTHER_KINDS.search(pipeline):
         raise UserError(
-            f"{path}: _class_name is {repr(pipeline)[:100]}; only {_PIPELINE} and pipelines of the "
-            "same parts (Stable Diffusion 1 and 2) are supported"
+            f"{path}: _class_name is {pipeline!r}; only {_PIPELINE} and pipelines of the same "
+            "parts (Stable Diffusion 1 and 2) are supported"
         )
-    pipeline = pipeline[:100]
     kind = "" if pipeline == _PIPELINE else f" of a {pipeline}"
     listed = {k: v for k, v in index.items() if isinstance(v, list) and v != _NOTHING}
     foreign = [name for name in listed if name not in PARTS and name not in DROPPED]
     absent = [name for name in PARTS if name not in listed]
     if absent and (kind or foreign):
-        others = ", ".join(foreign[:5]) or "nothing else"
         raise UserError(
-            f"{path} names no {', '.join(absent)}, but {others}: a "
+            f"{path} names no {', '.join(absent)}, but {', '.join(foreign) or 'nothing else'}: a "
             f"{pipeline} is another kind of model; only Stable Diffusion 1 and 2 are supported"
         )
     if absent:
@@ -133,9 +132,8 @@ def check_index(path: Path) -> list[str]:
 
 
 def _class_name(listed: list) -> Any:
-    """The class of a component [library, class]; what is none is cut for a message."""
-    name = listed[-1] if listed else None
-    return name if name is None else str(name)[:100]
+    """The class of a component [library, class]."""
+    return listed[-1] if listed else None
 
 
 def _plain_class(listed: list) -> str:
@@ -186,19 +184,7 @@ def make_index(scheduler: Mapping[str, Any], text: TextClasses) -> dict[str, Any
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises UserError where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{path} is missing; copy or download the model again") from error
-    except OSError as error:  # a folder of that name, a loop of links, a closed file
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the file") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deep to be read; download it again") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}")
-    return value
+    return read_object(path, "copy or download the model again")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -216,6 +216,8 @@ def _read_index(path: Path) -> dict:
         raise UserError(
             f"{path} is not an index of safetensors shards ({error!r}); download it again"
         ) from error
+    if not shards:
+        raise UserError(f"{path} names no weight files; download it again")
     # An index comes from a stranger: it may only name weight files that lie beside it.
     suffix = MSGPACK if f"{MSGPACK}." in path.name else ".safetensors"
     for shard in shards:

@@ -78,6 +78,14 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> Any:
             f"number above {_MARKS}, such as the text encoder's 77; correct tokenizer_config.json"
         )
     tokenizer.model_max_length = int(length)
+    try:
+        # A vocabulary may lack what unknown words become: told now, not at the first one.
+        tokenizer(list(_TRIAL_TEXTS))
+    except Exception as error:
+        raise UserError(
+            f"{folder}: the tokenizer cuts no texts ({' '.join(str(error).split())}); download or "
+            "write it again"
+        ) from error
     return tokenizer
 
 

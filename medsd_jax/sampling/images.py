@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from medsd_jax.errors import UserError
 
@@ -93,11 +93,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             text = image.info.get(_KEYWORD)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except Exception as error:  # Pillow's parsers let pass whatever a damaged file leads them into
         raise UserError(f"{path} is not a readable PNG file") from error
     if text is None:
         raise UserError(f"{path} was not written by medsd_jax: it has no {_KEYWORD!r} text chunk")
-    return json.loads(text)
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} has a damaged {_KEYWORD!r} text chunk: {error}") from error
+    if not isinstance(about, dict):
+        raise UserError(f"{path} has a {_KEYWORD!r} text chunk that is no JSON object")
+    return about
 
 
 def make_grid(

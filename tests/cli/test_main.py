@@ -53,6 +53,15 @@ def test_a_training_that_diverged_is_one_line_and_1(run):
     assert (code, err) == (1, "medsd_jax: error: loss is nan at step 3\n")
 
 
+def test_pages_of_somebody_s_file_are_cut_and_the_way_out_stays(run):
+    def body(args):
+        raise UserError(f"key {'x' * 5000} is unknown; write another one")
+
+    _, _, err = run(body, "echo", "--output", "x")
+    assert len(err) < 750 and err.startswith("medsd_jax: error: key xxx")
+    assert err.endswith("is unknown; write another one\n") and err.count("\n") == 1
+
+
 def test_interrupt_is_130(run):
     def body(args):
         raise KeyboardInterrupt

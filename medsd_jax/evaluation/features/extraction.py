@@ -40,7 +40,7 @@ from medsd_jax.evaluation.features.rough import (
 from medsd_jax.evaluation.features.transformers_folder import open_tower
 from medsd_jax.evaluation.features.weights import load_weights
 from medsd_jax.evaluation.picture_sets import PictureSet, squared
-from medsd_jax.files import whole_file
+from medsd_jax.files import read_array, whole_file
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
@@ -194,7 +194,11 @@ def features_of(
     """
     path = cache / f"{network.kind}-{network.fingerprint}-{pictures.fingerprint}.npy"
     if path.is_file():
-        return np.load(path)
+        again = f"remove {path}, and it is computed again"
+        found = read_array(path, again)
+        if found.ndim != 2 or len(found) != len(pictures) or found.dtype != np.float32:
+            raise UserError(f"{path} holds {found.dtype} {list(found.shape)}; {again}")
+        return found
     extract = make_extractor(network, mesh, len(pictures))
     found = []
     with tqdm(total=len(pictures), unit="image", desc=f"{network.kind} features") as bar:

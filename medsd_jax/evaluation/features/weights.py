@@ -159,8 +159,11 @@ def _read_torch_file(path: Path) -> dict[str, np.ndarray]:
 def _is_torchscript(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); download it again") from error
 
 
 def _why_refused(error: pickle.UnpicklingError) -> str:

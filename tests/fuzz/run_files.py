@@ -1,0 +1,244 @@
+"""Readers of what our own commands left, and somebody may have changed since."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medsd_jax.cli import reproduce, reproduce_parts, reproduce_report
+from medsd_jax.cli.evaluate_sampling import SETTINGS
+from medsd_jax.cli.flags import parse_train_flags
+from medsd_jax.cli.membership import config_of_run
+from medsd_jax.cli.recipes import base_config
+from medsd_jax.cli.reproduce_experiments import EXPERIMENTS, Materials
+from medsd_jax.cli.sample_folder import SampleFolder
+from medsd_jax.data.dataset import open_dataset
+from medsd_jax.data.loader import make_loader
+from medsd_jax.data.prompt_batches import PromptBatches
+from medsd_jax.files import read_object
+from medsd_jax.training.best import KeepBest
+from medsd_jax.training.checksums import CHECKSUMS, find_damage, write_checksums
+from medsd_jax.training.metrics import ScalarWriter, read_scalars
+from tests.fuzz.mutations import Mutator, dumped, encoded
+
+Read = Callable[[Mutator], Any]
+PHANTOMS = {"num_images": 12, "image_size": 16}
+
+
+def _phantoms(work: Path):
+    return open_dataset(
+        "phantom", params=PHANTOMS, cache_dir=work / "data", validation_fraction=0.25,
+        progress=False,
+    )  # fmt: skip
+
+
+def _data_state(work: Path) -> Read:
+    split = _phantoms(work).train
+    batches = make_loader(
+        split, batch_size=2, columns={}, image_size=16, resize_mode="pad", seed=0, num_threads=0
+    )
+    next(batches)
+    whole = json.loads(batches.get_state())
+
+    def read(mutator: Mutator) -> None:
+        batches.set_state(mutator.json(whole))
+        assert len(next(batches)["images"]) == 2
+
+    return read
+
+
+def _prompt_state(work: Path) -> Read:
+    batches = PromptBatches({"ids": np.arange(8)}, batch_size=2, seed=0)
+    whole = json.loads(batches.get_state())
+
+    def read(mutator: Mutator) -> None:
+        batches.set_state(mutator.json(whole))
+        assert len(next(batches)["ids"]) == 2
+
+    return read
+
+
+def _prepared_data(work: Path) -> Read:
+    folder = _phantoms(work).info.folder
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    whole = {path: path.read_bytes() for path in files}
+
+    def read(mutator: Mutator) -> None:
+        path = mutator.rng.choice(files)
+        try:
+            path.write_bytes(mutator.bytes(whole[path]))
+            dataset = _phantoms(work)
+            for split in (dataset.train, dataset.validation):
+                for i in range(len(split)):
+                    split[i].read_bytes()
+        finally:
+            path.write_bytes(whole[path])
+
+    return read
+
+
+def _curves(work: Path) -> Read:
+    rows = [{"step": i, "train/loss": 0.5, "images_per_second": 3.0} for i in range(3)]
+
+    def read(mutator: Mutator) -> None:
+        shutil.rmtree(work / "tensorboard", ignore_errors=True)
+        (work / "metrics.jsonl").write_bytes(mutator.lines(rows))
+        assert all(type(row["step"]) is int for row in read_scalars(work))
+        ScalarWriter(work, keep_through=1).close()
+
+    return read
+
+
+def _checksums(work: Path) -> Read:
+    for name in ("state/_METADATA", "run/metadata", "state/array"):
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_bytes(b"{}")
+    write_checksums(work)
+    whole = read_object(work / CHECKSUMS, "")
+
+    def read(mutator: Mutator) -> None:
+        (work / CHECKSUMS).write_bytes(mutator.json(whole))
+        find_damage(work)
+
+    return read
+
+
+def _best(work: Path) -> Read:
+    (work / "best").mkdir()
+    whole = {"metric": "loss", "value": 0.5, "step": 3, "metrics": {"loss": 0.5}, "settings": {}}
+
+    def read(mutator: Mutator) -> None:
+        (work / "best/best.json").write_bytes(mutator.json(whole))
+        KeepBest(
+            work, metric="loss", larger_is_better=False, settings={}, resumed=True,
+            save=lambda weights, folder: None,
+        )  # fmt: skip
+
+    return read
+
+
+def _run_config(work: Path) -> Read:
+    config = base_config("get_config")
+    config.model.path = "m"
+    whole = json.loads(config.to_json())
+
+    def read(mutator: Mutator) -> None:
+        (work / "config.json").write_bytes(mutator.json(whole))
+        config_of_run(work)
+
+    return read
+
+
+OVERRIDES = (
+    "train.steps=3", "optim.learning_rate=1e-4", "data.source=folder", "seed=1",
+    "preview.prompts=('a', 'b')", "mesh.data=-1", "train.ema_decay=0.5", "data.flip=True",
+)  # fmt: skip
+
+
+def _overrides(work: Path) -> Read:
+    recipe = [
+        "--config",
+        "configs/finetune.py",
+        "--workdir",
+        str(work / "run"),
+        "--config.model.path=m",
+    ]
+
+    def read(mutator: Mutator) -> None:
+        words = [mutator.rng.choice(OVERRIDES) for _ in range(2)]
+        changed = mutator.bytes(" ".join(words).encode()).decode("utf-8", "surrogateescape")
+        flags = [f"--config.{word}" for word in changed.replace("\0", "").split(" ")]
+        parse_train_flags([*recipe, *flags])
+
+    return read
+
+
+def _samples_begun(work: Path) -> Read:
+    entries = [{"prompt": f"p{i}", "seed": i, "row": {"id": f"a{i}"}, "lora": []} for i in range(3)]
+    names = [f"{i:05d}.png" for i in range(3)]
+    rows = [{"file": name, **entry} for name, entry in zip(names, entries, strict=True)]
+
+    def read(mutator: Mutator) -> None:
+        for name in names:
+            (work / name).write_bytes(encoded())
+        (work / "samples.jsonl").write_bytes(mutator.lines(rows))
+        with SampleFolder(work, "files", entries) as found:
+            assert 0 <= found.done <= 3
+
+    return read
+
+
+def _reports(work: Path) -> Read:
+    """What `reproduce` takes from the reports of the commands that it ran."""
+    evaluation, autoencoder = work / "row/evaluation", work / reproduce_parts.AUTOENCODER
+    (evaluation / "samples").mkdir(parents=True)
+    autoencoder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    from medsd_jax.sampling.images import save_png
+
+    for i, image in enumerate(pixels):
+        save_png(image, evaluation / f"samples/{i}.png", {})
+    score = {"value": 0.5, "n": 4, "ci95": [0.1, 0.9]}
+    label = {reproduce_report.LABEL: {"prompt_accuracy": score, "confusion": [[1, 0], [0, 1]]}}
+    report = {"condition": {"labels": label}, "fidelity": {"latent": {"fid": score}}}
+    audit = {
+        "measured": {"num_images": 3, "image_size": 16}, "verdict": {"good_enough": True},
+        "similarity": {"psnr": {"mean": 30.0}},
+        "judge": {"labels": {reproduce_report.LABEL: {"changed": score}}},
+    }  # fmt: skip
+    rows = [{"file": f"{i}.png", "prompt": "x"} for i in range(8)]
+    whole = {
+        evaluation / "report.json": report,
+        autoencoder / "report.json": audit,
+        work / "row/parameters.json": {"trained": 5},
+        work / "row/seconds.json": 3.5,
+        evaluation / "samples/samples.jsonl": rows,
+    }
+    row = next(x for x in EXPERIMENTS if x.recipe is not None)
+    materials = Materials(base="m", features=("latent",), real="", judge=None, encoder=None)
+    args = argparse.Namespace(output=work, scale="phantom")
+
+    def read(mutator: Mutator) -> None:
+        for path, value in whole.items():
+            path.write_bytes(
+                b"".join(dumped(x) + b"\n" for x in value) if value is rows else dumped(value)
+            )
+        path = mutator.rng.choice(list(whole))
+        value = whole[path]
+        path.write_bytes(mutator.lines(value) if value is rows else mutator.json(value))
+        reproduce_report.training(work, work / "row", row, materials)
+        reproduce_parts.audit_autoencoder(args, materials)
+
+    return read
+
+
+def _settings(work: Path) -> Read:
+    args = argparse.Namespace(**dict.fromkeys((*reproduce._FULL_ONLY, *SETTINGS)))
+    args.scale, args.train_steps, args.output, args.configs = "phantom", 3, work / "o", None
+    reproduce.keep_settings(args)
+    whole = read_object(work / "o/settings.json", "")
+
+    def read(mutator: Mutator) -> None:
+        (work / "o/settings.json").write_bytes(mutator.json(whole))
+        reproduce.keep_settings(args)
+
+    return read
+
+
+TARGETS = {
+    "data_state": _data_state,
+    "prompt_state": _prompt_state,
+    "prepared_data": _prepared_data,
+    "curves": _curves,
+    "checksums": _checksums,
+    "best": _best,
+    "run_config": _run_config,
+    "overrides": _overrides,
+    "samples_begun": _samples_begun,
+    "reports": _reports,
+    "settings": _settings,
+}
