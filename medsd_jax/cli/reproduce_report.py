@@ -220,16 +220,22 @@ def _read_seconds(path: Path) -> float:
 
 
 def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
-    """MS-SSIM in groups of four pictures of one prompt, the groups resampled."""
-    groups = []
+    """MS-SSIM in groups of four pictures of one prompt, the groups resampled.
+
+    Both prompts start from the same noises in the same order, so that their groups at one place are
+    drawn together; where there is one place alone, each by itself.
+    """
+    groups, places = [], []
     for images in samples.values():
         grey = np.stack(images).mean(axis=-1, keepdims=True, dtype=np.float32) / 255.0
         count = len(grey) // GROUP
         groups.append(grey[: count * GROUP].reshape(count, GROUP, *grey.shape[1:]))
+        places.extend(range(count))
     together = np.concatenate(groups)
     scales = most_scales(*together.shape[2:4])
     found = intra_prompt_ms_ssim(together, num_scales=scales)
-    return bootstrap_interval(np.mean, found.of_prompts, seed=0).to_dict()
+    units = np.array(places) if len(set(places)) > 1 else None
+    return bootstrap_interval(np.mean, found.of_prompts, units=units, seed=0).to_dict()
 
 
 def _together(estimates: list[dict[str, Any]]) -> dict[str, Any]:

@@ -157,6 +157,8 @@ def kid_of_subsets(
 ) -> KidOfSubsets:
     """Average KID over random subsets, each drawn without replacement from both sets.
 
+    As papers do, images are drawn one by one: pairs of one patient count. `kid` leaves them out.
+
     Args:
         real: [m, d].
         synthetic: [n, d].

@@ -51,13 +51,20 @@ def resolve(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) ->
     """
     name = os.fspath(path_or_hub_id)
     path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        is_here = path.is_dir()
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{name[:80]} cannot be opened ({error.strerror}); check it") from error
+    if is_here:
         folder = _local_folder(path)
         if variant:
             require_variant(_listings(folder), variant, str(folder))
         return folder
     if path.exists():
-        raise UserError(f"{path} is a file; {_FILE_ADVICE}")
+        advice = f"give {path.parent}" if path.name == INDEX else _FILE_ADVICE
+        raise UserError(f"{path} is a file; {advice}")
+    if page := _HUB_PAGE.match(name):
+        raise UserError(f"{name} is a page of the hub; give {page['id']}")
     if not HUB_ID.fullmatch(name):
         raise UserError(
             f"{name} does not exist; give a diffusers folder, a training workdir "
@@ -66,12 +73,14 @@ def resolve(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) ->
     return _hub_folder(name, variant)
 
 
+_HUB_PAGE = re.compile(rf"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<id>{HUB_ID.pattern})")
 _FILE_ADVICE = (
     "single-file checkpoints are not read; convert it once with diffusers "
     "(StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)) and give that FOLDER"
 )
 
 
+_LORA = "pytorch_lora_weights.safetensors"
 _TRAINER_STATE = re.compile(
     r"checkpoint-\d+$|(optimizer|scheduler)(_\d+)?\.(bin|pt)$|random_states_\d+\.pkl$|training_args"
 )
@@ -89,6 +98,11 @@ def _local_folder(path: Path) -> Path:
         raise UserError(f"{path} is empty; give a diffusers folder, one with a model_index.json")
     if (path.parent / "model_index.json").is_file():
         raise UserError(f"{path} is one component of a diffusers folder; give {path.parent}")
+    if INDEX in names:
+        raise UserError(
+            f"{path / INDEX} is no file that can be read (a folder, or a link to nothing); copy or "
+            "download the model again"
+        )
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise UserError(
         f"{path} is not a diffusers folder: no model_index.json among {shown}; "
@@ -98,6 +112,9 @@ def _local_folder(path: Path) -> Path:
 
 def _advice(path: Path, names: list[str]) -> str:
     """What may be meant by a folder of these names that is no model."""
+    workdir = "a training workdir has its model/ only when the training has ended"
+    if {"checkpoints", "metrics.jsonl"} & set(names):
+        return workdir
     if saved := [name for name in names if re.fullmatch(r"checkpoint-\d+", name)]:
         return (
             f"{saved[-1]} and its like are a trainer's own states; give the folder that the "
@@ -119,11 +136,20 @@ def _advice(path: Path, names: list[str]) -> str:
             "a trainer's checkpoint is no model; go on with the trainer to its end, and give the "
             "folder that it writes then"
         )
+    if _LORA in names:
+        return "it holds a LoRA: give the base model as --model, and this folder as --lora"
+    if any(name.startswith("learned_embeds") for name in names):
+        return "it holds a learnt word: give the base model as --model, and the file as --embedding"
+    if "config.json" in names:
+        return (
+            "by its config.json it is one network: give the whole model that it belongs to, or put "
+            "a BERT into one by swap-text-encoder"
+        )
     if any(name.endswith((".ckpt", ".safetensors")) for name in names):
         return _FILE_ADVICE
     if parts := [name for name in names if name in WEIGHT_STEMS]:
         return f"there is {', '.join(parts)}, so it was copied in part: copy it again"
-    return "a training workdir has its model/ only when the training has ended"
+    return workdir
 
 
 def _listings(folder: Path) -> dict[str, set[str]]:

@@ -93,16 +93,18 @@ def check_index(path: Path) -> list[str]:
     pipeline = index.get("_class_name")
     if not isinstance(pipeline, str) or _OTHER_KINDS.search(pipeline):
         raise UserError(
-            f"{path}: _class_name is {pipeline!r}; only {_PIPELINE} and pipelines of the same "
-            "parts (Stable Diffusion 1 and 2) are supported"
+            f"{path}: _class_name is {repr(pipeline)[:100]}; only {_PIPELINE} and pipelines of the "
+            "same parts (Stable Diffusion 1 and 2) are supported"
         )
+    pipeline = pipeline[:100]
     kind = "" if pipeline == _PIPELINE else f" of a {pipeline}"
     listed = {k: v for k, v in index.items() if isinstance(v, list) and v != _NOTHING}
     foreign = [name for name in listed if name not in PARTS and name not in DROPPED]
     absent = [name for name in PARTS if name not in listed]
     if absent and (kind or foreign):
+        others = ", ".join(foreign[:5]) or "nothing else"
         raise UserError(
-            f"{path} names no {', '.join(absent)}, but {', '.join(foreign) or 'nothing else'}: a "
+            f"{path} names no {', '.join(absent)}, but {others}: a "
             f"{pipeline} is another kind of model; only Stable Diffusion 1 and 2 are supported"
         )
     if absent:
@@ -132,8 +134,9 @@ def check_index(path: Path) -> list[str]:
 
 
 def _class_name(listed: list) -> Any:
-    """The class of a component [library, class]."""
-    return listed[-1] if listed else None
+    """The class of a component [library, class]; what is none is cut for a message."""
+    name = listed[-1] if listed else None
+    return name if name is None else str(name)[:100]
 
 
 def _plain_class(listed: list) -> str:

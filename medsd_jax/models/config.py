@@ -107,6 +107,11 @@ class UNetConfig(JsonConfig):
             ("CrossAttnUpBlock2D", "UpBlock2D"),
         )
         _check_groups(where, self.block_out_channels, self.norm_num_groups)
+        if not 0 <= self.freq_shift < self.block_out_channels[0] // 2:
+            raise UserError(
+                f"{where}: freq_shift = {self.freq_shift} leaves no frequencies of time for "
+                f"{self.block_out_channels[0]} channels; published models have 0 or 1"
+            )
         if len(self.heads) != levels:
             raise UserError(
                 f"{where}: attention_head_dim = {self.attention_head_dim} needs {levels} entries, "

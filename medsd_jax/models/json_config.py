@@ -114,7 +114,8 @@ class JsonConfig:
                     )
             elif key not in cls._NOTES:
                 raise UserError(
-                    f"{where}: unknown key {key!r} (value {_shown(given)}) for {cls._CLASS_NAME}"
+                    f"{where}: unknown key {_shown(key)} (value {_shown(given)}) for "
+                    f"{cls._CLASS_NAME}"
                 )
         missing = [
             name
@@ -146,17 +147,16 @@ class JsonConfig:
             if isinstance(value, tuple) and key in cls._SIDES:
                 return "expected int, the side of a square"
             return f"expected {hint.__name__ if isinstance(hint, type) else hint}"
+        if hint is float:
+            # Not finite, or not in float32, is neither: a comparison with NaN is false.
+            if key in cls._ABOVE_ZERO and not 1e-30 <= value <= 1e30:
+                return "expected a positive number"
+            return "" if 0 <= value <= 1e30 else "expected a number of at least 0"
         for number in _entries(value):
             if type(number) is int and number < 1 and key not in cls._MAY_BE_ZERO:
                 return "at least 1"
             if type(number) is int and number > cls._MOST.get(key, _MOST):
                 return f"at most {cls._MOST.get(key, _MOST)}"
-            if hint is float:
-                # Not finite, or not in float32, is neither: a comparison with NaN is false.
-                if key in cls._ABOVE_ZERO and not 1e-30 <= number <= 1e30:
-                    return "expected a positive number"
-                if not 0 <= number <= 1e30:
-                    return "expected a number of at least 0"
         return ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from medsd_jax.cli.main import exit_code, main
 from medsd_jax.cli.recipes import load_config
 from medsd_jax.cli.reproduce_experiments import BASE_RECIPE, EXPERIMENTS, prompts_of, sampling_of
 from medsd_jax.cli.reproduce_parts import AUDIT_RECIPE, PROBE_RECIPE
-from medsd_jax.cli.reproduce_report import _together, findings, in_words
+from medsd_jax.cli.reproduce_report import _ms_ssim, _together, findings, in_words
 from tests.e2e.tiny_run import ROOT
 
 
@@ -45,6 +46,21 @@ def test_all_few_shot_rows_see_the_same_ten_pictures():
                 settings.append((scale, config.few_shot.images_per_prompt, config.few_shot.label,
                                  data["phantom_seed"], data["num_images"]))  # fmt: skip
     assert len(set(settings)) == 2
+
+
+def test_groups_of_the_same_noises_are_one_draw():
+    """A second prompt whose pictures are those of the first tells nothing new."""
+    rng = np.random.default_rng(0)
+    # Each group of four is alike by a degree of its own.
+    images = [
+        (rng.integers(0, 256, (64, 64, 3)) * (i // 4) / 12 + 40).astype(np.uint8)
+        for i in range(48)
+    ]  # fmt: skip
+    once, twice = _ms_ssim({"a": images}), _ms_ssim({"a": images, "b": images})
+    assert twice["n"] == once["n"] == 12
+    np.testing.assert_allclose(twice["ci95"], once["ci95"], rtol=1e-5)
+    assert once["ci95"][0] < once["value"] < once["ci95"][1]
+    assert _ms_ssim({"a": images[:4], "b": images[4:8]})["n"] == 2
 
 
 def test_rows_sample_by_the_base_model_s_recipe_and_the_flags():

@@ -253,3 +253,43 @@ def test_a_single_file_checkpoint(tiny_folder, tmp_path):
     shutil.copy(file, alone)
     with pytest.raises(UserError, match="from_single_file"):
         resolve(alone)
+
+
+@pytest.mark.parametrize(
+    "names, told",
+    [
+        (["pytorch_lora_weights.safetensors"], "this folder as --lora"),
+        (["learned_embeds.safetensors"], "the file as --embedding"),
+        (["config.json", "diffusion_pytorch_model.safetensors"], "it is one network"),
+        (["config.json", "model.safetensors", "vocab.txt"], "swap-text-encoder"),
+        (["config.json", "checkpoints", "metrics.jsonl"], "a training workdir"),
+        (["sd-v1-4.ckpt"], "from_single_file"),
+        (["checkpoint-10", "checkpoint-20"], "a trainer's own states"),
+    ],
+)
+def test_what_else_a_folder_may_be(tmp_path, names, told):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"no model_index.json among .*{told}") as error:
+        resolve(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_index_that_is_no_file(tiny_folder):
+    path = tiny_folder / "model_index.json"
+    path.unlink()
+    for make in (lambda: path.symlink_to(path), path.mkdir):
+        make()
+        with pytest.raises(UserError, match=r"model_index\.json is no file that can be read"):
+            resolve(tiny_folder)
+        path.unlink() if path.is_symlink() else path.rmdir()
+
+
+def test_what_is_nearly_a_name(tiny_folder):
+    with pytest.raises(UserError, match=r"is a page of the hub; give org/name$"):
+        resolve("https://huggingface.co/org/name/tree/main")
+    with pytest.raises(UserError, match=f"is a file; give {tiny_folder}$"):
+        resolve(tiny_folder / "model_index.json")
+    with pytest.raises(UserError, match="cannot be opened") as error:
+        resolve("x" * 10**5)
+    assert len(str(error.value)) < 200

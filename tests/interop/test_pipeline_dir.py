@@ -366,3 +366,40 @@ def test_a_variant_of_one_part(tiny_model, tiny_folder, caplog):
         load_pipeline(tiny_folder)
     with pytest.raises(UserError, match=r"no 'fp16' variant of the weights \(there: non_ema\)"):
         load_pipeline(tiny_folder, variant="fp16")
+
+
+@pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json"])
+def test_a_config_that_is_no_file_of_json(tiny_folder, name):
+    path = tiny_folder / name
+    path.write_text('{"a":' * 10**5 + "1" + "}" * 10**5)
+    with pytest.raises(UserError, match="nested too deep"):
+        load_pipeline(tiny_folder)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_pipeline(tiny_folder)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        load_pipeline(tiny_folder)
+
+
+@pytest.mark.parametrize(
+    "part, changes, told",
+    [
+        ("unet", {"block_out_channels": [], "down_block_types": [], "up_block_types": []}, "has 0"),
+        ("unet", {"norm_eps": float("nan")}, "norm_eps = nan"),
+        ("unet", {"layers_per_block": 10**7}, "layers_per_block = 10000000"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor = 0 is not supported .expected a positive"),
+        ("vae", {"scaling_factor": float("nan")}, "scaling_factor = nan"),
+        ("text_encoder", {"num_hidden_layers": 10**7}, "num_hidden_layers = 10000000"),
+        ("text_encoder", {"hidden_size": 10**7}, "the text encoder gives|of the wrong shape"),
+        ("text_encoder", {"vocab_size": 10**7}, r"instead of \[10000000, 16\]"),
+    ],
+)
+def test_numbers_that_no_model_has(tiny_folder, part, changes, told):
+    """At once, and before memory of that size is asked for."""
+    _edit(tiny_folder / part / "config.json", **changes)
+    with pytest.raises(UserError, match=told) as error:
+        load_pipeline(tiny_folder)
+    assert "\n" not in str(error.value)
