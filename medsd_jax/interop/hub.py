@@ -14,7 +14,14 @@ import huggingface_hub
 from medsd_jax.errors import UserError
 from medsd_jax.folders import settle
 from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
-from medsd_jax.interop.model_index import INDEX, PROJECTION_FOLDER, check_index, has_projection
+from medsd_jax.interop.model_index import (
+    INDEX,
+    PROJECTION_FOLDER,
+    check_index,
+    check_kind,
+    has_projection,
+    read_json,
+)
 from medsd_jax.interop.safetensors_io import weight_files
 from medsd_jax.interop.weight_names import (
     WEIGHT_STEMS,
@@ -178,10 +185,10 @@ def _hub_folder(name: str, variant: str | None) -> Path:
         _LOG.warning("%s was removed from the hub; downloading its copy %s", name, target)
 
     def wanted(names: list[str]) -> list[str]:
-        chosen = _wanted(names, target, variant)
-        # A model of a kind that we do not run is refused before its gigabytes are fetched.
-        check_index(Path(huggingface_hub.hf_hub_download(target, "model_index.json")))
-        return chosen
+        # A model of a kind that we do not run is refused by that, before gigabytes are fetched.
+        if INDEX in names:
+            check_index(Path(huggingface_hub.hf_hub_download(target, INDEX)))
+        return _wanted(names, target, variant)
 
     return download(target, wanted)
 
@@ -190,7 +197,9 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     """Says what a cached snapshot lacks, or nothing: another program may have fetched a part."""
     needed = ["model_index.json", "scheduler/scheduler_config.json"]
     needed += [f"{component}/config.json" for component in WEIGHT_STEMS]
-    index = folder / "model_index.json"
+    index = folder / INDEX
+    if index.is_file():
+        check_kind(index, read_json(index))  # Flux lacks a unet/, and no download mends that
     if index.is_file() and has_projection(index):
         needed += [f"{PROJECTION_FOLDER}/{name}" for name in ("config.json", "model.safetensors")]
     for name in needed:

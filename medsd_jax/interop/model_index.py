@@ -39,6 +39,7 @@ DIFFUSERS_VERSION = "0.42.1"
 _PROJECTION_KEY = "_text_encoder_projection"
 _PIPELINE = "StableDiffusionPipeline"
 _NOTHING = [None, None]
+_LONGEST = 100  # characters of a name in a message; a file may hold anything
 _OTHER_KINDS = re.compile(r"XL|StableDiffusion3|Flux|AltDiffusion")
 """In the names of pipelines whose parts may be called as ours are, and are not."""
 # The projection of this class follows the hidden states, which are all that a U-Net reads.
@@ -90,29 +91,10 @@ def check_index(path: Path) -> list[str]:
         The parts in it that are not loaded, out of `DROPPED`.
     """
     index = read_json(path)
-    pipeline = index.get("_class_name")
-    if not isinstance(pipeline, str) or _OTHER_KINDS.search(pipeline):
-        raise UserError(
-            f"{path}: _class_name is {repr(pipeline)[:100]}; only {_PIPELINE} and pipelines of the "
-            "same parts (Stable Diffusion 1 and 2) are supported"
-        )
-    pipeline = pipeline[:100]
+    check_kind(path, index)
+    pipeline = index["_class_name"][:_LONGEST]
     kind = "" if pipeline == _PIPELINE else f" of a {pipeline}"
-    listed = {k: v for k, v in index.items() if isinstance(v, list) and v != _NOTHING}
-    foreign = [name for name in listed if name not in PARTS and name not in DROPPED]
-    absent = [name for name in PARTS if name not in listed]
-    if absent and (kind or foreign):
-        others = ", ".join(foreign[:5]) or "nothing else"
-        raise UserError(
-            f"{path} names no {', '.join(absent)}, but {others}: a "
-            f"{pipeline} is another kind of model; only Stable Diffusion 1 and 2 are supported"
-        )
-    if absent:
-        raise UserError(f"{path} names no {', '.join(absent)}; download the model again")
-    for name in foreign:
-        raise UserError(
-            f"{path}: the component {name} ({_class_name(listed[name])}){kind} is not supported"
-        )
+    listed = _listed(index)
     for name, part in PARTS.items():
         allowed = (*part.class_names, *(_ANY_TOKENIZER if name == "tokenizer" else ()))
         if part.class_names and _plain_class(listed[name]) not in allowed:
@@ -133,10 +115,47 @@ def check_index(path: Path) -> list[str]:
     return [name for name in DROPPED if name in listed]
 
 
+def check_kind(path: Path, index: Mapping[str, Any]) -> None:
+    """Raises UserError unless the parts that an index names are those of Stable Diffusion 1 and 2.
+
+    Args:
+        path: of the model_index.json, for the message.
+        index: what it holds.
+    """
+    pipeline = index.get("_class_name")
+    if not isinstance(pipeline, str) or _OTHER_KINDS.search(pipeline):
+        raise UserError(
+            f"{path}: _class_name is {repr(pipeline)[:_LONGEST]}; only {_PIPELINE} and pipelines "
+            "of the same parts (Stable Diffusion 1 and 2) are supported"
+        )
+    pipeline = pipeline[:_LONGEST]
+    kind = "" if pipeline == _PIPELINE else f" of a {pipeline}"
+    listed = _listed(index)
+    foreign = [name for name in listed if name not in PARTS and name not in DROPPED]
+    absent = [name for name in PARTS if name not in listed]
+    if absent and (kind or foreign):
+        others = ", ".join(foreign[:5]) or "nothing else"
+        raise UserError(
+            f"{path} names no {', '.join(absent)}, but {others}: a "
+            f"{pipeline} is another kind of model; only Stable Diffusion 1 and 2 are supported"
+        )
+    if absent:
+        raise UserError(f"{path} names no {', '.join(absent)}; download the model again")
+    for name in foreign:
+        raise UserError(
+            f"{path}: the component {name} ({_class_name(listed[name])}){kind} is not supported"
+        )
+
+
+def _listed(index: Mapping[str, Any]) -> dict[str, list]:
+    """The parts of an index that are there."""
+    return {k: v for k, v in index.items() if isinstance(v, list) and v != _NOTHING}
+
+
 def _class_name(listed: list) -> Any:
     """The class of a component [library, class]; what is none is cut for a message."""
     name = listed[-1] if listed else None
-    return name if name is None else str(name)[:100]
+    return name if name is None else str(name)[:_LONGEST]
 
 
 def _plain_class(listed: list) -> str:

@@ -44,7 +44,7 @@ class UNetConfig(JsonConfig):
     _MAY_BE_ZERO = frozenset({"freq_shift"})
     _ONE_A_LEVEL = frozenset(
         "layers_per_block cross_attention_dim transformer_layers_per_block "
-        "only_cross_attention".split()
+        "reverse_transformer_layers_per_block only_cross_attention".split()
     )
     _SIDES = frozenset({"sample_size"})
     _MOST: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**13}
@@ -75,7 +75,7 @@ class UNetConfig(JsonConfig):
         "resnet_out_scale_factor": (1, 1.0),
         "resnet_skip_time_act": (False,),
         "resnet_time_scale_shift": ("default",),
-        "reverse_transformer_layers_per_block": (None,),
+        "reverse_transformer_layers_per_block": (None, 1),
         "time_cond_proj_dim": (None,),
         "time_embedding_act_fn": (None,),
         "time_embedding_dim": (None,),

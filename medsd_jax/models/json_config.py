@@ -112,7 +112,7 @@ class JsonConfig:
                     raise UserError(
                         f"{where}: {key} = {_shown(given)} is not supported (only {only})"
                     )
-            elif key not in cls._NOTES:
+            elif key not in cls._NOTES and key[:1] != "_":  # the libraries' own marks
                 raise UserError(
                     f"{where}: unknown key {_shown(key)} (value {_shown(given)}) for "
                     f"{cls._CLASS_NAME}"

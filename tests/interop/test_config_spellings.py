@@ -16,6 +16,10 @@ SPELLINGS = {
     "layers": {"layers_per_block": [1, 1]},
     "width": {"cross_attention_dim": [32, 32]},
     "depth": {"transformer_layers_per_block": [1, 1]},
+    "depth_of_both_ways": {
+        "transformer_layers_per_block": [1, 1],
+        "reverse_transformer_layers_per_block": [1, 1],
+    },
     "only_cross": {"only_cross_attention": [False, False]},
     "all": {
         "layers_per_block": [1, 1],

@@ -180,6 +180,19 @@ def test_a_hub_model_of_another_kind_is_refused_before_the_download(fake_hub, tm
     assert not (tmp_path / "downloaded").exists()
 
 
+def test_a_hub_model_without_our_parts_is_named_by_its_kind(fake_hub, cache, tiny_folder):
+    """Flux and Stable Diffusion 3 have no unet/, which is not what is wrong with them."""
+    served, _ = fake_hub
+    for folder in (served, cache("org/cached", tiny_folder)):
+        shutil.rmtree(folder / "unet")
+        index = folder / "model_index.json"
+        values = {**json.loads(index.read_text()), "_class_name": "FluxPipeline", "unet": None}
+        index.write_text(json.dumps(values))
+    for name in ("org/name", "org/cached"):
+        with pytest.raises(UserError, match="'FluxPipeline'; only StableDiffusionPipeline"):
+            resolve(name)
+
+
 def test_a_hub_repository_without_a_pipeline(fake_hub):
     served, _ = fake_hub
     (served / "model_index.json").unlink()
