@@ -5,6 +5,8 @@ They are no advice, and far above what is sensible; see cli/config_ranges.py for
 
 MOST_IMAGES = 10**6
 """Of one call or data set: each is an entry in memory before the work begins."""
+MOST_PHANTOMS = 10**5
+"""Of a phantom data set: a million take minutes before the first is drawn."""
 MOST_AT_ONCE = 4096
 """Images in one forward pass."""
 MOST_PIXELS = 8192

@@ -16,6 +16,7 @@ from medsd_jax.bounds import (
     MOST_FEATURES,
     MOST_GUIDANCE,
     MOST_IMAGES,
+    MOST_PHANTOMS,
     MOST_PIXELS,
 )
 from medsd_jax.data.labels import label_name
@@ -67,10 +68,11 @@ RANGES = {
         ),
         (
             Range(1, MOST_IMAGES),
-            "data.num_images data.batch_size train.accumulation_steps validation.num_images"
+            "data.batch_size train.accumulation_steps validation.num_images"
             " validation.num_prompts evaluation.num_images prior.num_images prior.batch_size"
             " num_images real_images checkpoint.keep",
         ),
+        (Range(1, MOST_PHANTOMS), "data.num_images"),
         (Range(0, MOST_IMAGES), "few_shot.images_per_prompt"),
         (Range(1, MOST_PIXELS), "data.image_size image_size"),
         (Range(1, 1000), "preview.images_per_prompt seeds"),
@@ -95,10 +97,10 @@ RANGES = {
         (Range(0, 1), "augmentation.shift augmentation.contrast"),
         (Range(0, 2), "augmentation.brightness"),
         (Range(0, above=True), "optim.eps train.min_snr_gamma"),
+        (Range(0, 10), "optim.learning_rate fine_tuning.learning_rate"),
         (
             _NOT_NEGATIVE,
-            "optim.learning_rate optim.weight_decay optim.clip_norm fine_tuning.learning_rate"
-            " vae.kl_weight vae.perceptual_weight prior.weight",
+            "optim.weight_decay optim.clip_norm vae.kl_weight vae.perceptual_weight prior.weight",
         ),
         (
             Range(-MOST_GUIDANCE, MOST_GUIDANCE),

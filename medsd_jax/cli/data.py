@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medsd_jax.bounds import MOST_PHANTOMS
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
 from medsd_jax.data.dataset import SOURCES, Dataset, open_dataset
 from medsd_jax.data.sources.folder import write_image_folder
@@ -49,7 +50,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="prepared data and contact_sheet.png go here; train with --config.data.cache_dir=DIR",
     )
     parser.add_argument(
-        "--num_images", type=positive_int, metavar="N", help="phantom: how many (default 3000)"
+        "--num_images",
+        type=at_most(MOST_PHANTOMS),
+        metavar="N",
+        help="phantom: how many (default 3000)",
     )
     parser.add_argument("--seed", type=int, metavar="S", help="phantom: which series (default 0)")
     parser.add_argument(
