@@ -5,7 +5,9 @@ its operations is what the slice will need. No weights are read, and nothing is 
 """
 
 import functools
+import importlib.util
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -91,8 +93,8 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     Raises:
         UserError: the topology is not known, libtpu is not installed, or the recipe cannot be used.
     """
-    chip, chips = _describe(topology)
-    chips *= slices
+    chip, sides = _describe(topology)
+    chips = math.prod(sides) * slices
 
     import jax
     import numpy as np
@@ -174,22 +176,21 @@ def _told(found: dict[str, Any]) -> str:
     return found["topology"] if slices == 1 else f"{slices} slices of {found['topology']}"
 
 
-def _describe(topology: str) -> tuple[Chip, int]:
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){1,2})", topology)
+def _describe(topology: str) -> tuple[Chip, list[int]]:
+    """The kind of chip, and how many there are along x, y and z."""
+    match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3}){1,2})", topology)
     if match is None or match[1] not in CHIPS:
         raise UserError(
             f"--topology {topology} is not understood: GENERATION:SHAPE such as v5e:8x8, with one "
             f"of {', '.join(CHIPS)}"
         )
-    count = 1
-    for side in match[2].split("x"):
-        count *= int(side)
-    return CHIPS[match[1]], count
+    return CHIPS[match[1]], [*map(int, match[2].split("x")), 1][:3]
 
 
 def _devices(topology: str, slices: int) -> list:
     """The devices of the slices, as libtpu describes them."""
-    chip, count = _describe(topology)
+    chip, sides = _describe(topology)
+    count = math.prod(sides)
     # libtpu would ask the cloud's metadata server what it runs on.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.accelerator}-{count}")
@@ -199,15 +200,19 @@ def _devices(topology: str, slices: int) -> list:
     settings: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
     if chip is CHIPS["v4"]:
         settings["chip_config_name"] = "megacore"  # a chip is one device, as JAX runs it
+    if count <= 4:
+        settings["chips_per_host_bounds"] = sides  # of the one host; else 2x2, which 1x1 is not
     try:
         return topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **settings
         ).devices
     except Exception as error:  # libtpu's own kinds
         reason = " ".join(str(error).split())[:200]
+        advice = "hosts have 2x2 chips, so x and y are even"
+        if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
+            advice = "libtpu comes with pip install '.[tpu]'"
         raise UserError(
-            f"--topology {topology} cannot be compiled for ({reason}); libtpu comes with "
-            "pip install '.[tpu]'"
+            f"--topology {topology} cannot be compiled for ({reason}); {advice}"
         ) from error
 
 

@@ -26,6 +26,7 @@ def model(tmp_path_factory):
     "topology, words, message",
     [
         ("v5e", [], "GENERATION:SHAPE"),
+        ("v5e:0x2", [], "GENERATION:SHAPE"),
         ("v9:2x2", [], "v4, v5e, v5p, v6e"),
         ("v5e:2x2", ["--config.task=vae"], "task = 'diffusion'"),
         ("v5e:2x2", ["--config.train.steps=0"], "train.steps = 0"),
@@ -55,15 +56,36 @@ def test_words_of_a_plan_that_does_not_fit():
 @pytest.mark.tpu_compile
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 @pytest.mark.parametrize(
-    "topology, slices", [("v5e:2x2", 1), ("v5e:2x2", 2), ("v4:2x2x1", 1), ("v5p:2x2x1", 1)]
+    "topology, slices, chips, mesh",
+    [
+        ("v5e:1x1", 1, 1, "data=-1"),
+        ("v5e:2x2", 1, 4, "data=-1"),
+        ("v5e:2x2", 2, 8, "fsdp=2"),
+        ("v4:2x2x1", 1, 4, "fsdp=-1"),
+        ("v5p:2x2x2", 1, 8, "fsdp=4"),
+        ("v6e:4x4", 1, 16, "fsdp=8"),
+    ],
 )
-def test_a_tiny_recipe_is_compiled_for_a_slice(model, tmp_path, capsys, topology, slices):
-    words = ["data.image_size=16", f"data.batch_size={8 * slices}", "model.dtype=bfloat16"]
+def test_a_tiny_recipe_is_compiled_for_a_slice(
+    model, tmp_path, capsys, topology, slices, chips, mesh
+):
+    words = ["data.image_size=16", f"data.batch_size={2 * chips}", "model.dtype=bfloat16"]
+    words += ["mesh.data=1" if mesh == "fsdp=-1" else "mesh.data=-1", f"mesh.{mesh}"]
     flags = [*BASE, f"--config.model.path={model}", "--topology", topology]
     flags += ["--slices", str(slices)]
     flags += [f"--config.{word}" for word in words] + ["--output", str(tmp_path / "plan.json")]
     assert exit_code(lambda: run_words(flags)) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] and found["chips"] == 4 * slices and found["images_a_chip"] == 2
+    assert found["fits"] and found["chips"] == chips and found["images_a_chip"] == 2
     assert found["operations"] > 1e6 and found["arguments"] > 0
     assert "fits" in capsys.readouterr().out
+
+
+@pytest.mark.tpu_compile
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+@pytest.mark.parametrize("topology", ["v5e:3x3", "v4:3x4x4"])
+def test_a_slice_that_is_not_sold_is_one_line(model, capsys, topology):
+    flags = [*BASE, f"--config.model.path={model}", "--topology", topology]
+    assert exit_code(lambda: run_words(flags)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"--topology {topology} cannot" in last and "x and y are even" in last

@@ -1,5 +1,6 @@
 """Meshes of TPU slices that are not here: who holds which row, and what cannot be arranged."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 from medsd_jax.cli.recipes import load_config
+from medsd_jax.data.loader import eval_batches, make_loader
+from medsd_jax.data.record_lists import RecordList
+from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
 from medsd_jax.parallel import mesh as meshes
 from tests.e2e.tiny_run import ROOT
@@ -48,23 +52,49 @@ def test_the_rows_that_each_process_holds(topology, sizes):
     assert owners(mesh) == spelled(HELD[topology, sizes])
 
 
-@pytest.mark.parametrize("recipe, topology", [("roentgen", "v5e:8x8"), ("roentgen_v2", "v5e:4x4")])
-def test_every_row_of_a_recipe_comes_back_to_its_place(recipe, topology):
-    """Each process loads its rows; the devices' shards, in the mesh's order, are the batch."""
-    config = load_config(ROOT / "configs" / f"{recipe}.py")
-    mesh = meshes.make_mesh(config.mesh.to_dict(), slice_devices(topology))
-    size = config.data.batch_size
-    loaded = {
-        process: meshes.process_rows(mesh, size, process)
-        for process in {device.process_index for device in mesh.devices.flat}
-    }
+@pytest.mark.parametrize(
+    "recipe, topology",
+    [
+        ("roentgen", "v5e:8x8"),
+        ("roentgen", "v6e:8x8"),
+        ("roentgen_v2", "v5e:4x4"),
+        ("roentgen_v2", "v6e:4x4"),
+        ("roentgen_v2", "v5p:2x2x4"),
+        *((None, shape) for shape in ("v5e:4x4", "v5e:8x8", "v6e:4x4", "v6e:8x8", "v5p:2x2x4")),
+    ],
+)
+def test_no_image_of_a_slice_is_under_another_caption(recipe, topology):
+    """The shards of all devices, in the mesh's order, are the batch of a single process."""
+    axes, size = {"data": -1}, 128
+    if recipe is not None:
+        config = load_config(ROOT / "configs" / f"{recipe}.py")
+        axes, size = config.mesh.to_dict(), config.data.batch_size
+    mesh = meshes.make_mesh(axes, slice_devices(topology))
+    split = RecordList(phantom_records(num_images=size + 5, image_size=16), "train", "x")
+    columns = {"caption": np.arange(len(split))}
+    settings = {"batch_size": size, "columns": columns, "image_size": 16}
+
+    def batches(rows=None):
+        """One of training, and the first two of encoding; the last of these is filled up."""
+        with contextlib.closing(make_loader(split, seed=3, rows=rows, **settings)) as loader:
+            trained = next(loader)
+        return [trained, *eval_batches(split, num_examples=None, rows=rows, **settings)]
+
+    processes = sorted({device.process_index for device in mesh.devices.flat})
+    loaded = {p: batches(meshes.process_rows(mesh, size, p)) for p in processes}
     per_shard = size // meshes.batch_shards(mesh)
-    batch, used = [], dict.fromkeys(loaded, 0)
-    for device in mesh.devices.reshape(-1):  # tensor is 1: a shard is a device
-        start = used[device.process_index]
-        batch.append(loaded[device.process_index][start : start + per_shard])
-        used[device.process_index] += per_shard
-    np.testing.assert_array_equal(np.concatenate(batch), np.arange(size))
+    for i, whole in enumerate(batches()):
+        used = dict.fromkeys(processes, 0)
+        shards = []
+        for device in mesh.devices.reshape(-1):  # tensor is 1: a shard is a device
+            process = device.process_index
+            at = slice(used[process], used[process] + per_shard)
+            shards.append({name: x[at] for name, x in loaded[process][i].items()})
+            used[process] += per_shard
+        assert set(used.values()) == {size // len(processes)}
+        for name, rows in whole.items():
+            together = np.concatenate([shard[name] for shard in shards])
+            np.testing.assert_array_equal(together, rows, name)
 
 
 def test_hosts_of_one_tensor_group_load_the_same_rows():
