@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ INTERRUPTED = "medsd_jax: interrupted"
 """The last line of a program that a signal ended."""
 EXIT_CODE = 130
 """Of such a program; of a second signal it is the system's, 128 + the signal's number."""
+
+_PATIENCE_SECONDS = 0.3
 
 _came = False
 """Whether the program was asked to end. Libraries swallow a KeyboardInterrupt now and then."""
@@ -130,12 +133,16 @@ class Interrupt:
 
 def _answer(number: int, frame: Any) -> None:
     if _phase == "starting":
-        with contextlib.suppress(OSError):  # where stderr is closed
-            os.write(2, f"{INTERRUPTED}\n".encode())
-        os._exit(EXIT_CODE)
+        _end()
     _note()
     if _phase == "working":
         raise KeyboardInterrupt
+
+
+def _end() -> None:
+    with contextlib.suppress(OSError):  # where stderr is closed
+        os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(EXIT_CODE)
 
 
 def _note() -> None:
@@ -161,7 +168,8 @@ def _hush(hook: Callable[[Any], object]) -> Callable[[Any], object]:
 def _watch() -> None:
     """Ends the process on a second signal while the first waits for a long call to return.
 
-    Python runs handlers between two of its own instructions, and compiling a model is none of them.
+    Python runs handlers between two of its own instructions, and compiling a model is none of them;
+    nor is waiting for the other processes of a run to start, which the first signal ends.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -174,5 +182,8 @@ def _watch() -> None:
                 seen += number in SIGNALS
                 if seen > 1:
                     os._exit(128 + number)
+            if seen and _phase == "starting":
+                time.sleep(_PATIENCE_SECONDS)  # the main thread says it where it can
+                _end()
 
     threading.Thread(target=count, name="second signal", daemon=True).start()

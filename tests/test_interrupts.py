@@ -135,6 +135,27 @@ def run(words):
 
 
 @BOTH
+def test_a_signal_while_the_other_processes_do_not_come(number):
+    """JAX waits for five minutes, and lets no handler run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    code = f"""
+import jax, threading
+from medsd_jax.cli import device_setup, hosts
+def body():
+    threading.Timer(1.0, told, [{number:d}]).start()
+    device_setup._join(hosts.Launch("a test", 2, 1, "localhost:{port}"), 1)
+from medsd_jax.cli.main import exit_code
+with interrupts.program():
+    sys.exit(exit_code(body))
+"""
+    done = python(code)
+    assert done.returncode == 130
+    assert done.stderr.endswith(ONE_LINE)
+
+
+@BOTH
 def test_what_was_ignored_at_the_start_stays_ignored(module, number):
     body = f"""
 def run(words):

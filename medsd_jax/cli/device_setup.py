@@ -22,7 +22,7 @@ from medsd_jax.cli.hosts import (
 )
 from medsd_jax.cli.together import watch_others
 from medsd_jax.errors import UserError
-from medsd_jax.interrupts import take_signals_back
+from medsd_jax.interrupts import starting, take_signals_back
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ def _join(launch: Launch | None, tpu_hosts: int) -> None:
 @contextlib.contextmanager
 def _told(who: str) -> Iterator[None]:
     try:
-        yield
+        with starting():  # for minutes, where the others do not come
+            yield
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
