@@ -67,7 +67,7 @@ def try_lock(path: Path, what: str = "") -> int | None:
             system has no locks.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,6 +88,17 @@ def try_lock(path: Path, what: str = "") -> int | None:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (f"{what} of {who}" if what else who).encode(), 0)
     return descriptor
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError as refused:
+        # Left by another user in a folder that both may write: to read it is enough for the lock.
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise refused from None
 
 
 def give_back(path: Path, descriptor: int | None) -> None:

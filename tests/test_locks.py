@@ -98,3 +98,30 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         lock(tmp_path / "file" / "run", "a training"),
     ):
         pass
+
+
+def test_what_another_user_left_is_locked_and_removed(tmp_path, monkeypatch):
+    """In a folder of a group, where the file is only its owner's to write."""
+    left, opened = tmp_path / LOCK_FILE, os.open
+    left.write_text("a training of process 1 on elsewhere")
+
+    def of_another(path, flags, *mode):
+        if os.fspath(path) == str(left) and flags & os.O_RDWR and left.exists():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", of_another)
+    with lock(tmp_path, "a training"):
+        assert left.exists()
+    assert not left.exists()
+
+
+def test_a_folder_of_another_user_is_one_line(tmp_path, monkeypatch):
+    def closed(path, flags, *mode):
+        number = errno.EACCES if flags & os.O_CREAT else errno.ENOENT
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(os, "open", closed)
+    with pytest.raises(UserError, match=f"cannot write to {tmp_path}: Permission denied"):
+        with lock(tmp_path, "a training"):
+            pass
