@@ -80,7 +80,7 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> Any:
     tokenizer.model_max_length = int(length)
     try:
         # A vocabulary may lack what unknown words become: told now, not at the first one.
-        tokenizer(list(_TRIAL_TEXTS))
+        tokenizer.backend_tokenizer.encode_batch(list(_TRIAL_TEXTS))
     except Exception as error:
         raise UserError(
             f"{folder}: the tokenizer cuts no texts ({' '.join(str(error).split())}); download or "

@@ -231,3 +231,23 @@ def test_files_of_a_tokenizer_that_hold_something_else(tokenizer, tmp_path, name
     with pytest.raises(UserError, match=r"cannot be read|is empty") as error:
         load_tokenizer(tmp_path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_reading_says_nothing(tokenizer, tmp_path, caplog):
+    """Its trial of texts is longer than some models' limit, which transformers would warn of."""
+    _state_length(tokenizer, tmp_path, 12)
+    load_tokenizer(tmp_path)
+    assert not caplog.messages
+
+
+def test_a_vocabulary_without_a_word_for_the_unknown(tmp_path):
+    words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "chest", "x"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    about = {"model_max_length": 16, "tokenizer_class": "BertTokenizer", "unk_token": "[UNK]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    try:
+        tokenizer = load_tokenizer(tmp_path, "BertTokenizer")
+    except UserError as error:
+        assert "cuts no texts" in str(error)
+    else:  # transformers made room for it
+        assert encode_prompts(tokenizer, ["déjà"]).shape == (1, 16)
