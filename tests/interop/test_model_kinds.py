@@ -103,9 +103,10 @@ def test_a_u_net_that_takes_more_than_latents(tiny_folder, more, told):
 @pytest.mark.parametrize(
     "name", ["CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", "AutoTokenizer"]
 )
-def test_tokenizers_by_other_names(tiny_folder, tiny_model, name):
+def test_tokenizers_by_other_names(tiny_folder, tiny_model, caplog, name):
     _edit(tiny_folder / "model_index.json", tokenizer=["transformers", name])
     loaded = load_pipeline(tiny_folder).tokenizer
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert type(loaded).__name__ == "CLIPTokenizer"
     assert loaded("left Lung!")["input_ids"] == tiny_model.tokenizer("left Lung!")["input_ids"]
 
