@@ -118,7 +118,10 @@ def config_of_run(workdir: Path) -> "ConfigDict":
         raise UserError(f"{path} is of no run with task = 'diffusion': it has no denoising loss")
     # The sections that are read here: a run of an earlier version may lack others.
     base = base_config("get_config")
-    config = ConfigDict({name: found.get(name) for name in ("data", "few_shot")})
+    try:
+        config = ConfigDict({name: found.get(name) for name in ("data", "few_shot")})
+    except (AttributeError, TypeError, ValueError) as error:  # keys that no config can have
+        raise UserError(f"{path} is no config of a run ({error}); copy it again") from error
     wanted = ConfigDict({name: base[name] for name in config})
     check_kinds(config, wanted, str(path))
     check_ranges(config)

@@ -197,7 +197,8 @@ def _described(about: Mapping[str, Any]) -> Classifier:
             f"image_size is {str(side)[:80]}, not {network.smallest_image} to {_LARGEST_SIDE}"
         )
     check_resize_mode(about["resize_mode"])
-    slope, intercept = (np.asarray(about[k], np.float32) for k in ("slope", "intercept"))
+    with np.errstate(over="ignore"):  # told below
+        slope, intercept = (np.asarray(about[k], np.float32) for k in ("slope", "intercept"))
     for name, x in (("slope", slope), ("intercept", intercept)):
         if x.shape != (count,) or not np.isfinite(x).all():
             raise UserError(f"{name} must be {count} finite numbers, one a label")

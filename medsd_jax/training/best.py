@@ -99,7 +99,7 @@ class KeepBest:
             about = json.loads(path.read_text(encoding="utf-8"))
             metric, value, step = about["metric"], float(about["value"]), about["step"]
             settings = about["settings"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} cannot be read ({error!r}), so {self.folder} is not overwritten: remove "
                 "that folder, or use another --workdir"

@@ -12,7 +12,7 @@ from safetensors.numpy import save
 from medsd_jax.cli import reproduce
 from medsd_jax.cli.evaluate_sampling import SETTINGS
 from medsd_jax.cli.membership import config_of_run
-from medsd_jax.cli.recipes import load_config
+from medsd_jax.cli.recipes import base_config, load_config
 from medsd_jax.cli.sample_folder import SampleFolder
 from medsd_jax.data.dataset import open_dataset
 from medsd_jax.data.sources import nih14
@@ -24,6 +24,7 @@ from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.interop.tokenization import load_tokenizer
 from medsd_jax.models.config import UNetConfig
+from medsd_jax.training.best import KeepBest
 from tests.fuzz.model_files import LAYER
 from tests.fuzz.mutations import encoded
 from tests.tiny_pipeline import tiny_pipeline
@@ -199,3 +200,25 @@ def test_a_recipe_that_fails(tmp_path, text):
     (tmp_path / "r.py").write_text(text)
     with pytest.raises(UserError, match=r"r\.py"):
         load_config(tmp_path / "r.py")
+
+
+def test_a_key_that_no_config_can_have(tmp_path):
+    config = base_config("get_config")
+    config.model.path = "m"
+    whole = json.loads(config.to_json())
+    whole["data"]["__class__"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match="is no config of a run"):
+        config_of_run(tmp_path)
+
+
+@pytest.mark.parametrize("value", [10**400, "x", None, [1]])
+def test_a_best_value_that_is_none(tmp_path, value):
+    (tmp_path / "best").mkdir()
+    about = {"metric": "loss", "value": value, "step": 3, "metrics": {}, "settings": {}}
+    (tmp_path / "best/best.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"best\.json cannot be read"):
+        KeepBest(
+            tmp_path, metric="loss", larger_is_better=False, settings={}, resumed=True,
+            save=lambda weights, folder: None,
+        )  # fmt: skip

@@ -8,6 +8,7 @@ torchvision resizes otherwise and differs by one grey level here and there.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +30,9 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 _FILTERS = {2: BILINEAR, 3: BICUBIC}
+
+
+_LARGEST = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,13 @@ class _Settings(JsonConfig):
                 raise UserError(
                     f"{where}: {key} = {getattr(self, key)} is not supported (three numbers)"
                 )
-        if 0 in self.image_std:
+        numbers = (self.rescale_factor, *self.image_mean, *self.image_std)
+        if not all(abs(x) <= _LARGEST for x in numbers):  # NaN, too
+            raise UserError(
+                f"{where}: rescale_factor = {self.rescale_factor}, image_mean = {self.image_mean} "
+                f"and image_std = {self.image_std} must be numbers of at most {_LARGEST:g}"
+            )
+        if any(abs(x) < 1 / _LARGEST for x in self.image_std):
             raise UserError(f"{where}: image_std = {self.image_std} divides by zero")
 
 
@@ -139,6 +149,8 @@ def image_processor(values: Mapping[str, Any], where: str) -> Preprocessing:
         UserError: a key or a value that is not implemented.
     """
     given = {key: value for key, value in values.items() if value is not None}
+    for key in ("rescale_factor", "image_mean", "image_std"):
+        given |= {key: _as_floats(given[key])} if key in given else {}
     settings = _Settings.from_dict(given, where)
     geometry = _geometry(settings, where)
     resampling = _FILTERS[settings.resample]
@@ -170,6 +182,15 @@ def image_processor(values: Mapping[str, Any], where: str) -> Preprocessing:
             std=std,
         ),
     )
+
+
+def _as_floats(value: Any) -> Any:
+    """Whole numbers as floats, since JSON writes 1.0 as 1 at times; all else as it is."""
+    if isinstance(value, list):
+        return [_as_floats(x) for x in value]
+    if type(value) is not int:
+        return value
+    return float(value) if abs(value) < 1e300 else math.inf
 
 
 def _geometry(settings: _Settings, where: str) -> _Geometry:

@@ -141,7 +141,7 @@ def _read_torch_file(path: Path) -> dict[str, np.ndarray]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{path} {_why_refused(error)}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle leads its reader anywhere
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is damaged or cut short ({reason}); download it again") from error
     tensors = loaded if isinstance(loaded, Mapping) else {}
@@ -157,9 +157,9 @@ def _read_torch_file(path: Path) -> dict[str, np.ndarray]:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
