@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from medsd_jax.cli import classifier_recipe
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation.classifier import load_classifier, predict
 from medsd_jax.evaluation.classifier_start import from_published
@@ -97,9 +98,10 @@ def test_other_recipes_are_refused(tmp_path, capsys, recipe):
     assert f"{recipe}.py has a key" in said and "get_classifier_config" in said
 
 
-def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys):
-    changes = {"optim__learning_rate": "1e30", "optim__schedule": "constant", "train__steps": "9"}
-    assert run(tmp_path, **changes) == 1
+def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys, monkeypatch):
+    rate = lambda *settings, **more: lambda step: 1e30  # noqa: E731
+    monkeypatch.setattr(classifier_recipe, "make_schedule", rate)
+    assert run(tmp_path, train__steps="9") == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("medsd_jax: error: train/") and "training has diverged" in line
     assert not (tmp_path / "classifier_report.json").exists()
