@@ -242,7 +242,13 @@ def _read_file(path: Path, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray]]:
                     f"{path}: {name} is stored as {stored}, which is not read; "
                     "save the model as float32, float16 or bfloat16"
                 )
-            yield name, cast_weight(name, file.get_tensor(name), dtype, str(path))
+            try:
+                x = file.get_tensor(name)
+            except ValueError as error:  # sides whose product numpy does not hold, one of them 0
+                raise UserError(
+                    f"{path}: {name} has a shape that cannot be ({error}); download it again"
+                ) from error
+            yield name, cast_weight(name, x, dtype, str(path))
 
 
 def cast_weight(name: str, x: np.ndarray, dtype: np.dtype, where: str) -> np.ndarray:

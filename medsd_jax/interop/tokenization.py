@@ -78,6 +78,11 @@ def load_tokenizer(folder: Path, class_name: str = "CLIPTokenizer") -> Any:
             f"number above {_MARKS}, such as the text encoder's 77; correct tokenizer_config.json"
         )
     tokenizer.model_max_length = int(length)
+    if tokenizer.pad_token is None:
+        raise UserError(
+            f"{folder}: the tokenizer names no pad_token, which short prompts are filled up with; "
+            "correct special_tokens_map.json or tokenizer_config.json"
+        )
     try:
         # A vocabulary may lack what unknown words become: told now, not at the first one.
         tokenizer.backend_tokenizer.encode_batch(list(_TRIAL_TEXTS))

@@ -251,3 +251,12 @@ def test_a_vocabulary_without_a_word_for_the_unknown(tmp_path):
         assert "cuts no texts" in str(error)
     else:  # transformers made room for it
         assert encode_prompts(tokenizer, ["déjà"]).shape == (1, 16)
+
+
+def test_a_tokenizer_without_a_pad_token(tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        about = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps({**about, "pad_token": None}))
+    with pytest.raises(UserError, match="names no pad_token"):
+        load_tokenizer(tmp_path)
