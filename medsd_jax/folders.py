@@ -135,10 +135,15 @@ def settle(folder: Path, last: str) -> None:
     """
     end = time.monotonic() + _WAIT_SECONDS
     while is_moving(folder, last):
-        with contextlib.suppress(UserError), lock(folder, "a reader"):
-            if (folder / _COMPLETE).is_dir():
-                _move_in(folder)
+        try:
+            with lock(folder, "a reader"):
+                if (folder / _COMPLETE).is_dir():
+                    _move_in(folder)
             continue
+        except _DamagedError:
+            raise
+        except UserError:
+            pass  # somebody else has it
         if time.monotonic() > end or not os.access(folder, os.W_OK):
             raise UserError(
                 f"{folder} is being replaced by {holder(folder / LOCK_FILE)}: wait, or run the "
@@ -245,20 +250,28 @@ def _built(folder: Path, last: str, owned: Collection[str]) -> Iterator[Path]:
         _move_in(folder)
 
 
+class _DamagedError(UserError):
+    """The list of what moves cannot be read: waiting does not help."""
+
+
 def _move_in(folder: Path) -> None:
     """Moves the complete content to its places, from wherever a killed process left off."""
     complete = folder / _COMPLETE
     try:
         journal = json.loads((complete / _JOURNAL).read_text(encoding="utf-8"))
+        last, entries, owned = (journal[key] for key in ("last", "entries", "owned"))
     except FileNotFoundError:
-        journal = {"last": _JOURNAL}  # all had moved, and the rest was being removed
-    last = journal["last"]
+        last, entries, owned = _JOURNAL, [], []  # all had moved, and the rest was being removed
+    except (ValueError, KeyError, TypeError) as error:
+        raise _DamagedError(
+            f"{complete / _JOURNAL} is damaged ({error}): remove {complete}, and run the command "
+            "that wrote it again"
+        ) from error
     with writing(folder):
         if (complete / last).exists():
             (complete / _OLD).mkdir(exist_ok=True)
             _put_away(folder, last)
-            entries = journal["entries"]
-            for name in journal["owned"]:
+            for name in owned:
                 if name not in entries:
                     _put_away(folder, name)
             for name in [*(x for x in entries if x != last), last]:

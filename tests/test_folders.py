@@ -225,3 +225,21 @@ def test_what_another_host_wrote_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "_WAIT_SECONDS", 0.05)
     with pytest.raises(UserError, match=r"other was written by another process, but.*shared\?"):
         wait_until_seen(tmp_path / "other")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"last": "b"}', "\xff"])
+def test_a_damaged_list_of_what_moves_is_one_line(tmp_path, text):
+    """For the next writer and for a reader, which does not wait for what never comes."""
+    moving = tmp_path / ".medsd_jax-complete"
+    moving.mkdir()
+    (moving / "b").write_text("new")
+    (moving / ".entries.json").write_bytes(text.encode("latin-1"))
+    began = time.monotonic()
+    with (
+        pytest.raises(UserError, match=r"entries\.json is damaged .*remove"),
+        replacing(tmp_path, "a test", last="b"),
+    ):
+        pass
+    with pytest.raises(UserError, match=r"entries\.json is damaged .*remove"):
+        read_whole(tmp_path, "b", lambda: None)
+    assert time.monotonic() - began < 10

@@ -229,7 +229,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is nested too deep to be read: write the file anew") from error
     except ValueError as error:
         said = getattr(error, "msg", None) or str(error)
-        raise UserError(f"{where} is not JSON ({said}): write one object a line") from error
+        raise UserError(f"{where} is not JSON ({said}): write one object per line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is not a JSON object, but {kind_of(row)}: write the file anew")
     if twice:
