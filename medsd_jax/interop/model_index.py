@@ -31,7 +31,9 @@ INDEX = "model_index.json"
 """Without it a folder is no model."""
 PROJECTION_FOLDER = "text_encoder_projection"
 """Holds a projection on top of the text encoder, where there is one."""
-DROPPED = ("safety_checker", "feature_extractor")
+DROPPED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that no image from a prompt needs: the first blacks out radiographs, the last is an
+IP-Adapter's."""
 DIFFUSERS_VERSION = "0.42.1"
 """The release whose folder layout is written; diffusers patches configs that name an old one."""
 
@@ -134,7 +136,7 @@ def check_kind(path: Path, index: Mapping[str, Any]) -> None:
     foreign = [name for name in listed if name not in PARTS and name not in DROPPED]
     absent = [name for name in PARTS if name not in listed]
     if absent and (kind or foreign):
-        others = ", ".join(foreign[:5]) or "nothing else"
+        others = ", ".join([x for x in listed if x not in PARTS][:5]) or "nothing else"
         raise UserError(
             f"{path} names no {', '.join(absent)}, but {others}: a "
             f"{pipeline} is another kind of model; only Stable Diffusion 1 and 2 are supported"
@@ -200,7 +202,7 @@ def make_index(scheduler: Mapping[str, Any], text: TextClasses) -> dict[str, Any
         index[name] = [part.library, classes[name]]
     if text.projection:
         index[_PROJECTION_KEY] = PROJECTION_FOLDER
-    index |= dict.fromkeys((*DROPPED, "image_encoder"), _NOTHING)
+    index |= dict.fromkeys(DROPPED, _NOTHING)
     return {**index, "requires_safety_checker": False}
 
 

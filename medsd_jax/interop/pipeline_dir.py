@@ -110,7 +110,10 @@ def load_pipeline(
 
 def _load_folder(folder: Path, variant: str | None, dtype: np.dtype) -> StableDiffusion:
     if dropped := check_index(folder / INDEX):
-        _LOG.info("not loaded: %s (it blacks out radiographs)", " and ".join(dropped))
+        _LOG.info(
+            "not loaded: %s; no prompt needs them, and a safety checker blacks out radiographs",
+            " and ".join(dropped),
+        )
     if absent := [name for name in PARTS if not (folder / name).is_dir()]:
         raise UserError(
             f"{folder} is not whole: {', '.join(absent)} missing; copy or download the model again"

@@ -130,12 +130,16 @@ def test_the_safety_checker_is_left_out_and_said_so(tiny_folder, tmp_path, caplo
     checker = {
         "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
         "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],  # of an IP-Adapter
     }
     _edit(tiny_folder / "model_index.json", **checker)
     with caplog.at_level(logging.INFO, "medsd_jax"):
         model = load_pipeline(tiny_folder)
     (message,) = caplog.messages
-    assert "safety_checker and feature_extractor" in message and "radiographs" in message
+    assert (
+        "safety_checker and feature_extractor and image_encoder" in message
+        and "radiographs" in message
+    )
     save_pipeline(model, tmp_path / "new")
     index = json.loads((tmp_path / "new" / "model_index.json").read_text())
     assert index["safety_checker"] == index["feature_extractor"] == [None, None]
@@ -154,7 +158,6 @@ def test_the_safety_checker_is_left_out_and_said_so(tiny_folder, tmp_path, caplo
         ({"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is a UNet3DConditionModel"),
         ({"vae": ["diffusers", "AsymmetricAutoencoderKL"]}, "vae is a AsymmetricAutoencoderKL"),
         ({"vae": [None, None]}, "names no vae"),
-        ({"image_encoder": ["transformers", "CLIPVisionModelWithProjection"]}, "image_encoder"),
         ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, "text_encoder_2"),
     ],
 )
