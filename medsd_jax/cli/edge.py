@@ -4,6 +4,7 @@ The writers of the package say most of this themselves. This is the net below th
 that wrap an error of the system in one of their own, too.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -52,6 +53,28 @@ def reason(error: BaseException) -> str | None:
                     "batch or image, bfloat16, or more devices"
                 )
     return None
+
+
+@contextlib.contextmanager
+def threads_told() -> Iterator[None]:
+    """In the block, what the outside does to a thread is one line, too, as of TensorBoard's writer.
+
+    Its owner finds the same, and the main thread ends by that.
+    """
+    before = threading.excepthook
+
+    def hook(found: threading.ExceptHookArgs) -> None:
+        said = None if found.exc_value is None else reason(found.exc_value)
+        if said is None:
+            before(found)
+        else:
+            logging.getLogger(__name__).warning("a thread has ended: %s", said)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def hush_echoes(error: BaseException) -> None:

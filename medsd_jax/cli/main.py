@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from medsd_jax.cli import together
-from medsd_jax.cli.edge import hush_echoes, reason, without_traceback
+from medsd_jax.cli.edge import hush_echoes, reason, threads_told, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import DivergedError, UserError, one_line
 from medsd_jax.interrupts import (
@@ -91,7 +91,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
     """
     _start_log()
     try:
-        with working():
+        with threads_told(), working():
             return call() or 0
     except (Exception, KeyboardInterrupt) as error:
         if together.others_ended():

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -160,3 +161,37 @@ sys.exit(code)
         "medsd_jax: error: /data/x: No space left on device; free some space and run the same "
         "command again",
     ]
+
+
+def test_what_the_disk_does_to_a_thread_is_a_line_too(caplog, capsys):
+    """TensorBoard's writer finds a full disk before the training does, and goes on after us."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/events")
+
+    def fail(error):
+        raise error
+
+    def call():
+        thread = threading.Thread(target=fail, args=[full])
+        thread.start()
+        thread.join()
+
+    before = threading.excepthook
+    assert exit_code(call) == 0
+    assert threading.excepthook is before
+    (line,) = caplog.messages
+    assert "a thread has ended: /data/events: No space left on device" in line
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_a_thread_keeps_its_traceback(monkeypatch):
+    found = []
+    monkeypatch.setattr(threading, "excepthook", found.append)
+
+    def call():
+        thread = threading.Thread(target=lambda: 1 / 0)
+        thread.start()
+        thread.join()
+
+    assert exit_code(call) == 0
+    assert found[0].exc_type is ZeroDivisionError
