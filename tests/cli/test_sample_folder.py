@@ -140,7 +140,7 @@ def test_two_samplings_into_one_folder(model, killed, capsys, monkeypatch):
     """The second is refused before it draws; what is there stays as it is."""
     folder, flags = killed
     hold = "import sys; from medsd_jax.locks import lock\n"
-    hold += "with lock(sys.argv[1], 'x'): print('held', flush=True); sys.stdin.read()"
+    hold += "with lock(sys.argv[1], 'a sampling'): print('held', flush=True); sys.stdin.read()"
     before = (folder / "samples.jsonl").read_text()
     with subprocess.Popen(
         [sys.executable, "-c", hold, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
