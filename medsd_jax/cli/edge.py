@@ -98,6 +98,13 @@ def hush_echoes(error: BaseException) -> None:
     threading.excepthook, sys.unraisablehook = thread_hook, exit_hook
 
 
+def close_bars() -> None:
+    """Ends the progress bars that an exception left open: each would be drawn once more later."""
+    if tqdm := getattr(sys.modules.get("tqdm"), "tqdm", None):
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
+
+
 def without_traceback(record: logging.LogRecord) -> bool:
     """A filter for Orbax' log: what it logs with a page of traceback, it raises as well."""
     record.exc_info = None

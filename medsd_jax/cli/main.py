@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from medsd_jax.cli import together
-from medsd_jax.cli.edge import hush_echoes, reason, threads_told, without_traceback
+from medsd_jax.cli.edge import close_bars, hush_echoes, reason, threads_told, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import DivergedError, UserError, one_line
 from medsd_jax.interrupts import (
@@ -102,6 +102,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
         if line is None:
             raise
         hush_echoes(error)
+        close_bars()
         print(line, file=sys.stderr)
         return code
 

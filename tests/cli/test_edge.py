@@ -1,6 +1,7 @@
 """What the system refuses is one line with exit code 2; what is our mistake keeps its traceback."""
 
 import errno
+import gc
 import json
 import os
 import subprocess
@@ -9,8 +10,10 @@ import threading
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from medsd_jax.cli.main import exit_code
+from medsd_jax.errors import UserError
 
 
 def _says(call, capsys):
@@ -195,3 +198,14 @@ def test_a_bug_in_a_thread_keeps_its_traceback(monkeypatch):
 
     assert exit_code(call) == 0
     assert found[0].exc_type is ZeroDivisionError
+
+
+def test_no_progress_bar_is_drawn_after_the_last_line(capsys):
+    def call():
+        bar = tqdm(range(3), mininterval=0)  # the exception's traceback holds it
+        for _ in bar:
+            raise UserError("that is it")
+
+    assert exit_code(call) == 2
+    gc.collect()  # where a bar that nobody closed would be drawn again
+    assert capsys.readouterr().err.endswith("medsd_jax: error: that is it\n")
