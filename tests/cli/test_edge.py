@@ -202,9 +202,9 @@ def test_a_bug_in_a_thread_keeps_its_traceback(monkeypatch):
 
 def test_no_progress_bar_is_drawn_after_the_last_line(capsys):
     def call():
-        bar = tqdm(range(3), mininterval=0)  # the exception's traceback holds it
-        for _ in bar:
-            raise UserError("that is it")
+        steps = iter(tqdm(range(3), mininterval=0))  # held by the exception's traceback
+        next(steps)
+        raise UserError("that is it")
 
     assert exit_code(call) == 2
     gc.collect()  # where a bar that nobody closed would be drawn again
