@@ -138,20 +138,7 @@ def _scheduler(work: Path) -> Read:
 def _model_folder(work: Path) -> Read:
     """Any small file of a whole model, and the folder read to its end."""
     save_pipeline(tiny_pipeline(), work / "m")
-    files = [p for p in sorted((work / "m").rglob("*")) if p.suffix in (".json", ".txt")]
-    whole = {path: path.read_bytes() for path in files}
-
-    def read(mutator: Mutator) -> None:
-        path = mutator.rng.choice(files)
-        try:
-            is_json = path.suffix == ".json" and mutator.chance(0.8)
-            content = mutator.json(read_object(path, "")) if is_json else mutator.bytes(whole[path])
-            path.write_bytes(content)
-            load_pipeline(work / "m")
-        finally:
-            path.write_bytes(whole[path])
-
-    return read
+    return _one_file_damaged(work / "m", load_pipeline)
 
 
 def _tokenizers(work: Path) -> Read:
@@ -183,20 +170,7 @@ def _tokenizers(work: Path) -> Read:
 
 def _bert_folder(work: Path) -> Read:
     write_bert(work / "b")
-    files = [p for p in sorted((work / "b").iterdir()) if p.suffix in (".json", ".txt")]
-    whole = {path: path.read_bytes() for path in files}
-
-    def read(mutator: Mutator) -> None:
-        path = mutator.rng.choice(files)
-        try:
-            is_json = path.suffix == ".json" and mutator.chance(0.8)
-            content = mutator.json(read_object(path, "")) if is_json else mutator.bytes(whole[path])
-            path.write_bytes(content)
-            load_bert(work / "b")
-        finally:
-            path.write_bytes(whole[path])
-
-    return read
+    return _one_file_damaged(work / "b", load_bert)
 
 
 LAYER = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -208,6 +182,24 @@ def _shape(mutator: Mutator, whole: tuple[int, ...]) -> tuple[int, ...]:
         return whole
     rng = mutator.rng
     return tuple(rng.choice((0, 1, 2, 32, 33)) for _ in range(rng.choice((0, 1, 2, 2, 4))))
+
+
+def _one_file_damaged(folder: Path, load: Callable[[Path], object]) -> Read:
+    """Loads the folder each time with another of its texts damaged, and mends that again."""
+    files = [p for p in sorted(folder.rglob("*")) if p.suffix in (".json", ".txt")]
+    whole = {path: path.read_bytes() for path in files}
+
+    def read(mutator: Mutator) -> None:
+        path = mutator.rng.choice(files)
+        try:
+            is_json = path.suffix == ".json" and mutator.chance(0.8)
+            content = mutator.json(read_object(path, "")) if is_json else mutator.bytes(whole[path])
+            path.write_bytes(content)
+            load(folder)
+        finally:
+            path.write_bytes(whole[path])
+
+    return read
 
 
 def _lora(work: Path) -> Read:
