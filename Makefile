@@ -1,4 +1,4 @@
-# make demo | test | check | lint | test-all | format | clean
+# make demo | test | check | lint | docs | test-all | format | clean
 # Everything runs in a virtual environment of its own: VENV, made with PYTHON (3.11 or newer).
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,13 +12,14 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 METADATA := pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint test-all format clean
+.PHONY: help demo test check lint docs test-all format clean
 
 help:
 	@echo "make demo      train, sample and export a tiny Stable Diffusion; report in runs/demo"
 	@echo "make test      the tests that need neither a GPU nor much time"
 	@echo "make check     what a change must pass: format, lint, import rules, tests"
 	@echo "make lint      the same without the tests"
+	@echo "make docs      the documentation, built into site/; a broken link fails"
 	@echo "make test-all  all tests, full-size parity included (20 GB and twenty minutes)"
 	@echo "make format    format the code and mend what ruff can mend"
 	@echo "make clean     remove caches and build products; VENV and runs/ stay"
@@ -41,12 +42,17 @@ lint: $(VENV)/.stamp-dev
 
 check: lint test
 
+# The theme announces its successor on every build.
+docs: $(VENV)/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html is built; $(BIN)/python -m http.server -d site shows it, with its search"
+
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .jax_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .import_linter_cache .jax_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # A stamp is older than the metadata after a change of the requirements: then pip runs again.
@@ -60,6 +66,10 @@ $(VENV)/.stamp-test: $(METADATA) | $(VENV)/pyvenv.cfg
 
 $(VENV)/.stamp-dev: $(METADATA) | $(VENV)/pyvenv.cfg
 	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.stamp-run
+
+$(VENV)/.stamp-docs: $(METADATA) | $(VENV)/pyvenv.cfg
+	$(PIP) --editable '.[docs]'
 	@touch $@ $(VENV)/.stamp-run
 
 $(VENV)/pyvenv.cfg:

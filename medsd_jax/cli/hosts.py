@@ -52,7 +52,7 @@ def add_host_flags(parser: argparse.ArgumentParser) -> None:
     """Adds --coordinator, --num_processes and --process_id."""
     group = parser.add_argument_group(
         "several processes",
-        "needed only where no scheduler started them together; see docs/several_hosts.md",
+        "needed only where no scheduler started them together; see docs/guides/several_hosts.md",
     )
     group.add_argument(
         "--coordinator", metavar="HOST:PORT", help="of process 0, a free port that all can reach"
