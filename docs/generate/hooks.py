@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from docs.generate import pages, results  # noqa: E402  the line above makes the import work
+from docs.generate import contributing, pages, results  # noqa: E402  the line above makes the import work
 
 _FRAGMENT = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _OUTSIDE = re.compile(
@@ -31,11 +31,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts the tables of results where a page asks for them."""
+    """Puts generated parts where a page asks for them."""
     del page, config, files
-    file = ROOT / "docs" / "experiments" / "results.json"
-    tables = {"adaptations": results.table, "claims": results.claims}
-    return _FRAGMENT.sub(lambda found: tables[found[1]](file), markdown)
+    numbers = ROOT / "docs" / "experiments" / "results.json"
+    rules = ROOT / "CONTRIBUTING.md"
+    parts = {
+        "adaptations": lambda: results.table(numbers),
+        "claims": lambda: results.claims(numbers),
+        "house_rules": lambda: contributing.section(rules, "House rules"),
+        "proof": lambda: contributing.section(rules, "A change proves its worth"),
+        "style": lambda: contributing.section(rules, "How it reads"),
+        "importers": lambda: contributing.importers(ROOT / "pyproject.toml"),
+    }
+    return _FRAGMENT.sub(lambda found: parts[found[1]](), markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

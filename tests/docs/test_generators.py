@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict, config_dict
 
-from docs.generate import commands, config_keys, recipes, results, schemas
+from docs.generate import commands, config_keys, contributing, recipes, results, schemas
 from medsd_jax.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -139,3 +139,23 @@ def test_the_table_of_adaptations_rounds_as_the_command_does(tmp_path):
         "| U-Net | 2.06 (0.73 to 13.63) | 96.3 % (92.5 to 98.4) | 0.703 | 7,181,348 |"
     )
     assert "| It is better. | do not tell: the intervals overlap |" in results.claims(file)
+
+
+def test_a_section_of_another_page_ends_at_the_next_one(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n## One\na\n\n### Deeper\nb\n\n## Two\nc\n")
+    assert contributing.section(page, "One") == "a\n\n### Deeper\nb\n"
+    assert contributing.section(page, "Two") == "c\n"
+    with pytest.raises(ValueError, match="no heading '## Three'"):
+        contributing.section(page, "Three")
+
+
+def test_the_import_contracts_are_a_table(tmp_path):
+    file = tmp_path / "pyproject.toml"
+    contract = "[[tool.importlinter.contracts]]\n"
+    file.write_text(
+        f"{contract}type = 'protected'\nprotected_modules = ['medsd_jax.models']\n"
+        f"allowed_importers = ['medsd_jax.interop', 'medsd_jax.training']\n{contract}"
+        "type = 'forbidden'\nsource_modules = ['medsd_jax']\n"
+    )
+    assert contributing.importers(file).splitlines()[2:] == ["| `models` | `interop`, `training` |"]
