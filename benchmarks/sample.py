@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import timing
 from medsd_jax.diffusion.guidance import guided
-from medsd_jax.diffusion.samplers import SAMPLERS, make_plan
+from medsd_jax.diffusion.samplers import SAMPLERS, make_step_table
 from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.models.params import bind
@@ -67,7 +67,7 @@ def ours(
     config = ScheduleConfig.from_dict({"_class_name": "DDIMScheduler", **SCHEDULE})
     schedule = NoiseSchedule.from_config(config)
     weights = {"unet": unet_weights, "vae": vae_weights}
-    plan = make_plan("ddim", config, setting.steps, setting.steps)
+    step_table = make_step_table("ddim", config, setting.steps, setting.steps)
     arrays = jax.device_put(inputs)
 
     def predict(weights, x, t, arrays, graph=unet):
@@ -77,16 +77,16 @@ def ours(
     def decode(weights, latents, graph=vae):
         return bind(graph, weights["vae"]).decode(latents / setting.size.vae.scaling_factor)
 
-    def generate(weights, arrays, plan):
+    def generate(weights, arrays, step_table):
         latents = run_sampler(
             SAMPLERS["ddim"],
             lambda x, t: predict(weights, x, t, arrays),
-            schedule, arrays["start"], plan, lambda i: jnp.zeros_like(arrays["start"]),
+            schedule, arrays["start"], step_table, lambda i: jnp.zeros_like(arrays["start"]),
         )  # fmt: skip
         return decode(weights, latents)
 
-    plan = jax.device_put(plan)
-    program, seconds = harness.compile_ours(generate, weights, arrays, plan)
+    step_table = jax.device_put(step_table)
+    program, seconds = harness.compile_ours(generate, weights, arrays, step_table)
     t = jnp.zeros(setting.batch, jnp.int32)
     plain_unet, plain_vae = (
         harness.our_structure(config, setting, "xla")[0]
@@ -99,7 +99,7 @@ def ours(
     decoding = harness.count_flops(functools.partial(decode, graph=plain_vae), weights, start)
 
     def run() -> np.ndarray:
-        return np.asarray(program(weights, arrays, plan))
+        return np.asarray(program(weights, arrays, step_table))
 
     facts = {
         "flops": setting.steps * one_step + decoding,

@@ -10,7 +10,7 @@ from medsd_jax.api import MAX_STEPS, schedule_of
 from medsd_jax.cli.config_ranges import check_ranges
 from medsd_jax.cli.train_evaluation import check_evaluation
 from medsd_jax.cli.train_vae import check_perceptual, check_vae_patterns
-from medsd_jax.diffusion.samplers import make_plan
+from medsd_jax.diffusion.samplers import make_step_table
 from medsd_jax.errors import UserError
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
@@ -143,7 +143,7 @@ def _check_sampling(config: ConfigDict, model: StableDiffusion, section: str, co
         raise UserError(f"{section}.num_steps = {asked.num_steps} must be at most {MAX_STEPS}")
     if asked.seed + count > 2**32:
         raise UserError(f"{section}.seed = {asked.seed} must be below 2**32")
-    make_plan(asked.sampler, schedule_of(model), asked.num_steps, MAX_STEPS)
+    make_step_table(asked.sampler, schedule_of(model), asked.num_steps, MAX_STEPS)
 
 
 def check_patterns(patterns: tuple[str, ...], model: StableDiffusion) -> None:

@@ -17,8 +17,6 @@ one ("linspace", and counts that do not divide T). The last step of a "trailing"
 example, then ends at time 0 and not at final_alpha_cumprod: the noise of time 0 stays in.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,13 +25,14 @@ from jaxtyping import Int, Real
 
 from medsd_jax.arrays import Latents
 from medsd_jax.diffusion.process import predict_noise, predict_x0
-from medsd_jax.diffusion.sampling_loop import History, Plan, Row
+from medsd_jax.diffusion.sampling_loop import Call, History, Sampler
 from medsd_jax.diffusion.schedule import (
     NoiseSchedule,
     ScheduleConfig,
     alphas_cumprod,
     sampling_timesteps,
 )
+from medsd_jax.diffusion.step_table import StepTable
 from medsd_jax.errors import UserError
 
 
@@ -80,13 +79,14 @@ def ddim_step(
     return jnp.sqrt(a_prev) * x0 + direction * noise_hat + sigma * noise
 
 
-class DDIM:
-    """The step rule. Columns: t_prev [N] int32 and eta [N]; clip_range [N] where x0 is clipped."""
+class DDIM(Sampler):
+    """Columns: t_prev [N] int32 and eta [N]; clip_range [N] where x0 is clipped."""
 
     takes_eta = True
+    clips = True
 
-    def plan(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> Plan:
-        """See `StepRule`."""
+    def table(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> StepTable:
+        """See `Sampler`."""
         times = sampling_timesteps(config, num_steps)[first:]
         a = alphas_cumprod(config)[times]
         if a[0] == 0 and config.prediction_type == "epsilon" and config.clip_range is None:
@@ -99,30 +99,12 @@ class DDIM:
         columns = {"t_prev": times - np.int32(config.num_train_timesteps // num_steps)}
         if config.clip_range is not None:
             columns["clip_range"] = np.full(len(times), config.clip_range, np.float32)
-        return Plan.of(times, np.sqrt(a), np.sqrt(1 - a), columns)
+        return StepTable.of(times, np.sqrt(a), np.sqrt(1 - a), columns)
 
-    def history(self, x: Latents) -> History:
-        """Nothing."""
-        return ()
-
-    def model_input(self, x: Latents, row: Row) -> Latents:
-        """The state as it is."""
-        return x
-
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model_output: Latents,
-        x: Latents,
-        row: Row,
-        history: History,
-        draw: Callable[[], Latents],
-    ) -> tuple[Latents, History]:
+    def step(self, x: Latents, history: History, call: Call) -> tuple[Latents, History]:
         """Goes to t_prev by `ddim_step`; draws no noise where eta is 0."""
-        eta = row["eta"]
-        z = jax.lax.cond(eta > 0.0, draw, lambda: jnp.zeros_like(x))
-        clip_range = row.get("clip_range")
-        x = ddim_step(
-            schedule, model_output, x, row["t"], row["t_prev"], eta, z, clip_range=clip_range
-        )
+        t, t_prev, eta = (call.row[name] for name in ("t", "t_prev", "eta"))
+        z = jax.lax.cond(eta > 0.0, call.draw, lambda: jnp.zeros_like(x))
+        clip_range = call.row.get("clip_range")
+        x = ddim_step(call.schedule, call.output, x, t, t_prev, eta, z, clip_range=clip_range)
         return x, history

@@ -1,4 +1,4 @@
-"""The sampler DPM-Solver++(2M): second order from one network call a step.
+"""The sampler DPM-Solver++(2M): second order from one network call per step.
 
 Symbols, for the step from level i - 1 to level i: alpha and sigma the signal and noise of the
 state, alpha^2 + sigma^2 = 1; x0_1 the network's estimate of x0 at (x_{i-1}, t_{i-1}), x0_2 that of
@@ -19,7 +19,6 @@ noise of time 0.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,9 +26,10 @@ from jaxtyping import Float
 
 from medsd_jax.arrays import Latents
 from medsd_jax.diffusion.process import x0_from
-from medsd_jax.diffusion.sampling_loop import History, Plan, Row
-from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig, sampling_timesteps
+from medsd_jax.diffusion.sampling_loop import Call, History, Sampler
+from medsd_jax.diffusion.schedule import ScheduleConfig, sampling_timesteps
 from medsd_jax.diffusion.sigmas import alphas_of, karras_sigmas, sigmas_at
+from medsd_jax.diffusion.step_table import StepTable
 from medsd_jax.errors import UserError
 
 _FEW_STEPS = 15
@@ -37,22 +37,20 @@ _FEW_STEPS = 15
 
 
 @dataclasses.dataclass(frozen=True)
-class DPMSolverPlusPlus2M:
-    """The step rule.
+class DPMSolverPlusPlus2M(Sampler):
+    """DPM-Solver++(2M) over the levels of the schedule's spacing, or over Karras'.
 
     Columns, [N] float32 each: alpha and sigma, those of i - 1; shrink = sigma_i / sigma_{i-1};
     gain = alpha_i (1 - e^{-h_i}); half_inverse_r = 1 / (2 r_i), 0 in steps of first order.
 
     Attributes:
-        karras: Whether the levels are Karras' or those of the schedule's spacing.
+        karras: Whether the levels are Karras'.
     """
 
     karras: bool
 
-    takes_eta = False
-
-    def plan(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> Plan:
-        """See `StepRule`."""
+    def table(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> StepTable:
+        """See `Sampler`."""
         if self.karras:
             times, levels = karras_sigmas(config, num_steps)
         else:
@@ -78,27 +76,16 @@ class DPMSolverPlusPlus2M:
             "half_inverse_r": half_inverse_r,
         }
         columns = {name: column.astype(np.float32) for name, column in columns.items()}
-        return Plan.of(times.astype(np.int32), alpha[:-1], sigma[:-1], columns)
+        return StepTable.of(times.astype(np.int32), alpha[:-1], sigma[:-1], columns)
 
     def history(self, x: Latents) -> History:
         """x0_2."""
         return jnp.zeros_like(x)
 
-    def model_input(self, x: Latents, row: Row) -> Latents:
-        """The state as it is."""
-        return x
-
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model_output: Latents,
-        x: Latents,
-        row: Row,
-        history: History,
-        draw: Callable[[], Latents],
-    ) -> tuple[Latents, History]:
+    def step(self, x: Latents, history: History, call: Call) -> tuple[Latents, History]:
         """Goes to the next level by (2) and (3)."""
-        x0_1 = x0_from(schedule.prediction_type, model_output, x, row["alpha"], row["sigma"])
+        row, kind = call.row, call.schedule.prediction_type
+        x0_1 = x0_from(kind, call.output, x, row["alpha"], row["sigma"])
         d = (1 + row["half_inverse_r"]) * x0_1 - row["half_inverse_r"] * history
         return row["shrink"] * x + row["gain"] * d, x0_1
 

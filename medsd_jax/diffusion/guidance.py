@@ -10,7 +10,7 @@ empty prompt where there is none), s = guidance_scale.
 
 s = 1 is the plain conditional prediction, s = 0 the unconditional one. (1) is linear with weights
 that sum to 1, so it may be applied to epsilon, v and x0 alike. A large s also makes the prediction
-larger, which over-exposes the picture; (2) takes the standard deviation of one example's values
+larger, which over-exposes the image; (2) takes the standard deviation of one example's values
 back to that of f(c), and phi = guidance_rescale says how far. The paper takes phi = 0.7; 0 is off.
 """
 

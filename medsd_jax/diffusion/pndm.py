@@ -19,11 +19,9 @@ first time to the second, call 1 looks at where that led and repeats the step wi
 outputs. So n steps take n + 1 calls, and one step takes one.
 
 The step down from t is T // num_steps, as in diffusers and in ddim.py. A run that starts from a
-noised picture warms up in the same way at its own first time. diffusers begins one time earlier
+noised image warms up in the same way at its own first time. diffusers begins one time earlier
 there, counts the repeated time as a step of its own and so skips the step after it.
 """
-
-from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,13 +30,14 @@ from jaxtyping import Int
 
 from medsd_jax.arrays import Latents
 from medsd_jax.diffusion.process import predict_noise
-from medsd_jax.diffusion.sampling_loop import History, Plan, Row
+from medsd_jax.diffusion.sampling_loop import Call, History, Sampler
 from medsd_jax.diffusion.schedule import (
     NoiseSchedule,
     ScheduleConfig,
     alphas_cumprod,
     sampling_timesteps,
 )
+from medsd_jax.diffusion.step_table import StepTable
 from medsd_jax.errors import UserError
 
 _MIXTURES = np.asarray(
@@ -79,17 +78,15 @@ def transfer(
     return jnp.sqrt(a_prev / a) * x - (a_prev - a) / scale * noise_hat
 
 
-class PNDM:
-    """The step rule.
+class PNDM(Sampler):
+    """PLMS with the noise levels as tables.
 
     Columns: t_from and t_prev [N] int32, the times that (1) goes between; mixture [N, 4], the
     weights of (2); corrects [N] bool, whether the call repeats the step of the one before.
     """
 
-    takes_eta = False
-
-    def plan(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> Plan:
-        """See `StepRule`."""
+    def table(self, config: ScheduleConfig, num_steps: int, first: int = 0) -> StepTable:
+        """See `Sampler`."""
         if config.prediction_type == "sample":
             raise UserError(
                 "sampler 'pndm' mixes predictions of the noise or of v, prediction_type='sample' "
@@ -111,34 +108,22 @@ class PNDM:
             "corrects": corrects,
         }
         a = alphas_cumprod(config)[times]
-        return Plan.of(times, np.sqrt(a), np.sqrt(1 - a), columns)
+        return StepTable.of(times, np.sqrt(a), np.sqrt(1 - a), columns)
 
     def history(self, x: Latents) -> History:
         """The outputs e_1, e_2, e_3 and the state of the call before."""
         zeros = jnp.zeros_like(x)
         return (zeros, zeros, zeros), x
 
-    def model_input(self, x: Latents, row: Row) -> Latents:
-        """The state as it is."""
-        return x
-
-    def step(
-        self,
-        schedule: NoiseSchedule,
-        model_output: Latents,
-        x: Latents,
-        row: Row,
-        history: History,
-        draw: Callable[[], Latents],
-    ) -> tuple[Latents, History]:
+    def step(self, x: Latents, history: History, call: Call) -> tuple[Latents, History]:
         """Goes to t_prev by (1) and (2)."""
-        e, (earlier, x_before) = model_output.astype(jnp.float32), history
-        corrects, w = row["corrects"], row["mixture"]
+        e, (earlier, x_before) = call.output.astype(jnp.float32), history
+        corrects, w, t_from = (call.row[name] for name in ("corrects", "mixture", "t_from"))
         x_from = jnp.where(corrects, x_before, x)
         mixed = w[0] * e + sum(w[k + 1] * earlier[k] for k in range(3))
-        times = jnp.full(x.shape[:1], row["t_from"])
-        noise_hat = predict_noise(schedule, mixed, x_from, times)
-        result = transfer(schedule, x_from, noise_hat, row["t_from"], row["t_prev"])
+        times = jnp.full(x.shape[:1], t_from)
+        noise_hat = predict_noise(call.schedule, mixed, x_from, times)
+        result = transfer(call.schedule, x_from, noise_hat, t_from, call.row["t_prev"])
         # The output of call 1 corrects one step and is no point of the multistep formula.
         kept = tuple(
             jnp.where(corrects, old, new)

@@ -1,38 +1,31 @@
-"""The samplers by name, and the plan of one run."""
+"""The samplers by name, and the step table of one run."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.diffusion.ddim import DDIM
 from medsd_jax.diffusion.dpm_solver import DPMSolverPlusPlus2M
 from medsd_jax.diffusion.euler import Euler
 from medsd_jax.diffusion.euler_ancestral import EulerAncestral
 from medsd_jax.diffusion.pndm import PNDM
-from medsd_jax.diffusion.sampling_loop import Plan, StepRule
+from medsd_jax.diffusion.sampling_loop import Sampler
 from medsd_jax.diffusion.schedule import ScheduleConfig
+from medsd_jax.diffusion.step_table import StepTable
 from medsd_jax.errors import UserError
 
-SAMPLERS: Mapping[str, StepRule] = dict(
-    zip(
-        SAMPLER_NAMES,
-        (
-            DDIM(),
-            PNDM(),
-            DPMSolverPlusPlus2M(karras=False),
-            DPMSolverPlusPlus2M(karras=True),
-            Euler(),
-            EulerAncestral(),
-        ),
-        strict=True,
-    )
-)
-"""Name -> step rule."""
+SAMPLERS: Mapping[str, Sampler] = {
+    "ddim": DDIM(),
+    "pndm": PNDM(),
+    "dpmpp_2m": DPMSolverPlusPlus2M(karras=False),
+    "dpmpp_2m_karras": DPMSolverPlusPlus2M(karras=True),
+    "euler": Euler(),
+    "euler_ancestral": EulerAncestral(),
+}
+"""Name -> sampler. `SAMPLER_NAMES` of config.py repeats the names, for those that import no jax."""
 
 
-def make_plan(
+def make_step_table(
     sampler: str,
     config: ScheduleConfig,
     num_steps: int,
@@ -40,8 +33,8 @@ def make_plan(
     *,
     eta: float = 0.0,
     strength: float = 1.0,
-) -> Plan:
-    """Plans one run on the host.
+) -> StepTable:
+    """Tabulates one run on the host.
 
     Args:
         sampler: A name of `SAMPLERS`.
@@ -52,21 +45,21 @@ def make_plan(
         strength: In (0, 1]: of the num_steps steps the last int(num_steps * strength) are made.
 
     Returns:
-        The plan, padded to max_steps + 1 calls, which is what PNDM needs at most.
+        The table, padded to max_steps + 1 calls, which is what PNDM needs at most.
 
     Raises:
         UserError: A value is out of its range, or the sampler cannot work with it.
     """
     check_sampler(sampler)
-    rule = SAMPLERS[sampler]
+    chosen = SAMPLERS[sampler]
     most = min(max_steps, config.num_train_timesteps)
     if not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= most:
         raise UserError(f"num_steps = {num_steps} must be a whole number between 1 and {most}")
     if not 0.0 <= eta <= 1.0:
         raise UserError(f"eta = {eta} must lie between 0 (deterministic) and 1")
-    if eta and not rule.takes_eta:
+    if eta and not chosen.takes_eta:
         raise UserError(f"eta = {eta} is a setting of sampler ddim; sampler {sampler} has none")
-    if config.clip_sample and sampler != "ddim":
+    if config.clip_sample and not chosen.clips:
         raise UserError(f"clip_sample=True is for sampler ddim; sampler {sampler} never clips")
     if not 0.0 < strength <= 1.0:
         raise UserError(f"strength = {strength} must be above 0 and at most 1 (all steps)")
@@ -75,11 +68,10 @@ def make_plan(
         raise UserError(
             f"strength = {strength} leaves no step of num_steps = {num_steps}; raise one of them"
         )
-    plan = rule.plan(config, num_steps, num_steps - made)
-    if rule.takes_eta:
-        columns = {**plan.columns, "eta": np.full(len(plan.times), eta, np.float32)}
-        plan = dataclasses.replace(plan, columns=columns)
-    return plan.padded(max_steps + 1)
+    table = chosen.table(config, num_steps, num_steps - made)
+    if chosen.takes_eta:
+        table = table.with_column("eta", eta)
+    return table.padded(max_steps + 1)
 
 
 def check_sampler(sampler: str) -> None:

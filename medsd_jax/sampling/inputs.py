@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from medsd_jax.bounds import MOST_GUIDANCE, MOST_PIXELS
-from medsd_jax.diffusion.samplers import check_sampler, make_plan
+from medsd_jax.diffusion.samplers import check_sampler, make_step_table
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.errors import UserError
 from medsd_jax.models.attention import attention_implementation
@@ -27,13 +27,13 @@ class SamplerShape:
         vae: VAE shapes.
         text_encoder: text encoder shapes.
         schedule: noise schedule and prediction type.
-        height: of the pictures in pixels, a multiple of ``vae.downscale``.
+        height: of the images in pixels, a multiple of ``vae.downscale``.
         width: likewise.
-        max_steps: largest number of steps that can be asked for.
+        max_steps: largest number of steps that a run can have.
         dtype: name of the compute dtype, "float32" or "bfloat16".
         attention: name of the attention implementation.
         sampler: name of the sampler, of diffusion/samplers.py.
-        edits: whether pictures are redrawn, or drawn from noise alone.
+        edits: whether images are redrawn, or drawn from noise alone.
     """
 
     unet: UNetConfig
@@ -58,7 +58,7 @@ class SamplerShape:
         )
 
     def check(self) -> None:
-        """Raises UserError where the numbers cannot be sampled with."""
+        """Raises UserError where these values cannot be sampled with."""
         for name, size in (("height", self.height), ("width", self.width)):
             if size < 1 or size % self.vae.downscale:
                 raise UserError(
@@ -95,10 +95,10 @@ class SampleInputs:
         seeds: [B] uint32; image i depends on seeds[i] alone, whatever B and the devices are.
         start: [B, h, w, C] float32 unit noise to start from instead of the seed's, where use_start.
         use_start: [] bool.
-        plan: what the sampler does, step by step; it holds the number of steps and eta.
+        step_table: what the sampler does, step by step; it holds the number of steps and eta.
         guidance_scale: [] float32; 1 is the plain conditional model.
         guidance_rescale: [] float32; 0 is off.
-        given_u8: [B, H, W, 3] uint8, the pictures to redraw; None where the program edits none.
+        given_u8: [B, H, W, 3] uint8, the images to redraw; None where the program edits none.
         weights: [B, H, W] float32 in [0, 1], how much of each pixel is redrawn; likewise.
     """
 
@@ -107,7 +107,7 @@ class SampleInputs:
     seeds: Leaf
     start: Leaf
     use_start: Leaf
-    plan: Leaf
+    step_table: Leaf
     guidance_scale: Leaf
     guidance_rescale: Leaf
     given_u8: Leaf = None
@@ -144,7 +144,7 @@ def make_inputs(
         guidance_rescale: in [0, 1]; 0 is off.
         eta: in [0, 1], of DDIM; 0 for other samplers.
         start: [B, h, w, C] float32 unit noise, or None to draw it from the seeds.
-        strength: in (0, 1], the part of the steps that is made.
+        strength: in (0, 1], the fraction of the steps that is made.
         given_u8: [B, H, W, 3] uint8 where shape.edits, else None.
         weights: [B, H, W] float32 in [0, 1] where shape.edits, else None.
 
@@ -163,18 +163,18 @@ def make_inputs(
         if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
             raise UserError(f"seed {seed} must be a whole number between 0 and {2**32 - 1}")
     assert (given_u8 is not None) == (weights is not None) == shape.edits
-    wanted = (len(prompt_ids), *shape.latents)
-    if start is not None and start.shape != wanted:
-        raise UserError(f"start latents have shape {start.shape}, these pictures need {wanted}")
+    expected = (len(prompt_ids), *shape.latents)
+    if start is not None and start.shape != expected:
+        raise UserError(f"start latents have shape {start.shape}, these images need {expected}")
     if start is not None and not np.isfinite(start).all():
         raise UserError("start latents contain values that are not finite; give unit noise")
     return SampleInputs(
         prompt_ids=np.asarray(prompt_ids, np.int32),
         negative_ids=np.asarray(negative_ids, np.int32),
         seeds=np.asarray(seeds, np.uint32),
-        start=np.zeros(wanted, np.float32) if start is None else np.asarray(start, np.float32),
+        start=np.zeros(expected, np.float32) if start is None else np.asarray(start, np.float32),
         use_start=np.bool_(start is not None),
-        plan=make_plan(
+        step_table=make_step_table(
             shape.sampler, shape.schedule, num_steps, shape.max_steps, eta=eta, strength=strength
         ),
         guidance_scale=np.float32(guidance_scale),

@@ -1,8 +1,8 @@
-"""Prompt ids to 8-bit pictures: ONE jitted program.
+"""Prompt ids to 8-bit images: ONE jitted program.
 
 Prompts, negative prompts, seeds, guidance, eta and the number of steps are arguments of the
 program, so changing any of them compiles nothing. Shapes (batch, height, width), the largest number
-of steps, the sampler's name, whether pictures are edited, the compute dtype and the model's
+of steps, the sampler's name, whether images are edited, the compute dtype and the model's
 structure are what it is compiled for.
 """
 
@@ -40,7 +40,7 @@ class Generated(NamedTuple):
 
     Attributes:
         images_u8: [B, H, W, 3] uint8.
-        finite: [B, 4] bool, whether each of `finite.PARTS` gave finite numbers for this image.
+        finite: [B, 4] bool, whether each of `finite.PARTS` gave finite values for this image.
     """
 
     images_u8: Any
@@ -56,7 +56,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], Gener
     )
     vae, _ = abstract(functools.partial(AutoencoderKL, shape.vae, dtype=dtype))
     text_encoder, _ = abstract(text_encoder_module(shape.text_encoder, dtype=dtype))
-    schedule, rule = NoiseSchedule.from_config(shape.schedule), SAMPLERS[shape.sampler]
+    schedule, sampler = NoiseSchedule.from_config(shape.schedule), SAMPLERS[shape.sampler]
 
     def generate(params: Params, inputs: SampleInputs) -> Generated:
         encode = bind(text_encoder, component(params, "text_encoder"))
@@ -75,28 +75,28 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], Gener
         autoencoder = bind(vae, component(params, "vae"))
         if shape.edits:
             # The posterior's mean: what it is unsure about need not be drawn anew where the
-            # picture stays. diffusers' image-to-image draws from the posterior.
+            # image stays. diffusers' image-to-image draws from the posterior.
             mean, _ = autoencoder.encode(from_uint8(inputs.given_u8))
             known = mean * shape.vae.scaling_factor
             cells = redrawn_cells(inputs.weights, shape.vae.downscale)
-            start = inputs.plan.noised(0, known, unit_noise)
+            start = inputs.step_table.noised(0, known, unit_noise)
 
             def after_call(i: jax.Array, x: jax.Array) -> jax.Array:
-                return jnp.where(cells, x, inputs.plan.noised(i + 1, known, unit_noise))
+                return jnp.where(cells, x, inputs.step_table.noised(i + 1, known, unit_noise))
         else:
             known = unit_noise
-            start = inputs.plan.start_scale * unit_noise
+            start = inputs.step_table.start_scale * unit_noise
 
             def after_call(i: jax.Array, x: jax.Array) -> jax.Array:
                 return x
 
         predict = guided(denoise, inputs.guidance_scale, inputs.guidance_rescale)
         latents = run_sampler(
-            rule,
+            sampler,
             lambda x, t: predict(x, t, context, negative),
             schedule,
             start,
-            inputs.plan,
+            inputs.step_table,
             lambda i: draw(fresh_keys(i + 1)),
             after_call,
         )
@@ -126,7 +126,7 @@ def compiled_sampler(
     )
 
 
-def _input_shardings(mesh: Mesh, plan: Any, edits: bool) -> SampleInputs:
+def _input_shardings(mesh: Mesh, step_table: Any, edits: bool) -> SampleInputs:
     rows, whole = batch_sharding(mesh), replicated(mesh)
     return SampleInputs(
         prompt_ids=rows,
@@ -134,7 +134,7 @@ def _input_shardings(mesh: Mesh, plan: Any, edits: bool) -> SampleInputs:
         seeds=rows,
         start=rows,
         use_start=whole,
-        plan=plan,
+        step_table=step_table,
         guidance_scale=whole,
         guidance_rescale=whole,
         given_u8=rows if edits else None,
@@ -149,6 +149,6 @@ def place_params(params: Mapping[str, jax.Array | np.ndarray], mesh: Mesh) -> Pa
 
 def place_inputs(inputs: SampleInputs, mesh: Mesh) -> SampleInputs:
     """Puts one batch of requests onto the mesh; every process holds the whole batch."""
-    plan = jax.tree.map(lambda table: replicated(mesh), inputs.plan)
+    step_table = jax.tree.map(lambda table: replicated(mesh), inputs.step_table)
     edits = inputs.given_u8 is not None
-    return put_global(inputs, _input_shardings(mesh, plan, edits))
+    return put_global(inputs, _input_shardings(mesh, step_table, edits))

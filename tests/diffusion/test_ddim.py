@@ -9,7 +9,7 @@ import pytest
 
 from medsd_jax.diffusion.ddim import DDIM, ddim_step
 from medsd_jax.diffusion.process import add_noise
-from medsd_jax.diffusion.samplers import make_plan
+from medsd_jax.diffusion.samplers import make_step_table
 from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.errors import UserError
 
@@ -21,8 +21,8 @@ def normal(seed):
     return jax.random.normal(jax.random.key(seed), SHAPE)
 
 
-def ddim_plan(config, num_steps, max_steps, eta=0.0):
-    return make_plan("ddim", config, num_steps, max_steps, eta=eta)
+def ddim_table(config, num_steps, max_steps, eta=0.0):
+    return make_step_table("ddim", config, num_steps, max_steps, eta=eta)
 
 
 def step_noise(i):
@@ -47,9 +47,9 @@ def test_the_true_noise_leads_to_x0(make_config, make_schedule, prediction_type)
     x0 = normal(0)
 
     @jax.jit
-    def sample(schedule, plan):
+    def sample(schedule, table):
         denoise = all_knowing(schedule, x0)
-        return run_sampler(DDIM(), denoise, schedule, normal(1), plan, step_noise)
+        return run_sampler(DDIM(), denoise, schedule, normal(1), table, step_noise)
 
     for spacing in ("leading", "trailing", "linspace"):
         options = {
@@ -58,8 +58,8 @@ def test_the_true_noise_leads_to_x0(make_config, make_schedule, prediction_type)
             "set_alpha_to_one": True,
         }
         for eta in (0.0, 0.7, 1.0):
-            plan = ddim_plan(make_config(**options), 8, 10, eta)
-            result = sample(make_schedule(**options), plan)
+            table = ddim_table(make_config(**options), 8, 10, eta)
+            result = sample(make_schedule(**options), table)
             # The first x0 is divided by sqrt(a) = 0.068: 15 times float32's 3e-7.
             np.testing.assert_allclose(result, x0, atol=1e-5, err_msg=f"{spacing}, eta {eta}")
 
@@ -69,17 +69,17 @@ def test_fixed_true_noise_stays_on_the_noising_path(make_config, make_schedule):
     options = {"set_alpha_to_one": False, "steps_offset": 0}
     schedule = make_schedule(**options)
     x0, noise = normal(0), normal(1)
-    plan = ddim_plan(make_config(**options), 50, 50)
-    start = add_noise(schedule, x0, noise, jnp.full(2, plan.times[0]))
+    table = ddim_table(make_config(**options), 50, 50)
+    start = add_noise(schedule, x0, noise, jnp.full(2, table.times[0]))
 
     @jax.jit
     def sample(num_calls):
-        some = dataclasses.replace(plan, num_calls=num_calls)
+        some = dataclasses.replace(table, num_calls=num_calls)
         return run_sampler(DDIM(), lambda x, t: noise, schedule, start, some, step_noise)
 
     for num_steps in (1, 20, 49):
         expected = add_noise(
-            schedule, x0, noise, jnp.full(2, plan.columns["t_prev"][num_steps - 1])
+            schedule, x0, noise, jnp.full(2, table.columns["t_prev"][num_steps - 1])
         )
         np.testing.assert_allclose(sample(num_steps), expected, atol=1e-5)
     # The last step ends at the noise level of time 0, not at clean data.
@@ -92,16 +92,16 @@ def test_eta_0_is_deterministic_and_eta_1_is_not(make_config, make_schedule):
     schedule = make_schedule()
 
     @jax.jit
-    def run(plan, seed):
+    def run(table, seed):
         rng = jax.random.key(seed)
 
         def noise(i):
             return jax.random.normal(jax.random.fold_in(rng, i), SHAPE)
 
-        return run_sampler(DDIM(), lambda x, t: 0.5 * x, schedule, normal(1), plan, noise)
+        return run_sampler(DDIM(), lambda x, t: 0.5 * x, schedule, normal(1), table, noise)
 
     def sample(eta, seed):
-        return run(ddim_plan(make_config(), 5, 5, eta), seed)
+        return run(ddim_table(make_config(), 5, 5, eta), seed)
 
     np.testing.assert_array_equal(sample(0.0, 1), sample(0.0, 2))
     assert np.abs(sample(1.0, 1) - sample(1.0, 2)).max() > 0.1
@@ -156,13 +156,13 @@ def test_one_program_for_every_number_of_steps_eta_and_spacing(
     traces = []
 
     @jax.jit
-    def sample(schedule, start, plan):
+    def sample(schedule, start, table):
         traces.append(None)
 
         def denoise(x, t):
             return jnp.sin(x) * (t / 1000)[:, None, None, None]
 
-        return run_sampler(DDIM(), denoise, schedule, start, plan, step_noise)
+        return run_sampler(DDIM(), denoise, schedule, start, table, step_noise)
 
     for spacing, num_steps, eta, zero_snr in [
         ("leading", 1, 0.0, False),
@@ -176,12 +176,12 @@ def test_one_program_for_every_number_of_steps_eta_and_spacing(
             "rescale_betas_zero_snr": zero_snr and prediction_type != "epsilon",
         }
         config, schedule = make_config(**options), make_schedule(**options)
-        plan = ddim_plan(config, num_steps, 20, eta)
-        result = sample(schedule, normal(1), plan)
+        table = ddim_table(config, num_steps, 20, eta)
+        result = sample(schedule, normal(1), table)
 
         x = normal(1)
         for i in range(num_steps):
-            t, t_prev = plan.times[i], plan.columns["t_prev"][i]
+            t, t_prev = table.times[i], table.columns["t_prev"][i]
             output = jnp.sin(x) * (t / 1000)
             x = ddim_step(schedule, output, x, t, t_prev, eta, step_noise(jnp.int32(i)))
         # Fused and unfused float32 over up to 20 steps that amplify up to 15-fold in all.
@@ -191,36 +191,36 @@ def test_one_program_for_every_number_of_steps_eta_and_spacing(
 
 
 def test_tables_are_padded_and_step_down_by_the_ratio(make_config):
-    plan = ddim_plan(make_config(), 4, 6)
-    assert plan.num_calls == 4
-    assert plan.times.tolist() == [751, 501, 251, 1, 1, 1, 1]
-    assert plan.columns["t_prev"].tolist() == [501, 251, 1, -249] + [-249] * 3
-    assert plan.times.dtype == plan.columns["t_prev"].dtype == np.int32
+    table = ddim_table(make_config(), 4, 6)
+    assert table.num_calls == 4
+    assert table.times.tolist() == [751, 501, 251, 1, 1, 1, 1]
+    assert table.columns["t_prev"].tolist() == [501, 251, 1, -249] + [-249] * 3
+    assert table.times.dtype == table.columns["t_prev"].dtype == np.int32
 
 
 def test_the_clip_of_the_file_is_applied_in_the_loop(make_config, make_schedule):
     options = {"prediction_type": "sample", "set_alpha_to_one": True, "clip_sample": True}
-    plan = ddim_plan(make_config(**options, clip_sample_range=0.5), 5, 5)
+    table = ddim_table(make_config(**options, clip_sample_range=0.5), 5, 5)
     result = run_sampler(
-        DDIM(), lambda x, t: 3 * normal(0), make_schedule(**options), normal(1), plan, step_noise
+        DDIM(), lambda x, t: 3 * normal(0), make_schedule(**options), normal(1), table, step_noise
     )
     np.testing.assert_allclose(result, jnp.clip(3 * normal(0), -0.5, 0.5), atol=1e-6)
 
 
 def test_too_many_steps_are_refused(make_config):
     with pytest.raises(UserError, match="num_steps = 7 must be a whole number between 1 and 6"):
-        ddim_plan(make_config(), 7, 6)
+        ddim_table(make_config(), 7, 6)
     with pytest.raises(UserError, match="num_steps = 0 must be a whole number between 1"):
-        ddim_plan(make_config(), 0, 6)
+        ddim_table(make_config(), 0, 6)
 
 
 def test_epsilon_from_zero_snr_is_refused(make_config):
     options = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    ddim_plan(make_config(**options, prediction_type="v_prediction"), 10, 10)
-    ddim_plan(make_config(**options | {"timestep_spacing": "leading"}), 10, 10)
-    ddim_plan(make_config(**options, clip_sample=True), 10, 10)  # the clip bounds the quotient
+    ddim_table(make_config(**options, prediction_type="v_prediction"), 10, 10)
+    ddim_table(make_config(**options | {"timestep_spacing": "leading"}), 10, 10)
+    ddim_table(make_config(**options, clip_sample=True), 10, 10)  # the clip bounds the quotient
     with pytest.raises(UserError, match="zero SNR: ddim's first step, at time 999"):
-        ddim_plan(make_config(**options), 10, 10)
+        ddim_table(make_config(**options), 10, 10)
     # Redrawing an image starts at a later step, where there is signal.
-    plan = make_plan("ddim", make_config(**options), 10, 10, strength=0.9)
-    assert plan.num_calls == 9 and plan.times[0] < 999 and plan.signal[0] > 0
+    table = make_step_table("ddim", make_config(**options), 10, 10, strength=0.9)
+    assert table.num_calls == 9 and table.times[0] < 999 and table.signal[0] > 0

@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 
 from medsd_jax.diffusion.ddim import ddim_step
-from medsd_jax.diffusion.samplers import make_plan
+from medsd_jax.diffusion.samplers import make_step_table
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.errors import UserError
 
@@ -171,11 +171,11 @@ def test_every_step_matches_diffusers(beta_schedule, zero_snr, prediction_type, 
             scheduler.set_timesteps(num_steps)
             if starts_without_signal(scheduler, clip):
                 with pytest.raises(UserError, match="zero SNR"):
-                    make_plan("ddim", config, num_steps, max(STEPS))
+                    make_step_table("ddim", config, num_steps, max(STEPS))
                 steps_refused += num_steps
                 continue
-            plan = make_plan("ddim", config, num_steps, max(STEPS))
-            timesteps, previous = plan.times[:-1], plan.columns["t_prev"][:-1]
+            table = make_step_table("ddim", config, num_steps, max(STEPS))
+            timesteps, previous = table.times[:-1], table.columns["t_prev"][:-1]
             np.testing.assert_array_equal(timesteps[:num_steps], scheduler.timesteps.numpy())
 
             outputs, states, noises, theirs = diffusers_steps(scheduler, eta, rng)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medsd_jax.diffusion.samplers import SAMPLERS, make_plan
+from medsd_jax.diffusion.samplers import SAMPLERS, make_step_table
 from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 
@@ -93,13 +93,13 @@ def their_states(scheduler, num_steps, monkeypatch, name):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def our_state(name, schedule, plan):
+def our_state(name, schedule, table):
     def denoise(x, t):
         return network(x, t[:, None, None, None], jnp.sin)
 
-    start = plan.start_scale * noise_of(-1)
+    start = table.start_scale * noise_of(-1)
     return run_sampler(
-        SAMPLERS[name], denoise, schedule, start, plan, lambda i: jnp.asarray(NOISES)[i]
+        SAMPLERS[name], denoise, schedule, start, table, lambda i: jnp.asarray(NOISES)[i]
     )
 
 
@@ -107,13 +107,13 @@ def compare(name, options, num_steps, monkeypatch, tolerance=TOLERANCE):
     theirs = make_theirs(name, options)
     times, states = their_states(theirs, num_steps, monkeypatch, name)
     config = ScheduleConfig.from_dict({"_class_name": type(theirs).__name__, **options})
-    plan = make_plan(name, config, num_steps, MAX_STEPS)
+    table = make_step_table(name, config, num_steps, MAX_STEPS)
     schedule = NoiseSchedule.from_config(config)
     case = f"{name}, {options}, {num_steps} steps"
-    assert plan.num_calls == len(times), case
-    np.testing.assert_array_equal(plan.times[: len(times)], times, err_msg=case)
+    assert table.num_calls == len(times), case
+    np.testing.assert_array_equal(table.times[: len(times)], times, err_msg=case)
     for calls, state in enumerate(states):
-        ours = our_state(name, schedule, dataclasses.replace(plan, num_calls=np.int32(calls)))
+        ours = our_state(name, schedule, dataclasses.replace(table, num_calls=np.int32(calls)))
         off = np.abs(np.asarray(ours) - state).max() / np.abs(state).max()
         assert off <= tolerance, f"{case}: {off} after {calls} calls"
     assert np.abs(states[-1] - states[0]).max() > 0.5 or num_steps == 1, "it does nothing"
@@ -189,8 +189,8 @@ def test_karras_times_for_all_numbers_of_steps():
         config = dataclasses.replace(config, clip_sample=False)
         for num_steps in range(1, 1001, 7):
             theirs.set_timesteps(num_steps)
-            plan = make_plan("dpmpp_2m_karras", config, num_steps, num_steps)
-            np.testing.assert_array_equal(plan.times[:-1], theirs.timesteps.numpy())
+            table = make_step_table("dpmpp_2m_karras", config, num_steps, num_steps)
+            np.testing.assert_array_equal(table.times[:-1], theirs.timesteps.numpy())
             np.testing.assert_allclose(
-                plan.noise[:-2] / plan.signal[:-2], theirs.sigmas.numpy()[:-1], rtol=1e-6
+                table.noise[:-2] / table.signal[:-2], theirs.sigmas.numpy()[:-1], rtol=1e-6
             )

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medsd_jax import api
-from medsd_jax.diffusion.samplers import SAMPLERS, make_plan
+from medsd_jax.diffusion.samplers import SAMPLERS, make_step_table
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.editing import box_mask, polygon_mask, redrawn_cells, soft_weights
@@ -37,11 +37,11 @@ def level_difference(a, b):
 @pytest.mark.torch
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "pndm"])
 def test_strength_chooses_the_times_of_diffusers(name):
-    """PNDM's plan repeats a time, see pndm.py and test_samplers.py."""
+    """PNDM's table repeats a time, see pndm.py and test_samplers.py."""
     pipeline = pytest.importorskip("diffusers").StableDiffusionImg2ImgPipeline
     config = api.schedule_of(tiny_pipeline())
     for num_steps in (1, 7, 50):
-        whole = make_plan(name, config, num_steps, 50)
+        whole = make_step_table(name, config, num_steps, 50)
         scheduler = SimpleNamespace(timesteps=whole.times[:num_steps], order=1)
         for strength in (0.02, 0.2, 0.35, 0.58, 0.8, 0.99, 1.0):
             theirs, steps = pipeline.get_timesteps(
@@ -49,11 +49,11 @@ def test_strength_chooses_the_times_of_diffusers(name):
             )
             if steps == 0:
                 with pytest.raises(UserError, match="leaves no step"):
-                    make_plan(name, config, num_steps, 50, strength=strength)
+                    make_step_table(name, config, num_steps, 50, strength=strength)
                 continue
-            plan = make_plan(name, config, num_steps, 50, strength=strength)
-            assert plan.num_calls == steps
-            np.testing.assert_array_equal(plan.times[:steps], theirs)
+            table = make_step_table(name, config, num_steps, 50, strength=strength)
+            assert table.num_calls == steps
+            np.testing.assert_array_equal(table.times[:steps], theirs)
 
 
 @pytest.mark.torch

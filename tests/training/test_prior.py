@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medsd_jax.diffusion.samplers import SAMPLERS, make_plan
+from medsd_jax.diffusion.samplers import SAMPLERS, make_step_table
 from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.interop.tokenization import encode_prompts
@@ -36,7 +36,7 @@ def train(start, batches, steps, learning_rate=2e-3, **settings):
 def draw(params, seeds):
     """Latents that a model draws of the class prompt, without guidance."""
     model = diffusion_model()
-    plan = make_plan("ddim", ScheduleConfig.from_dict(tiny_model().scheduler), 20, 20)
+    table = make_step_table("ddim", ScheduleConfig.from_dict(tiny_model().scheduler), 20, 20)
 
     @jax.jit
     def sample(params, start):
@@ -44,7 +44,7 @@ def draw(params, seeds):
         context = bind(model.text_encoder, component(params, "text_encoder"))(ids)
         unet = bind(model.unet, component(params, "unet"))
         return run_sampler(
-            SAMPLERS["ddim"], lambda x, t: unet(x, t, context), model.schedule, start, plan,
+            SAMPLERS["ddim"], lambda x, t: unet(x, t, context), model.schedule, start, table,
             lambda i: jnp.zeros_like(start),
         )  # fmt: skip
 
