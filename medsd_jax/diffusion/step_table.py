@@ -52,6 +52,9 @@ class StepTable:
         start_scale: float = 1.0,
     ) -> "StepTable":
         """Makes the table of as many calls as there are times; the row of the result is added."""
+        # A column that is too short would give its last row to the calls beyond: they are traced.
+        for column in (signal, noise, *columns.values()):
+            assert len(column) == len(times), (len(column), len(times))
         return cls(
             num_calls=np.int32(len(times)),
             start_scale=np.float32(start_scale),

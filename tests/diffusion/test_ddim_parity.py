@@ -20,7 +20,7 @@ are built with correctly rounded roots; test_schedule.py bounds the difference t
 machine.
 
 Epsilon prediction at zero SNR divides by zero in diffusers. Here such a walk is refused, and with
-clip_sample, which makes its numbers finite, they must be diffusers' own.
+clip_sample, which makes its values finite, they must be diffusers' own.
 """
 
 import functools

@@ -63,6 +63,13 @@ def test_a_sampler_needs_no_more_than_a_table_and_a_step(make_config, make_sched
     np.testing.assert_allclose(result, (1 - 1 / 4) * (1 - 2 / 4) * normal(1), rtol=1e-6)
 
 
+def test_a_table_with_a_short_column_is_refused():
+    times, ones = np.arange(3, dtype=np.int32), np.ones(3)
+    StepTable.of(times, ones, ones, {"sigma": ones})
+    with pytest.raises(AssertionError):
+        StepTable.of(times, ones, ones, {"sigma": ones[1:]})
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_network_that_knows_x0_leads_to_it(name, make_config, make_schedule):
     """The one that always answers with the true clean latents, by any sampler."""
@@ -173,7 +180,7 @@ def test_strength_keeps_the_last_steps(name, strength, make_config):
         ("dpmpp_2m_karras", {}, {"num_steps": 0}, "num_steps = 0 must be a whole number"),
     ],
 )
-def test_what_cannot_be_sampled_is_told(name, options, settings, message, make_config):
+def test_what_cannot_be_sampled_is_refused_by_name(name, options, settings, message, make_config):
     settings = {"num_steps": 10, "max_steps": 1000, **settings}
     with pytest.raises(UserError, match=message) as raised:
         make_step_table(name, make_config(**options), **settings)
