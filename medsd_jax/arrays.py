@@ -1,10 +1,12 @@
-"""Array vocabulary: one word a thing, and the axis legend used throughout the package.
+"""Array vocabulary: one word a thing, the axis legend used throughout the package, and the range.
 
 B batch, H W pixels, h w latent cells (H / 8 in Stable Diffusion), C channels, L image tokens,
 S text tokens (77 for CLIP), D width, N heads, K head width, T train timesteps.
 """
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 Params = dict[str, jax.Array]
@@ -27,3 +29,36 @@ Context = Float[Array, "B S D"]
 
 Timesteps = Int[Array, " B"]
 """Diffusion times, int32 in [0, T)."""
+
+_STEP = np.float32(1 / 127.5)
+"""Between two of 256 grey levels on [-1, 1]."""
+
+_STEP_HIGH = (_STEP.view(np.uint32) & np.uint32(0xFFFFFF00)).view(np.float32)
+_STEP_LOW = _STEP - _STEP_HIGH
+"""Their sum is _STEP. The first has 16 significant bits and the second 8."""
+
+
+def from_uint8(images_u8: jax.Array) -> jax.Array:
+    """8-bit images on the device -> the model's range; may be called inside jit.
+
+    Every backend and every program gives the bits of `from_uint8_on_host`. Written as x / 127.5 - 1
+    it would not: XLA multiplies where a division is asked for, and joins product and difference
+    into one rounding where it compiles them together. Here both products are exact, eight bits
+    times sixteen at most, so it does not matter what is joined.
+
+    Args:
+        images_u8: [...] uint8.
+
+    Returns:
+        [...] float32 in [-1, 1].
+    """
+    levels = images_u8.astype(jnp.float32)
+    return (levels * _STEP_HIGH + levels * _STEP_LOW) - 1.0
+
+
+def from_uint8_on_host(images_u8: np.ndarray) -> np.ndarray:
+    """8-bit images on the host, [...] uint8 -> the model's range, float32 in [-1, 1]."""
+    images = images_u8.astype(np.float32)
+    images *= _STEP
+    images -= np.float32(1.0)
+    return images

@@ -75,7 +75,7 @@ def test_cached_latents(monkeypatch):
     encode = train_latents.make_encoder(tiny_pipeline(), make_mesh({}, jax.devices()[:1]))
     monkeypatch.setattr(train_latents, "fetch", lambda x: x)
     monkeypatch.setattr(train_latents, "put_batch", lambda batch, mesh: batch)
-    asked = precisions(encode, np.zeros((2, SIDE, SIDE, 3), np.float32))
+    asked = precisions(encode, np.zeros((2, SIDE, SIDE, 3), np.uint8))
     assert all(is_exact(x) for x in asked)
 
 

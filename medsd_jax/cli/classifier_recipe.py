@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from medsd_jax.cli.train_data import open_data
 from medsd_jax.data.labels import NotAFinding, find_label, finding
-from medsd_jax.data.loader import eval_batches, make_loader
+from medsd_jax.data.loader import Source, eval_batches, make_loader
 from medsd_jax.data.records import Split
 from medsd_jax.data.splits import first_patients
 from medsd_jax.data.tfds_builder import RecordSplit
@@ -139,11 +139,14 @@ class ClassifierRecipe:
                     writer.write(step, scalars)
 
             for lesson in lessons:
+                source = Source(
+                    lesson.pictures, config.data.batch_size,
+                    {"targets": targets_of(lesson.pictures, self.labels)},
+                )  # fmt: skip
                 loader = make_loader(
-                    lesson.pictures, batch_size=config.data.batch_size,
-                    columns={"targets": targets_of(lesson.pictures, self.labels)},
-                    image_size=config.data.image_size, resize_mode=config.data.resize_mode,
-                    seed=seed, num_threads=config.data.num_workers,
+                    [source], image_size=config.data.image_size,
+                    resize_mode=config.data.resize_mode, seed=seed,
+                    num_threads=config.data.num_workers,
                     rows=process_rows(self.mesh, config.data.batch_size),
                 )  # fmt: skip
                 with contextlib.closing(loader):
@@ -196,7 +199,7 @@ class ClassifierRecipe:
             image_size=config.data.image_size, resize_mode=config.data.resize_mode,
         )  # fmt: skip
         for batch in batches:
-            grey = np.rint((batch["images"].mean(-1) + 1.0) * 127.5)
+            grey = np.rint(batch["images"].mean(-1, dtype=np.float32))
             yield grey[:left].astype(np.uint8)
             left -= len(grey)
 

@@ -103,7 +103,7 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     from medsd_jax.cli.train import diffusion_steps, optimizer_of
     from medsd_jax.cli.train_adaptation import make_adaptation
     from medsd_jax.cli.train_checks import check_config
-    from medsd_jax.cli.train_data import optimizer_batch
+    from medsd_jax.cli.train_data import batch_shapes, optimizer_batch
     from medsd_jax.interop.pipeline_dir import load_structure
     from medsd_jax.parallel.mesh import check_batch, make_mesh
     from medsd_jax.training.sharded_step import shard_step
@@ -127,7 +127,7 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     frozen = frozen_params(model.params, trainable)
     make_state = functools.partial(init_state, tx=optimizer, ema=config.train.ema_decay > 0)
     state = jax.eval_shape(make_state, trainable)
-    batch = _batch(config, model, optimizer_batch(config), tokens)
+    batch = batch_shapes(config, model, optimizer_batch(config), tokens)
     step = shard_step(train_step, state, frozen, mesh).step
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = step.trace(state, frozen, batch, key).lower(lowering_platforms=("tpu",)).compile()
@@ -214,20 +214,3 @@ def _devices(topology: str, slices: int) -> list:
         raise UserError(
             f"--topology {topology} cannot be compiled for ({reason}); {advice}"
         ) from error
-
-
-def _batch(config: ConfigDict, model: Any, size: int, tokens: int) -> dict[str, Any]:
-    import jax
-    import numpy as np
-
-    side, vae = config.data.image_size, model.vae
-    batch = {"prompt_ids": jax.ShapeDtypeStruct((size, tokens), np.int32)}
-    if config.data.cache_latents:
-        h = side // vae.downscale
-        moments = (size, h, h, 2 * vae.latent_channels)
-        batch["latent_moments"] = jax.ShapeDtypeStruct(moments, np.float32)
-    else:
-        batch["images"] = jax.ShapeDtypeStruct((size, side, side, 3), np.float32)
-    if config.prior.weight:
-        batch["is_prior"] = jax.ShapeDtypeStruct((size,), np.float32)
-    return batch

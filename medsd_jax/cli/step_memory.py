@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
+from medsd_jax.arrays import from_uint8
 from medsd_jax.cli.train import make_diffusion_model, optimizer_of
 from medsd_jax.cli.train_adaptation import make_adaptation
-from medsd_jax.cli.train_data import optimizer_batch
+from medsd_jax.cli.train_data import batch_shapes, optimizer_batch
 from medsd_jax.models.attention import xla_attention
 from medsd_jax.models.params import abstract
 from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -66,13 +67,7 @@ def _denoising_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Calla
         model, dtype=config.model.dtype, attention="xla", remat=config.model.remat
     )
     size, tokens = _at_once(config), min(77, model.text_encoder.max_position_embeddings)
-    batch = {"prompt_ids": jax.ShapeDtypeStruct((size, tokens), np.int32)}
-    if config.data.cache_latents:
-        side = config.data.image_size // model.vae.downscale
-        moments = (size, side, side, 2 * model.vae.latent_channels)
-        batch["latent_moments"] = jax.ShapeDtypeStruct(moments, np.float32)
-    else:
-        batch["images"] = _images(config)
+    batch = batch_shapes(config, model, size, tokens)
     draws = jax.eval_shape(
         lambda b: draw(diffusion, b, jax.random.key(0), caption_dropout=0.0), batch
     )
@@ -94,8 +89,8 @@ def _vae_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Callable, A
     images, side = _images(config), config.data.image_size // model.vae.downscale
     noise = (images.shape[0], side, side, model.vae.latent_channels)
 
-    def losses(params, images, noise):
-        l1, kl, _ = vae_losses(vae, params, images, noise)
+    def losses(params, images_u8, noise):
+        l1, kl, _ = vae_losses(vae, params, from_uint8(images_u8), noise)
         return l1 + config.vae.kl_weight * kl
 
     return losses, images, jax.ShapeDtypeStruct(noise, np.float32)
@@ -103,7 +98,7 @@ def _vae_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Callable, A
 
 def _images(config: ConfigDict) -> jax.ShapeDtypeStruct:
     side = config.data.image_size
-    return jax.ShapeDtypeStruct((_at_once(config), side, side, 3), np.float32)
+    return jax.ShapeDtypeStruct((_at_once(config), side, side, 3), np.uint8)
 
 
 def _at_once(config: ConfigDict) -> int:

@@ -2,9 +2,11 @@
 
 import functools
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,8 +16,7 @@ from medsd_jax.cli.train_prior import prior_pictures
 from medsd_jax.data.dataset import Dataset, open_dataset
 from medsd_jax.data.few_shot import few_shot
 from medsd_jax.data.latents import Processes, encode_split
-from medsd_jax.data.loader import BatchIterator, EvalBatches, eval_batches, make_loader
-from medsd_jax.data.record_lists import JoinedSplits
+from medsd_jax.data.loader import BatchIterator, EvalBatches, Source, eval_batches, make_loader
 from medsd_jax.data.records import Split
 from medsd_jax.errors import UserError
 from medsd_jax.interop.tokenization import encode_prompts
@@ -72,9 +73,12 @@ def open_training_data(config: ConfigDict, workdir: Path) -> Dataset:
     return chosen
 
 
-def _input_settings(config: ConfigDict, model: StableDiffusion, split: Split) -> dict:
+def _columns(model: StableDiffusion, split: Split) -> dict[str, np.ndarray]:
+    return {"prompt_ids": encode_prompts(model.tokenizer, split.texts)}
+
+
+def _image_settings(config: ConfigDict) -> dict:
     return {
-        "columns": {"prompt_ids": encode_prompts(model.tokenizer, split.texts)},
         "image_size": config.data.image_size,
         "resize_mode": config.data.resize_mode,
         "num_threads": config.data.num_workers,
@@ -94,46 +98,61 @@ def _forward_batch(config: ConfigDict) -> int:
 def make_batches(
     config: ConfigDict, model: StableDiffusion, dataset: Dataset, workdir: Path, mesh: Mesh
 ) -> BatchIterator:
-    """Training batches: of the data, and of the prior behind them where there is one."""
-    parts, prior_settings = [(dataset.train, dataset.info.folder)], {}
-    split = dataset.train
+    """Training batches as `batch_shapes` says: of the data, and of the prior where there is one."""
+    splits = [(dataset.train, dataset.info.folder, config.data.batch_size)]
     if config.prior.weight:
-        prior, folder = prior_pictures(config, model, workdir, mesh)
-        parts.append((prior, folder))
-        split = JoinedSplits([dataset.train, prior], dataset.train.name)
-        prior_settings = {"beside": len(prior), "beside_batch_size": config.prior.batch_size}
-    moments = None
-    if config.data.cache_latents:
-        encoder, key = make_encoder(model, mesh), vae_fingerprint(model)
-        found = [
-            encode_split(
-                part,
-                encoder,
-                batch_size=_forward_batch(config),
-                image_size=config.data.image_size,
-                resize_mode=config.data.resize_mode,
-                key=key,
-                folder=folder,
-                rows=process_rows(mesh, _forward_batch(config)),
-                num_threads=config.data.num_workers,
-                processes=Processes(is_main_process(), true_everywhere, is_first_on_disk),
-            )
-            for part, folder in parts
-        ]
-        # One set alone stays in its file: it may be larger than the memory.
-        moments = found[0] if len(found) == 1 else np.concatenate(found)
-    settings = _input_settings(config, model, split)
-    if config.prior.weight:
-        is_prior = np.arange(len(split)) >= len(dataset.train)
-        settings["columns"]["is_prior"] = is_prior.astype(np.float32)
+        splits.append((*prior_pictures(config, model, workdir, mesh), config.prior.batch_size))
+    latents_of = _latents_of(config, model, mesh)
+    sources = []
+    for is_prior, (split, folder, batch_size) in enumerate(splits):
+        columns = _columns(model, split)
+        if config.prior.weight:
+            columns["is_prior"] = np.full(len(split), is_prior, np.float32)
+        sources.append(Source(split, batch_size, columns, latents_of(split, folder)))
     return make_loader(
-        split,
-        batch_size=config.data.batch_size,
+        sources,
         seed=config.seed,
-        latent_moments=moments,
         rows=process_rows(mesh, optimizer_batch(config)),
-        **prior_settings,
-        **settings,
+        **_image_settings(config),
+    )
+
+
+def batch_shapes(
+    config: ConfigDict, model: StableDiffusion, size: int, tokens: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a training batch of `size` images with prompts of `tokens` tokens holds.
+
+    `is_prior` is 1 on the rows of the prior, and there where the config has a prior only.
+    """
+    side, vae = config.data.image_size, model.vae
+    batch = {"prompt_ids": jax.ShapeDtypeStruct((size, tokens), np.int32)}
+    if config.data.cache_latents:
+        h = side // vae.downscale
+        moments = (size, h, h, 2 * vae.latent_channels)
+        batch["latent_moments"] = jax.ShapeDtypeStruct(moments, np.float32)
+    else:
+        batch["images"] = jax.ShapeDtypeStruct((size, side, side, 3), np.uint8)
+    if config.prior.weight:
+        batch["is_prior"] = jax.ShapeDtypeStruct((size,), np.float32)
+    return batch
+
+
+def _latents_of(
+    config: ConfigDict, model: StableDiffusion, mesh: Mesh
+) -> Callable[[Split, Path], np.ndarray | None]:
+    """``(split, folder) -> latent_moments``, cached in the folder; None without such a cache."""
+    if not config.data.cache_latents:
+        return lambda split, folder: None
+    encoder, key = make_encoder(model, mesh), vae_fingerprint(model)
+    return lambda split, folder: encode_split(
+        split,
+        encoder,
+        batch_size=_forward_batch(config),
+        key=key,
+        folder=folder,
+        rows=process_rows(mesh, _forward_batch(config)),
+        processes=Processes(is_main_process(), true_everywhere, is_first_on_disk),
+        **_image_settings(config),
     )
 
 
@@ -171,5 +190,6 @@ def make_validation(
         batch_size=_forward_batch(config),
         num_examples=config.validation.num_images,
         rows=process_rows(mesh, _forward_batch(config)),
-        **_input_settings(config, model, dataset.validation),
+        columns=_columns(model, dataset.validation),
+        **_image_settings(config),
     )

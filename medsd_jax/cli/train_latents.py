@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from medsd_jax.arrays import from_uint8
 from medsd_jax.data.loader import EvalBatches
 from medsd_jax.errors import UserError
 from medsd_jax.models.params import abstract, bind, component
@@ -30,12 +31,14 @@ def vae_fingerprint(model: StableDiffusion) -> str:
 
 
 def make_encoder(model: StableDiffusion, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
-    """This process's images [b, H, W, 3] -> moments [B, h, w, 2C] of all processes' images."""
+    """This process's images [b, H, W, 3] uint8 -> moments [B, h, w, 2C] of all processes' ones."""
     vae, _ = abstract(functools.partial(AutoencoderKL, model.vae))
     weights = component(model.params, "vae")
     weights = put_global(weights, dict.fromkeys(weights, replicated(mesh)))
     encode = jax.jit(
-        lambda weights, images: jnp.concatenate(bind(vae, weights).encode(images), axis=-1),
+        lambda weights, images_u8: jnp.concatenate(
+            bind(vae, weights).encode(from_uint8(images_u8)), axis=-1
+        ),
         out_shardings=batch_sharding(mesh),
     )
     return lambda images: fetch(encode(weights, put_batch({"images": images}, mesh)["images"]))

@@ -11,7 +11,11 @@ from medsd_jax.errors import UserError
 
 
 class DecodedImages:
-    """Decoded, resized pictures of a split by position; small splits are decoded only once."""
+    """Decoded, resized pictures of a split by position; small splits are decoded only once.
+
+    Attributes:
+        cache_bytes: memory that is set aside for them; 0 where they do not fit.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class DecodedImages:
         shape = (len(split), image_size, image_size, 3)
         fits = np.prod(shape, dtype=np.int64) <= cache_bytes
         self._cache = np.empty(shape, np.uint8) if fits else None
+        self.cache_bytes: int = self._cache.nbytes if fits else 0
         self._cached = np.zeros(len(split), bool)
 
     def _load(self, index: int) -> np.ndarray:

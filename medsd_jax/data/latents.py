@@ -56,7 +56,7 @@ def encode_split(
 
     Args:
         split: the pictures.
-        encode_images: this process's [b, H, W, 3] float32 in [-1, 1] -> moments [B, h, w, 2C]
+        encode_images: this process's [b, H, W, 3] uint8 -> moments [B, h, w, 2C]
             float32 of all processes' pictures.
         batch_size: pictures at once, B, over all processes; the last batch is filled up, so that
             one shape is compiled.

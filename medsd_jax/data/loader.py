@@ -1,13 +1,17 @@
 """Batches for training and validation, the same ones whatever happens in between.
 
-The order of the pictures is one global sequence that depends on the seed alone. Every process
+The order of the images is one global sequence that depends on the seed alone. Every process
 takes its own rows of every global batch, those that its devices hold, so the number of processes
-and the order of the devices change who loads a picture but never which pictures form step k. A
+and the order of the devices change who loads an image but never which images form step k. A
 saved state names a place in that sequence.
+
+Images stay 8-bit until they are on a device: a quarter of the bytes of float32 travels there.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
@@ -15,40 +19,68 @@ import numpy as np
 from medsd_jax.data.decoded_images import DecodedImages
 from medsd_jax.data.records import Split
 from medsd_jax.data.saved_state import ADVICE, parse_state
-from medsd_jax.data.transforms import ResizeMode, flip_some, to_float
+from medsd_jax.data.transforms import ResizeMode
 from medsd_jax.errors import UserError
 
 Columns = Mapping[str, np.ndarray]
-"""What travels with the pictures: name -> one row for each record of the split."""
+"""What travels with the images: name -> one row for each record of the split."""
 
 Batch = dict[str, np.ndarray]
 
 CACHE_BYTES = 2**30
-"""Decoded pictures are kept in memory when the whole split fits in this many bytes."""
+"""Decoded images are kept in memory when the whole split fits in this many bytes."""
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """A set of images that has rows of its own in every batch, in an order of its own.
+
+    Attributes:
+        split: the images.
+        batch_size: rows of it in each global batch, over all processes.
+        columns: e.g. {"prompt_ids": int32 [n, S]}, in the split's order; all sources of a loader
+            have the same ones.
+        latent_moments: [n, h, w, 2C] float32 by `latents.encode_split`, which batches then carry in
+            the place of images; no image is decoded. None for images. Equal for all sources.
+    """
+
+    split: Split
+    batch_size: int
+    columns: Columns
+    latent_moments: np.ndarray | None = None
+
+    def setup(self) -> dict[str, Any]:
+        """What a saved place in its order depends on."""
+        return {
+            "split": self.split.name,
+            "num_images": len(self.split),
+            "batch_size": self.batch_size,
+            "records": self.split.identity,
+        }
 
 
 class BatchIterator(Iterator[Batch]):
-    """An iterator over batches that can be saved and restored.
+    """An iterator over batches that can be saved and restored."""
 
-    Attributes:
-        batches_per_epoch: global batches that one pass over the split fills.
-    """
-
-    def __init__(self, batches: grain.DatasetIterator, pictures: DecodedImages, setup: dict):
+    def __init__(self, batches: grain.DatasetIterator, readers: Sequence["_Reader"], seed: int):
         self._batches = batches
-        self._pictures = pictures
-        self._setup = setup
-        self.batches_per_epoch: int = setup["num_images"] // setup["batch_size"]
+        self._readers = readers
+        self._seed = seed
 
     def __next__(self) -> Batch:
-        """Return {"images": float32 [b, H, W, 3] in [-1, 1]} and the columns' rows [b, ...]."""
+        """Return {"images": uint8 [b, H, W, 3]} and the columns' rows [b, ...]."""
         return next(self._batches)
 
     def get_state(self) -> bytes:
         """Return the place after the last batch handed out, as JSON; equal in all processes."""
-        state = {"version": _STATE_VERSION, **self._setup, "grain": self._batches.get_state()}
+        state = {
+            "version": _STATE_VERSION,
+            "seed": self._seed,
+            "sources": [reader.source.setup() for reader in self._readers],
+            "grain": self._batches.get_state(),
+        }
         return json.dumps(state, sort_keys=True).encode()
 
     def set_state(self, state: bytes) -> None:
@@ -56,7 +88,7 @@ class BatchIterator(Iterator[Batch]):
 
         Raises:
             UserError: the place belongs to other data, another batch size or another order; going
-                on from it would repeat some pictures and never show others.
+                on from it would repeat some images and never show others.
         """
         saved = parse_state(state)
         if saved.get("version") != _STATE_VERSION:
@@ -66,18 +98,22 @@ class BatchIterator(Iterator[Batch]):
                 "data is the same cannot be told; go on with the version that saved it, or start "
                 "a new run in another --workdir"
             )
-        for key, value in self._setup.items():
-            if key == "records" and saved.get(key) != value:
-                raise UserError(
-                    f"the saved data state is of other records: names, sizes or texts of the "
-                    f"{self._setup['num_images']} images differ; resume with the same data, or "
-                    "start a new run in another --workdir"
-                )
-            if saved.get(key) != value:
-                raise UserError(
-                    f"the saved data state has {key} {saved.get(key)!r} but this run has {value!r}:"
-                    f" resume with the same {key}, or start a new run"
-                )
+        _check_same("seed", saved.get("seed"), self._seed)
+        sources = saved.get("sources")
+        if not isinstance(sources, list) or not all(isinstance(x, dict) for x in sources):
+            raise UserError(f"the saved data state names no sources: {ADVICE}")
+        _check_same("number of sources", len(sources), len(self._readers))
+        for before, reader in zip(sources, self._readers, strict=True):
+            now = reader.source.setup()
+            for key, value in now.items():
+                if key == "records" and before.get(key) != value:
+                    raise UserError(
+                        f"the saved data state is of other records: names, sizes or texts of the "
+                        f"{now['num_images']} images of {now['split']} differ; resume with the "
+                        "same data, or start a new run in another --workdir"
+                    )
+                name = key if key == "split" else f"{key} of {now['split']}"
+                _check_same(name, before.get(key), value)
         try:
             self._batches.set_state(saved["grain"])
         except Exception as error:  # whatever the library makes of a place that is none
@@ -87,7 +123,41 @@ class BatchIterator(Iterator[Batch]):
     def close(self) -> None:
         """End the background threads."""
         self._batches.close()
-        self._pictures.close()
+        for reader in self._readers:
+            reader.images.close()
+
+
+def _check_same(name: str, saved: Any, now: Any) -> None:
+    if saved != now:
+        raise UserError(
+            f"the saved data state has another {name}: {saved!r} where this run has {now!r}; "
+            f"resume with the same {name}, or start a new run in another --workdir"
+        )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The rows of one source that this process loads.
+
+    Attributes:
+        source: what is read.
+        images: its decoded images.
+        order: for each batch, the records [batch_size] of its rows.
+        rows: [b] of those rows that this process loads; none where other processes load all.
+    """
+
+    source: Source
+    images: DecodedImages
+    order: grain.MapDataset
+    rows: np.ndarray
+
+    def read(self, number: int) -> Batch:
+        """This process's rows of the source in a batch."""
+        records = self.order[number][self.rows]
+        carried = {name: column[records] for name, column in self.source.columns.items()}
+        if self.source.latent_moments is not None:
+            return {"latent_moments": self.source.latent_moments[records], **carried}
+        return {"images": self.images.rows(records), **carried}
 
 
 def _local_rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
@@ -102,117 +172,80 @@ def _local_rows(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
 
 
 def make_loader(
-    split: Split,
+    sources: Sequence[Source],
     *,
-    batch_size: int,
-    columns: Columns,
     image_size: int,
     resize_mode: ResizeMode = "pad",
     seed: int = 0,
-    shuffle: bool = True,
-    num_epochs: int | None = None,
     rows: np.ndarray | None = None,
     num_threads: int = 2,
-    drop_remainder: bool = True,
-    flip: bool = False,
     cache_bytes: int = CACHE_BYTES,
-    latent_moments: np.ndarray | None = None,
-    beside: int = 0,
-    beside_batch_size: int = 0,
 ) -> BatchIterator:
-    """Build the training input of this process.
+    """Build the training input of this process: batches for ever.
+
+    Every source is shuffled anew each time all its images have been seen.
 
     Args:
-        split: usually `dataset.train`.
-        batch_size: pictures a global batch, over all processes.
-        columns: e.g. {"prompt_ids": int32 [n, S]}, in the split's order.
+        sources: what each batch is made of; the rows of a source follow those of the one before.
         image_size: side length in pixels.
         resize_mode: "pad", "crop" or "squash", see `transforms`.
-        seed: of the order (and the flips).
-        shuffle: a new order every epoch; False keeps the data set's order.
-        num_epochs: how often every picture is seen; None goes on for ever.
-        rows: [b] of a global batch that this process loads, from `parallel.mesh.process_rows`; all
-            of them if None.
-        num_threads: threads that decode pictures; 0 loads in the caller's thread, ahead of nothing.
-        drop_remainder: leave out the last, smaller batch; False needs a single process.
-        flip: mirror half of the pictures. Read `transforms.flip_some` before: laterality.
-        cache_bytes: decoded pictures stay in memory when the split needs no more than this.
-        latent_moments: [n, h, w, 2C] float32 by `latents.encode_split`; batches then carry these
-            in the place of pictures, and no picture is decoded.
-        beside: the last so many records are a set of their own (prior preservation), with an order
-            of its own.
-        beside_batch_size: its rows in each global batch; they follow the `batch_size` others.
+        seed: of the order.
+        rows: [b] of a global batch that this process loads, ascending, from
+            `parallel.mesh.process_rows`; all of them if None.
+        num_threads: threads that decode images; 0 loads in the caller's thread, ahead of nothing.
+        cache_bytes: decoded images of a source stay in memory when they need no more than what the
+            sources before it leave of this.
 
     Returns:
-        An iterator over {"images": float32 [b, H, W, 3] in [-1, 1]} and the rows [b, ...] of the
-        columns, with b = len(rows); "latent_moments" float32 [b, h, w, 2C] instead of "images"
-        where they are given.
+        An iterator over {"images": uint8 [b, H, W, 3]} and the rows [b, ...] of the columns, with
+        b = len(rows); "latent_moments" float32 [b, h, w, 2C] instead of "images" where they are
+        given.
     """
-    local = _local_rows(batch_size + beside_batch_size, rows)
-    count = len(split) - beside
-    for name, size, wanted, key in (
-        (f"the {split.name} split", count, batch_size, "data.batch_size"),
-        ("the prior", beside, beside_batch_size, "prior.batch_size"),
-    ):
-        if size < wanted:
-            raise UserError(
-                f"{name} has {size} images, fewer than one batch of {wanted}: lower {key} to "
-                f"{size} or less, or add images"
-            )
-    if not drop_remainder and rows is not None:
-        raise UserError("drop_remainder=False needs a single process: the last batch is smaller")
-    if num_epochs is not None and num_epochs < 1:
-        raise UserError(f"num_epochs is {num_epochs}: it must be at least 1")
+    local = _local_rows(sum(source.batch_size for source in sources), rows)
+    assert (np.diff(local) > 0).all(), local
     if not 0 <= seed < 2**32:
         raise UserError(f"seed is {seed}: it must be at least 0 and below 2**32")
-    if latent_moments is not None:
-        assert len(latent_moments) == len(split), (len(latent_moments), len(split))
-        if flip:
-            raise UserError("cached latents cannot be mirrored: switch the cache or the flips off")
-        cache_bytes = 0
-    _check_columns(columns, split)
-    pictures = DecodedImages(split, image_size, resize_mode, num_threads, cache_bytes)
+    readers, first = [], 0
+    for source in sources:
+        _check_source(source)
+        mine = local[(local >= first) & (local < first + source.batch_size)] - first
+        first += source.batch_size
+        kept_bytes = cache_bytes if source.latent_moments is None else 0
+        images = DecodedImages(source.split, image_size, resize_mode, num_threads, kept_bytes)
+        cache_bytes -= images.cache_bytes
+        order = grain.MapDataset.range(len(source.split)).shuffle(seed=seed).repeat(None)
+        order = order.batch(source.batch_size, drop_remainder=True)
+        readers.append(_Reader(source, images, order, mine))
+    reading = [reader for reader in readers if len(reader.rows)]
 
-    def in_order(size: int, epochs: int | None) -> grain.MapDataset:
-        order = grain.MapDataset.range(size)
-        order = order.shuffle(seed=seed) if shuffle else order
-        return order.repeat(epochs)
+    def load(number: int, _: Any) -> Batch:
+        parts = [reader.read(number) for reader in reading]
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
-    others = None
-    if beside_batch_size:
-        others = in_order(beside, None).batch(beside_batch_size, drop_remainder=True)
-
-    def load(number: int, indices: np.ndarray) -> Batch:
-        if others is not None:
-            indices = np.concatenate([indices, count + others[number]])
-        mine = indices if rows is None else indices[local]
-        carried = {name: column[mine] for name, column in columns.items()}
-        if latent_moments is not None:
-            return {"latent_moments": latent_moments[mine], **carried}
-        images = to_float(pictures.rows(mine))
-        if flip:
-            # Drawn for the global batch, so that the process count does not matter here either.
-            mirrored = np.random.default_rng([seed, number]).random(len(indices)) < 0.5
-            images = flip_some(images, mirrored if rows is None else mirrored[local])
-        return {"images": images, **carried}
-
-    order = in_order(count, num_epochs).batch(batch_size, drop_remainder=drop_remainder)
     # One thread runs ahead by two batches; decoding inside a batch is parallel already.
     ahead = grain.ReadOptions(
         num_threads=1 if num_threads else 0, prefetch_buffer_size=2 if num_threads else 0
     )
-    batches = iter(order.map_with_index(load).to_iter_dataset(ahead))
-    setup = {
-        "split": split.name,
-        "num_images": count,
-        "batch_size": batch_size,
-        "seed": seed,
-        "shuffle": shuffle,
-        "prior.num_images": beside,
-        "prior.batch_size": beside_batch_size,
-        "records": split.identity,
-    }
-    return BatchIterator(batches, pictures, setup)
+    batches = iter(readers[0].order.map_with_index(load).to_iter_dataset(ahead))
+    return BatchIterator(batches, readers, seed)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _check_source(source: Source) -> None:
+    split, wanted = source.split, source.batch_size
+    if wanted < 1:
+        raise UserError(f"batch_size of {split.name} is {wanted}: it must be at least 1")
+    if len(split) < wanted:
+        raise UserError(
+            f"{split.name} has {len(split)} images, fewer than one batch of {wanted}: lower its "
+            f"batch_size to {len(split)} or less, or add images"
+        )
+    _check_columns(source.columns, split)
+    moments = source.latent_moments
+    assert moments is None or len(moments) == len(split), (len(moments), len(split))
 
 
 class EvalBatches:
@@ -224,14 +257,14 @@ class EvalBatches:
 
     def __init__(
         self,
-        pictures: DecodedImages,
+        images: DecodedImages,
         columns: Columns,
         num_examples: int,
         rows: np.ndarray,
         batch_size: int,
     ):
         self.num_examples = num_examples
-        self._pictures, self._columns = pictures, columns
+        self._images, self._columns = images, columns
         self._rows = rows
         self._batch_size = batch_size
 
@@ -243,10 +276,10 @@ class EvalBatches:
         for number in range(len(self)):
             base = number * self._batch_size
             places = base + self._rows
-            # Padding repeats the last example: every row is a picture a model can be run on.
+            # Padding repeats the last example: every row is an image that a model can be run on.
             indices = np.minimum(places, self.num_examples - 1)
             yield {
-                "images": to_float(self._pictures.rows(indices)),
+                "images": self._images.rows(indices),
                 **{name: column[indices] for name, column in self._columns.items()},
                 "mask": (places < self.num_examples).astype(np.float32),
             }
@@ -275,12 +308,12 @@ def eval_batches(
         resize_mode: "pad", "crop" or "squash".
         rows: [b] of a global batch that this process loads, from `parallel.mesh.process_rows`; all
             of them if None.
-        num_threads: threads that decode pictures.
-        cache_bytes: decoded pictures stay in memory when the split needs no more than this.
+        num_threads: threads that decode images.
+        cache_bytes: decoded images stay in memory when the split needs no more than this.
 
     Returns:
-        Batches with images, the columns and mask. A mean over examples is sum(value * mask) over
-        sum(mask), over all batches and processes.
+        Batches with images (uint8 [b, H, W, 3]), the columns and mask. A mean over examples is
+        sum(value * mask) over sum(mask), over all batches and processes.
     """
     local = _local_rows(batch_size, rows)
     if len(split) == 0:
@@ -292,8 +325,8 @@ def eval_batches(
         raise UserError(f"num_examples is {num_examples}: it must be at least 1")
     count = len(split) if num_examples is None else min(num_examples, len(split))
     _check_columns(columns, split)
-    pictures = DecodedImages(split, image_size, resize_mode, num_threads, cache_bytes)
-    return EvalBatches(pictures, columns, count, local, batch_size)
+    images = DecodedImages(split, image_size, resize_mode, num_threads, cache_bytes)
+    return EvalBatches(images, columns, count, local, batch_size)
 
 
 def _check_columns(columns: Columns, split: Split) -> None:

@@ -1,4 +1,4 @@
-"""From encoded pictures to the arrays a model sees, with nothing random but the optional flip.
+"""From encoded pictures to square 8-bit arrays, with nothing random.
 
 Resize modes, for a picture that is not square:
 
@@ -70,27 +70,3 @@ def resize(image_u8: np.ndarray, image_size: int, mode: ResizeMode = "pad") -> n
 def load_image(encoded: bytes, image_size: int, mode: ResizeMode = "pad") -> np.ndarray:
     """Decode and resize -> [image_size, image_size, 3] uint8."""
     return resize(decode(encoded), image_size, mode)
-
-
-def to_float(images_u8: np.ndarray) -> np.ndarray:
-    """Map uint8 [..., 3] in [0, 255] to float32 in [-1, 1]."""
-    images = images_u8.astype(np.float32)
-    images *= np.float32(1 / 127.5)
-    images -= np.float32(1.0)
-    return images
-
-
-def flip_some(images: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
-    """Mirror some pictures left to right.
-
-    A mirrored chest film shows the heart on the wrong side, and "left pleural effusion" under a
-    mirrored picture is false. It is for captions without sides only, and off by default.
-
-    Args:
-        images: [B, H, W, 3].
-        mirrored: [B] bool, which ones.
-
-    Returns:
-        A new array of the same shape and dtype.
-    """
-    return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)

@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from scipy.optimize import minimize
 
-from medsd_jax.arrays import Params
+from medsd_jax.arrays import Params, from_uint8
 from medsd_jax.evaluation.classifier import network_input, structure
 from medsd_jax.evaluation.features.densenet import DenseNetConfig
 from medsd_jax.evaluation.features.layers import is_statistic
@@ -82,14 +82,14 @@ def make_step(
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the pure ``step(state, frozen, batch, rng) -> (state, metrics)``.
 
-    `frozen` are the weights that stay, by name. A batch is {"images": [B, H, W, 3] float32 in
-    [-1, 1], "targets": [B, labels] float32}.
+    `frozen` are the weights that stay, by name. A batch is {"images": [B, H, W, 3] uint8,
+    "targets": [B, labels] float32}.
     """
     graphdef, _ = structure(network)
 
     def step(state: TrainState, frozen: Params, batch: Mapping[str, jax.Array], rng: jax.Array):
         rng = jax.random.fold_in(rng, state.step)
-        images = augment(batch["images"].mean(axis=-1, keepdims=True), rng)
+        images = augment(from_uint8(batch["images"]).mean(axis=-1, keepdims=True), rng)
         images = network_input(network, images)
 
         def loss(trainable: Params) -> jax.Array:

@@ -48,7 +48,7 @@ class Examples:
     """One side of the attack.
 
     Attributes:
-        batches: {"images": [b, H, W, 3] float32 in [-1, 1], or "latent_moments": [b, h, w, 2C]
+        batches: {"images": [b, H, W, 3] uint8, or "latent_moments": [b, h, w, 2C]
             float32; "prompt_ids": [b, S] int32}: this process's rows of batches of one size, which
             the devices divide. Rows beyond the last example are padding; `eval_batches` gives such.
         patient_ids: [n], of each example.

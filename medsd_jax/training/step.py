@@ -21,7 +21,7 @@ import optax
 from flax import nnx, struct
 
 from medsd_jax.adaptation.adaptation import Adaptation
-from medsd_jax.arrays import Params
+from medsd_jax.arrays import Params, from_uint8
 from medsd_jax.diffusion.loss import min_snr_weights
 from medsd_jax.diffusion.process import add_noise, target
 from medsd_jax.diffusion.schedule import NoiseSchedule
@@ -91,12 +91,13 @@ def encode_images(
 ) -> tuple[jax.Array, jax.Array]:
     """Posterior mean and log variance of the batch, each [B, h, w, C] float32.
 
-    They come from `latent_moments` where the batch carries them, else from the VAE.
+    They come from `latent_moments` where the batch carries them, else from the VAE, which sees the
+    images on [-1, 1].
     """
     if "latent_moments" in batch:
         mean, logvar = jnp.split(batch["latent_moments"].astype(jnp.float32), 2, axis=-1)
         return mean, logvar
-    return bind(model.vae, component(params, "vae")).encode(batch["images"])
+    return bind(model.vae, component(params, "vae")).encode(from_uint8(batch["images"]))
 
 
 def denoising_loss(
@@ -113,7 +114,7 @@ def denoising_loss(
     Args:
         model: graph definitions and schedule.
         params: all weights.
-        batch: prompt_ids [B, S] int32, and images [B, H, W, 3] in [-1, 1] or latent_moments
+        batch: prompt_ids [B, S] int32, and images [B, H, W, 3] uint8 or latent_moments
             [B, h, w, 2C].
         draws: the step's random numbers.
         empty_prompt_ids: [S] int32, the empty prompt, put in the place of dropped captions.

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from medsd_jax.adaptation.adaptation import Adaptation
-from medsd_jax.arrays import Params
+from medsd_jax.arrays import Params, from_uint8
 from medsd_jax.models.params import bind, component
 from medsd_jax.models.vae import sample_posterior
 from medsd_jax.training.accumulation import accumulated_grad
@@ -64,28 +64,29 @@ def make_vae_train_step(
 
     `rng` is the run's key, the same at every step: the step folds its own number in. With
     `features`, `frozen` holds that network's weights below ``perceptual.``, and the metrics hold
-    the term "perceptual", not weighted.
+    the term "perceptual", not weighted. A batch is {"images": [B, H, W, 3] uint8}.
     """
 
     def train_step(state: TrainState, frozen: Params, batch: Batch, rng: jax.Array):
-        images = batch["images"]
+        images_u8 = batch["images"]
         noise = draw_posterior_noise(
-            images.shape, state.step, rng, latent_channels=latent_channels, downscale=downscale
+            images_u8.shape, state.step, rng, latent_channels=latent_channels, downscale=downscale
         )
 
         def loss_fn(trainable: Params, micro_batch):
             params = adaptation.apply(frozen, trainable)
-            l1, kl, reconstruction = vae_losses(vae, params, *micro_batch)
+            images, noise = from_uint8(micro_batch[0]), micro_batch[1]
+            l1, kl, reconstruction = vae_losses(vae, params, images, noise)
             losses, terms = l1 + kl_weight * kl, {"l1": l1, "kl": kl}
             if features is not None:
                 terms["perceptual"] = perceptual_distance(
-                    features, component(frozen, PREFIX), micro_batch[0], reconstruction
+                    features, component(frozen, PREFIX), images, reconstruction
                 )
                 losses = losses + perceptual_weight * terms["perceptual"]
             return jnp.mean(losses), {name: jnp.mean(term) for name, term in terms.items()}
 
         scalars, grads = accumulated_grad(
-            loss_fn, state.trainable, (images, noise), accumulation_steps
+            loss_fn, state.trainable, (images_u8, noise), accumulation_steps
         )
         state, norms = apply_gradients(state, grads, tx, ema_decay=ema_decay)
         return state, {**scalars, **norms}
@@ -117,7 +118,8 @@ def make_vae_eval_step(vae: nnx.GraphDef, adaptation: Adaptation) -> Callable:
         trainable: Params, frozen: Params, batch: Batch, rng: jax.Array, first_row: jax.Array
     ):
         del rng, first_row
-        l1, _, _ = vae_losses(vae, adaptation.apply(frozen, trainable), batch["images"], None)
+        images = from_uint8(batch["images"])
+        l1, _, _ = vae_losses(vae, adaptation.apply(frozen, trainable), images, None)
         return jnp.sum(l1 * batch["mask"]), jnp.sum(batch["mask"])
 
     return eval_step

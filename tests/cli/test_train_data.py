@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax.cli import train_data
 from medsd_jax.cli.train_data import make_batches, make_validation, open_training_data
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
@@ -47,16 +48,16 @@ def test_images_of_one_patient_train_without_validation(few, tmp_path, count):
         config.validation.every_steps = 0
     assert make_validation(config, model, dataset, mesh) is None
     batches = make_batches(config, model, dataset, tmp_path, mesh)
-    seen = {round(127.5 * (1 + float(next(batches)["images"].mean()))) for _ in range(2)}
+    seen = {int(next(batches)["images"].mean()) for _ in range(2)}
     batches.close()
     assert seen == {40 * (i + 1) for i in range(count)}
 
 
-def test_a_batch_larger_than_the_set_names_the_key(few, tmp_path):
+def test_a_batch_larger_than_the_set_says_what_fits(few, tmp_path):
     config, model, dataset, mesh = few(3, 3, validation__every_steps=0)
     with config.unlocked():
         config.data.batch_size = 8
-    with pytest.raises(UserError, match=r"fewer than one batch of 8: lower data\.batch_size to"):
+    with pytest.raises(UserError, match="train has 2 images, fewer than one batch of 8: lower its"):
         make_batches(config, model, dataset, tmp_path, mesh)
 
 
@@ -68,3 +69,27 @@ def test_all_that_asks_for_validation_is_named(few):
         make_validation(config, model, dataset, mesh)
     said = str(refused.value)
     assert "validation.every_steps=0 and vae.measure_scaling_factor=False" in said
+
+
+@pytest.mark.parametrize("cache_latents", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_batches_are_what_the_plan_compiles_for(few, tmp_path, monkeypatch, weight, cache_latents):
+    """Names, shapes and kinds; and the prior's rows are marked, whatever is cached."""
+    config, model, dataset, mesh = few(
+        4, 4, validation__every_steps=0, data__cache_latents=cache_latents, prior__weight=weight
+    )
+    with config.unlocked():
+        config.data.batch_size, config.prior.batch_size = 3, 2
+    drawn = dataset.train.select([0, 1], "prior")
+    monkeypatch.setattr(train_data, "prior_pictures", lambda *_: (drawn, tmp_path))
+    batches = train_data.make_batches(config, model, dataset, tmp_path, mesh)
+    batch = next(batches)
+    batches.close()
+    size = train_data.optimizer_batch(config)
+    shapes = train_data.batch_shapes(config, model, size, batch["prompt_ids"].shape[1])
+    assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {
+        k: (x.shape, x.dtype) for k, x in shapes.items()
+    }
+    assert (len(batch["prompt_ids"]), "is_prior" in batch) == ((5, True) if weight else (3, False))
+    if weight:
+        np.testing.assert_array_equal(batch["is_prior"], np.float32([0, 0, 0, 1, 1]))

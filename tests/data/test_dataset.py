@@ -252,11 +252,10 @@ def test_no_tensorflow_is_imported(tmp_path):
 import sys
 import numpy as np
 from medsd_jax.data.dataset import open_dataset
-from medsd_jax.data.loader import make_loader
+from medsd_jax.data.loader import Source, make_loader
 dataset = open_dataset("phantom", params={{"num_images": 20, "image_size": 16}},
                        cache_dir={str(tmp_path)!r}, progress=False)
-loader = make_loader(dataset.train, batch_size=4, image_size=16,
-                     columns={{}})
+loader = make_loader([Source(dataset.train, 4, {{}})], image_size=16)
 assert next(loader)["images"].shape == (4, 16, 16, 3)
 loader.close()
 loaded = [n for n in sys.modules if n.split(".")[0] in ("tensorflow", "torch", "diffusers")]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from medsd_jax.data import dataset as dataset_module
 from medsd_jax.data.dataset import open_dataset
-from medsd_jax.data.loader import make_loader
+from medsd_jax.data.loader import Source, make_loader
 from medsd_jax.errors import UserError
 
 
@@ -37,9 +37,7 @@ def loader(tmp_path):
         dataset = open_dataset(
             "folder", folder, cache_dir=tmp_path / "cache", validation_fraction=0, progress=False
         )
-        made.append(
-            make_loader(dataset.train, batch_size=4, columns={}, image_size=8, num_threads=0)
-        )
+        made.append(make_loader([Source(dataset.train, 4, {})], image_size=8, num_threads=0))
         return made[-1]
 
     yield make

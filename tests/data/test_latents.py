@@ -13,7 +13,7 @@ from medsd_jax.errors import UserError
 
 
 def _encode(images):
-    return images[:, ::4, ::4, :2]
+    return images[:, ::4, ::4, :2].astype(np.float32)
 
 
 def _cached(folder, encode=_encode):

@@ -1,5 +1,6 @@
-"""Batches: exact resume, distinct and complete over processes, epochs, evaluation masks."""
+"""Batches: exact resume, complete over processes, epochs, sources, evaluation masks."""
 
+import dataclasses
 import io
 import json
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medsd_jax.data.dataset import open_dataset
-from medsd_jax.data.loader import eval_batches, make_loader
+from medsd_jax.data.loader import Source, eval_batches, make_loader
 from medsd_jax.errors import UserError
 
 SIZE = 16
@@ -48,10 +49,11 @@ def loaders(dataset):
     """make_loader for the train split; all are closed at the end."""
     made = []
 
-    def make(split=None, **changes):
+    def make(split=None, batch_size=8, columns=None, sources=None, **changes):
         split = split or dataset.train
-        arguments = {"batch_size": 8, "columns": _columns(split), "image_size": SIZE, "seed": 1}
-        made.append(make_loader(split, **arguments | changes))
+        columns = _columns(split) if columns is None else columns
+        sources = sources or [Source(split, batch_size, columns)]
+        made.append(make_loader(sources, **{"image_size": SIZE, "seed": 1, **changes}))
         return made[-1]
 
     yield make
@@ -72,17 +74,15 @@ def _positions(split, batch):
     pictures = np.stack(
         [np.asarray(Image.open(io.BytesIO(split[i].image))) for i in range(len(split))]
     )
-    u8 = np.round((batch["images"] + 1) * 127.5).astype(np.uint8)
-    return [int(np.nonzero((pictures == row).all(axis=(1, 2, 3)))[0][0]) for row in u8]
+    rows = batch["images"]
+    return [int(np.nonzero((pictures == row).all(axis=(1, 2, 3)))[0][0]) for row in rows]
 
 
 def test_batch_keys_shapes_dtypes(loaders):
     batch = next(loaders())
     assert set(batch) == {"images", "prompt_ids"}
-    assert batch["images"].shape == (8, SIZE, SIZE, 3) and batch["images"].dtype == np.float32
+    assert batch["images"].shape == (8, SIZE, SIZE, 3) and batch["images"].dtype == np.uint8
     assert batch["prompt_ids"].shape == (8, 77) and batch["prompt_ids"].dtype == np.int32
-    assert batch["images"].min() >= -1 and batch["images"].max() <= 1
-    assert batch["images"].min() < -0.7 and batch["images"].max() > 0.7
 
 
 def test_picture_and_text_belong_together(loaders, dataset):
@@ -119,7 +119,7 @@ def test_state_before_the_first_batch(loaders):
 
 @pytest.mark.parametrize(
     ("changes", "named"),
-    [({"batch_size": 4}, "batch_size 8"), ({"seed": 2}, "seed 1"), ({"shuffle": False}, "shuffle")],
+    [({"batch_size": 4}, "batch_size of train: 8 where this run has 4"), ({"seed": 2}, "seed: 1")],
 )
 def test_state_of_another_setup_is_refused(loaders, changes, named):
     with pytest.raises(UserError, match=named):
@@ -152,9 +152,8 @@ def test_processes_load_distinct_pictures(loaders, dataset):
 
 def test_every_picture_once_an_epoch_in_a_new_order(loaders, dataset):
     total = len(dataset.train)
-    batches = list(loaders(batch_size=1, num_epochs=2))
+    batches = _take(loaders(batch_size=1), 2 * total)
     places = [_positions(dataset.train, batch)[0] for batch in batches]
-    assert len(places) == 2 * total
     assert sorted(places[:total]) == sorted(places[total:]) == list(range(total))
     assert places[:total] != places[total:] and places[:total] != list(range(total))
 
@@ -164,21 +163,14 @@ def test_order_depends_on_the_seed_alone(loaders):
     assert not _equal(next(loaders(seed=5)), next(loaders(seed=6)))
 
 
-def test_without_shuffle_the_order_is_the_splits(loaders, dataset):
-    batch = next(loaders(shuffle=False))
-    assert _positions(dataset.train, batch) == list(range(8))
-
-
-def test_remainder(loaders, dataset):
+def test_what_does_not_fill_a_batch_waits_for_the_next_epoch(loaders, dataset):
+    """No image is left out where the batch size does not divide the images."""
     total = len(dataset.train)
     assert total % 8, "choose another num_images: this test needs a remainder"
-    sizes = [len(b["images"]) for b in loaders(num_epochs=1, drop_remainder=False)]
-    assert sizes == [8] * (total // 8) + [total % 8]
-    loader = loaders(num_epochs=1)
-    assert [len(b["images"]) for b in loader] == [8] * (total // 8)
-    assert loader.batches_per_epoch == total // 8
-    with pytest.raises(UserError, match="single process"):
-        loaders(drop_remainder=False, rows=_share(0, 2))
+    numbers = {"number": np.arange(total)}
+    seen = np.concatenate([b["number"] for b in _take(loaders(columns=numbers), total)])
+    for epoch in seen.reshape(8, total):
+        assert sorted(epoch) == list(range(total))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +178,6 @@ def test_remainder(loaders, dataset):
     [
         ({"batch_size": 1000}, "fewer than one batch of 1000"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"num_epochs": 0}, "num_epochs is 0"),
         ({"image_size": 0}, "image_size is 0"),
         ({"resize_mode": "zoom"}, "'zoom'"),
         ({"seed": -1}, "seed is -1"),
@@ -196,20 +187,6 @@ def test_remainder(loaders, dataset):
 def test_mistakes(loaders, changes, named):
     with pytest.raises(UserError, match=named):
         loaders(**changes)
-
-
-def test_flip_is_off_by_default_and_the_same_for_any_process_count(loaders):
-    plain, flipped = loaders(), loaders(flip=True)
-    halves = [loaders(flip=True, rows=_share(i, 2)) for i in range(2)]
-    mirrored = 0
-    for _ in range(4):
-        batch, turned = next(plain), next(flipped)
-        for one, other in zip(batch["images"], turned["images"], strict=True):
-            mirrored += np.array_equal(one[:, ::-1], other)
-            assert np.array_equal(one, other) or np.array_equal(one[:, ::-1], other)
-        parts = np.concatenate([next(half)["images"] for half in halves])
-        np.testing.assert_array_equal(parts, turned["images"])
-    assert 6 <= mirrored <= 26
 
 
 def test_small_splits_are_decoded_once(loaders, dataset, monkeypatch):
@@ -222,7 +199,7 @@ def test_small_splits_are_decoded_once(loaders, dataset, monkeypatch):
             return real(self, index)
 
         monkeypatch.setattr(type(dataset.train), "__getitem__", counting)
-        list(loaders(batch_size=1, num_epochs=3, cache_bytes=cache_bytes))
+        _take(loaders(batch_size=1, num_threads=0, cache_bytes=cache_bytes), 3 * len(dataset.train))
     assert counts == {"cached": len(dataset.train), "not": 3 * len(dataset.train)}
 
 
@@ -296,54 +273,109 @@ def test_selected_records_are_a_split_of_their_own(dataset):
     assert part.fingerprint != dataset.train.fingerprint
 
 
-def test_rows_of_a_second_set_follow_those_of_the_first(loaders, dataset):
-    """Each set has an order of its own, and is seen as a whole in each of its epochs."""
-    split, beside = dataset.train, 12
-    first = len(split) - beside
-    number = {"number": np.arange(len(split))}
-    loader = loaders(batch_size=5, beside=beside, beside_batch_size=3, columns=number)
-    numbers = np.stack([batch["number"] for batch in _take(loader, 20)])
-    assert numbers.shape == (20, 8)
-    assert (numbers[:, :5] < first).all() and (numbers[:, 5:] >= first).all()
-    for epoch in numbers[:, 5:].reshape(5, beside):
-        assert sorted(epoch) == list(range(first, len(split)))
-    assert sorted(numbers[:, :5].ravel()[:first]) == list(range(first))
+def _two(dataset, batch_sizes=(5, 3), counts=(22, 12)):
+    """The first images of the split, and the last ones; each knows its number in the split."""
+    total = len(dataset.train)
+    numbers = np.arange(counts[0]), np.arange(total - counts[1], total)
+    assert counts[0] + counts[1] <= total
+    return [
+        Source(dataset.train.select(rows.tolist(), name), size, {"number": rows})
+        for name, rows, size in zip(("data", "prior"), numbers, batch_sizes, strict=True)
+    ]
 
 
-def test_a_second_set_resumes_and_is_cut_among_processes(loaders):
-    arguments = {"batch_size": 6, "beside": 12, "beside_batch_size": 2}
-    whole = loaders(**arguments)
+def test_each_source_has_its_rows_and_an_order_of_its_own(loaders, dataset):
+    """Each is seen as a whole in each of its epochs, whatever the length of the other's."""
+    sources = _two(dataset)
+    batches = _take(loaders(sources=sources), 44)
+    numbers = np.stack([batch["number"] for batch in batches])
+    assert numbers.shape == (44, 8)
+    for rows, source in zip((numbers[:, :5], numbers[:, 5:]), sources, strict=True):
+        wanted = sorted(source.columns["number"])
+        epochs = rows.reshape(-1, len(wanted))
+        assert len(epochs) > 9 and all(sorted(epoch) == wanted for epoch in epochs)
+    for batch in batches[:3]:
+        assert _positions(dataset.train, batch) == list(batch["number"])
+
+
+def test_the_rows_of_one_source_do_not_depend_on_the_other(loaders, dataset):
+    sources = _two(dataset)
+    both = _take(loaders(sources=sources), 9)
+    for source, rows in zip(sources, (slice(0, 5), slice(5, 8)), strict=True):
+        for batch, whole in zip(_take(loaders(sources=[source]), 9), both, strict=True):
+            assert _equal(batch, {k: x[rows] for k, x in whole.items()})
+
+
+@pytest.mark.parametrize(
+    "processes",
+    [
+        [[0, 1, 2, 3], [4, 5, 6, 7]],
+        [[0, 1, 2, 3, 4], [5, 6, 7]],  # one process has none of the prior, one nothing else
+        [[0, 3, 5], [1, 6], [2, 4, 7]],  # as the shards along a torus
+    ],
+)
+def test_sources_resume_and_are_cut_among_processes(loaders, dataset, processes):
+    sources = _two(dataset)
+    whole = loaders(sources=sources)
     _take(whole, 3)
     state = whole.get_state()
-    following = _take(whole, 4)
-    halves = []
-    for process in (0, 1):
-        part = loaders(**arguments, rows=_share(process, 2))
+    following = _take(whole, 6)
+    for rows in processes:
+        part = loaders(sources=sources, rows=np.array(rows))
         part.set_state(state)
-        halves.append(_take(part, 4))
-    for batch, *parts in zip(following, *halves, strict=True):
-        assert _equal(batch, {k: np.concatenate([part[k] for part in parts]) for k in batch})
+        for batch, mine in zip(following, _take(part, 6), strict=True):
+            assert _equal(mine, {k: x[rows] for k, x in batch.items()})
+        assert part.get_state() == whole.get_state()
 
 
-def test_a_second_set_smaller_than_its_rows(loaders):
-    with pytest.raises(UserError, match="2 images, fewer than one batch of 3"):
-        loaders(batch_size=5, beside=2, beside_batch_size=3)
+def test_latents_take_the_place_of_images(loaders, dataset):
+    sources = [
+        dataclasses.replace(x, latent_moments=x.columns["number"][:, None].astype(np.float32))
+        for x in _two(dataset)
+    ]
+    for batch in _take(loaders(sources=sources), 4):
+        assert batch.keys() == {"latent_moments", "number"}
+        np.testing.assert_array_equal(batch["latent_moments"][:, 0], batch["number"])
+
+
+def test_sources_share_the_memory_for_decoded_images(loaders, dataset, monkeypatch):
+    """The first is kept where the second no longer fits."""
+    read, real = [], type(dataset.train).__getitem__
+
+    def counting(self, index):
+        read.append(self.name)
+        return real(self, index)
+
+    monkeypatch.setattr(type(dataset.train), "__getitem__", counting)
+    room = (22 + 12) * SIZE * SIZE * 3 - 1
+    _take(loaders(sources=_two(dataset), num_threads=0, cache_bytes=room), 12)
+    assert (read.count("data"), read.count("prior")) == (22, 36)
+
+
+def test_a_source_smaller_than_its_rows(loaders, dataset):
+    with pytest.raises(UserError, match=r"prior has 2 images, fewer than one batch of 3: lower"):
+        loaders(sources=_two(dataset, counts=(22, 2)))
 
 
 @pytest.mark.parametrize(
     ("now", "named"),
-    [({"beside": 10}, "num_images"), ({"beside_batch_size": 3}, r"same prior\.batch_size")],
+    [
+        ({"counts": (22, 10)}, "num_images of prior: 12"),
+        ({"batch_sizes": (5, 2)}, "same batch_size of prior"),
+        ({"counts": (21, 12)}, "num_images of data: 22"),
+    ],
 )
-def test_state_of_another_second_set_is_refused(loaders, now, named):
-    arguments = {"batch_size": 5, "beside": 12, "beside_batch_size": 2}
-    state = loaders(**arguments).get_state()
+def test_state_of_other_sources_is_refused(loaders, dataset, now, named):
+    state = loaders(sources=_two(dataset)).get_state()
     with pytest.raises(UserError, match=named):
-        loaders(**arguments | now).set_state(state)
+        loaders(sources=_two(dataset, **now)).set_state(state)
+    with pytest.raises(UserError, match="number of sources: 2 where this run has 1"):
+        loaders(sources=_two(dataset)[:1]).set_state(state)
 
 
 def test_state_of_an_earlier_version_is_one_line_that_says_so(loaders):
-    state = json.loads(loaders().get_state()) | {"version": 1, "fingerprint": "a91a2c53977ab626"}
-    del state["records"]
+    state = json.loads(loaders().get_state()) | {"version": 2, "records": "a91a2c53977ab626"}
+    del state["sources"]
     with pytest.raises(UserError, match=r"another version of medsd_jax.*--workdir") as refused:
         loaders().set_state(json.dumps(state).encode())
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Resize modes, range and flip."""
+"""Decoding and the resize modes."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax.data.transforms import decode, flip_some, load_image, resize, to_float
+from medsd_jax.data.transforms import decode, load_image, resize
 from medsd_jax.errors import UserError
 
 
@@ -81,16 +81,3 @@ def test_right_size_is_not_touched():
 def test_unknown_mode():
     with pytest.raises(UserError, match="stretch"):
         resize(_wide(), 8, "stretch")
-
-
-def test_to_float_covers_the_range():
-    values = to_float(np.array([0, 51, 255], np.uint8))
-    assert values.dtype == np.float32
-    np.testing.assert_allclose(values, [-1.0, -0.6, 1.0], atol=1e-6)
-
-
-def test_flip_some_mirrors_columns_only():
-    images = np.arange(2 * 2 * 3 * 3, dtype=np.float32).reshape(2, 2, 3, 3)
-    out = flip_some(images, np.array([True, False]))
-    np.testing.assert_array_equal(out[0], images[0][:, ::-1])
-    np.testing.assert_array_equal(out[1], images[1])

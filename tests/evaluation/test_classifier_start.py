@@ -106,7 +106,7 @@ def test_training_moves_all_but_the_stored_statistics(file):
     before = start.params(seed=0)
     rng = np.random.default_rng(0)
     batch = {
-        "images": rng.uniform(-1, 1, (8, SIDE, SIDE, 3)).astype(np.float32),
+        "images": rng.integers(0, 256, (8, SIDE, SIDE, 3), np.uint8),
         "targets": rng.integers(0, 2, (8, 2)).astype(np.float32),
     }
     losses = []

@@ -17,7 +17,7 @@ from medsd_jax.cli.recipes import base_config
 from medsd_jax.cli.reproduce_experiments import EXPERIMENTS, Materials
 from medsd_jax.cli.sample_folder import SampleFolder
 from medsd_jax.data.dataset import open_dataset
-from medsd_jax.data.loader import make_loader
+from medsd_jax.data.loader import Source, make_loader
 from medsd_jax.data.prompt_batches import PromptBatches
 from medsd_jax.files import read_object
 from medsd_jax.training.best import KeepBest
@@ -38,9 +38,7 @@ def _phantoms(work: Path):
 
 def _data_state(work: Path) -> Read:
     split = _phantoms(work).train
-    batches = make_loader(
-        split, batch_size=2, columns={}, image_size=16, resize_mode="pad", seed=0, num_threads=0
-    )
+    batches = make_loader([Source(split, 2, {})], image_size=16, num_threads=0)
     next(batches)
     whole = json.loads(batches.get_state())
 

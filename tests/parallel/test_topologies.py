@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medsd_jax.cli.recipes import load_config
-from medsd_jax.data.loader import eval_batches, make_loader
+from medsd_jax.data.loader import Source, eval_batches, make_loader
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
@@ -73,10 +73,11 @@ def test_no_image_of_a_slice_is_under_another_caption(recipe, topology):
     split = RecordList(phantom_records(num_images=size + 5, image_size=16), "train", "x")
     columns = {"caption": np.arange(len(split))}
     settings = {"batch_size": size, "columns": columns, "image_size": 16}
+    source = Source(split, size, columns)
 
     def batches(rows=None):
         """One of training, and the first two of encoding; the last of these is filled up."""
-        with contextlib.closing(make_loader(split, seed=3, rows=rows, **settings)) as loader:
+        with contextlib.closing(make_loader([source], image_size=16, seed=3, rows=rows)) as loader:
             trained = next(loader)
         return [trained, *eval_batches(split, num_examples=None, rows=rows, **settings)]
 

@@ -9,6 +9,7 @@ import pytest
 
 from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
+from medsd_jax.arrays import from_uint8
 from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.models.params import abstract, bind, component, with_prefix
@@ -85,7 +86,7 @@ def test_without_the_term_the_program_is_as_before():
         )  # fmt: skip
 
         def loss_fn(trainable, micro_batch):
-            images, noise = micro_batch
+            images, noise = from_uint8(micro_batch[0]), micro_batch[1]
             params = adaptation.apply(frozen, trainable)
             module = bind(graphdef(), component(params, "vae"))
             mean, logvar = module.encode(images)
@@ -188,7 +189,7 @@ def test_loss_and_gradients_equal_torch_autograd():
     )  # fmt: skip
     module = torch_reference.torch_modules(model)["vae"]
     weights = {k: torch.tensor(np.array(x)) for k, x in to_torch(network()[1]).items()}
-    x = torch_reference.nchw(images)
+    x = torch_reference.on_its_range(images)
     posterior = module.encode(x).latent_dist
     y = module.decode(
         posterior.mean + posterior.std * torch_reference.nchw(np.asarray(noise))

@@ -73,7 +73,7 @@ def make_batch(size: int, seed: int = 0, *, latents: bool = False) -> dict[str, 
     if latents:
         moments = rng.standard_normal((size, SIDE // 2, SIDE // 2, 8), np.float32)
         return {"latent_moments": moments, "prompt_ids": prompt_ids}
-    images = rng.uniform(-1, 1, (size, SIDE, SIDE, 3)).astype(np.float32)
+    images = rng.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
     return {"images": images, "prompt_ids": prompt_ids}
 
 

@@ -57,7 +57,12 @@ def encode(vae: torch.nn.Module, batch) -> DiagonalGaussianDistribution:
     if "latent_moments" in batch:
         return DiagonalGaussianDistribution(nchw(batch["latent_moments"]))
     with torch.no_grad():
-        return vae.encode(nchw(batch["images"])).latent_dist
+        return vae.encode(on_its_range(batch["images"])).latent_dist
+
+
+def on_its_range(images_u8: np.ndarray) -> torch.Tensor:
+    """[B, H, W, 3] uint8 -> [B, 3, H, W] in [-1, 1]."""
+    return nchw(images_u8) / 127.5 - 1
 
 
 def diffusion_loss(modules, model: StableDiffusion, batch, draws, *, empty, gamma) -> torch.Tensor:
@@ -83,7 +88,7 @@ def diffusion_loss(modules, model: StableDiffusion, batch, draws, *, empty, gamm
 
 def vae_loss(module, images, noise, *, kl_weight: float):
     """L1 and KL per pixel value, and their weighted sum."""
-    x = nchw(images)
+    x = on_its_range(images)
     posterior = module.encode(x).latent_dist
     z = posterior.mean + posterior.std * nchw(np.asarray(noise))
     l1 = torch.abs(module.decode(z).sample - x).mean()

@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from medsd_jax.data.transforms import RESIZE_MODES, to_float
+from medsd_jax.arrays import from_uint8_on_host
+from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.layers import require_image
 from medsd_jax.evaluation.picture_sets import squared
@@ -78,7 +79,7 @@ class LatentSpace:
 
     def batch(self, pictures: list[np.ndarray]) -> np.ndarray:
         """Pictures [H, W] or [H, W, 3] uint8 -> [B, S, S, 3] float32, prepared as in training."""
-        return to_float(squared(pictures, self.image_size, self.resize_mode))
+        return from_uint8_on_host(squared(pictures, self.image_size, self.resize_mode))
 
 
 def open_latent_space(model: str) -> LatentSpace:
