@@ -62,3 +62,13 @@ def from_uint8_on_host(images_u8: np.ndarray) -> np.ndarray:
     images *= _STEP
     images -= np.float32(1.0)
     return images
+
+
+def evenly_spread(length: int, count: int) -> list[int]:
+    """Rows that are spread over all of `length`, ascending, the first and the last among them.
+
+    Args:
+        length: of what is chosen from.
+        count: how many rows; all of them where there are no more.
+    """
+    return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()

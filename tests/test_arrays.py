@@ -1,11 +1,11 @@
-"""The range of images: all 256 grey levels have the same bits on the host and in every program."""
+"""All 256 grey levels have the same bits on the host and in every program; rows spread evenly."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medsd_jax.arrays import from_uint8, from_uint8_on_host
+from medsd_jax.arrays import evenly_spread, from_uint8, from_uint8_on_host
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -38,3 +38,19 @@ def test_one_rounding_in_the_place_of_two_is_seen():
     step = np.float64(np.float32(1 / 127.5))
     joined = (LEVELS * step - 1.0).astype(np.float32)  # exact in float64, but for the last rounding
     assert (joined != from_uint8_on_host(LEVELS)).sum() > 100
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "rows"),
+    [
+        (10, 4, [0, 3, 6, 9]),
+        (6, 3, [0, 2, 5]),  # 2.5 is rounded to even
+        (5, 2, [0, 4]),
+        (3, 7, [0, 1, 2]),
+        (4, 1, [0]),
+        (1, 1, [0]),
+        (0, 3, []),
+    ],
+)
+def test_rows_spread_evenly(length, count, rows):
+    assert evenly_spread(length, count) == rows

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medsd_jax.arrays import evenly_spread
 from medsd_jax.bounds import MOST_PHANTOMS
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
 from medsd_jax.data.dataset import SOURCES, Dataset, open_dataset
@@ -139,9 +140,8 @@ def contact_sheet(dataset: Dataset, num_shown: int, resize_mode: str = "pad") ->
         [H, W, 3] uint8.
     """
     everything = [(s, i) for s in (dataset.train, dataset.validation) for i in range(len(s))]
-    places = np.unique(np.linspace(0, len(everything) - 1, num_shown).astype(int))
     pictures, captions = [], []
-    for split, index in (everything[place] for place in places):
+    for split, index in (everything[i] for i in evenly_spread(len(everything), num_shown)):
         record = split[index]
         pictures.append(load_image(record.read_bytes(), _SHEET_PIXELS, resize_mode))
         captions.append(f"{split.name}: {record.text}")

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
+from medsd_jax.arrays import evenly_spread
 from medsd_jax.cli.svg_plots import MAIN, SECOND, new_plot, to_svg
 from medsd_jax.data.sources.phantom import FINDINGS
 from medsd_jax.data.tfds_builder import RecordSplit
@@ -90,8 +91,7 @@ def find_phantoms(split: RecordSplit, label: str, size: int) -> list[tuple[np.nd
 def read_previews(folder: Path) -> list[tuple[int, bytes]]:
     """Evenly chosen pictures that training left in samples/, the first and the last among them."""
     files = sorted(folder.glob("*.png"))
-    chosen = np.unique(np.linspace(0, len(files) - 1, PREVIEWS_SHOWN).round().astype(int))
-    shown = [files[i] for i in chosen] if files else []
+    shown = [files[i] for i in evenly_spread(len(files), PREVIEWS_SHOWN)]
     return [(read_metadata(file)["step"], file.read_bytes()) for file in shown]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 
+from medsd_jax.arrays import evenly_spread
 from medsd_jax.cli.evaluate_plots import plot_distances, plot_extrapolation, plot_parts
 from medsd_jax.cli.report_page import page_template
 from medsd_jax.evaluation.alarm import FEW_PATIENTS
@@ -102,8 +103,7 @@ def _plots_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
 
 
 def _evenly(pictures: PictureSet) -> list[np.ndarray]:
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, _SHOWN).round().astype(int))
-    return [_shown(pictures, i) for i in chosen]
+    return [_shown(pictures, i) for i in evenly_spread(len(pictures), _SHOWN)]
 
 
 def _by_realism(realism: Realism, sets: Mapping[str, PictureSet]) -> dict[str, list[dict]]:

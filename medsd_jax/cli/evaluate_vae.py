@@ -120,8 +120,7 @@ def audit(
     Raises:
         UserError: the model, the pictures or the judge cannot be read or do not fit together.
     """
-    import numpy as np
-
+    from medsd_jax.arrays import evenly_spread
     from medsd_jax.cli import evaluate_vae_report
     from medsd_jax.evaluation.autoencoder import open_autoencoder
     from medsd_jax.evaluation.changed_calls import changed_calls, check_judge
@@ -137,8 +136,7 @@ def audit(
     autoencoder = open_autoencoder(model, config.image_size, config.resize_mode)
     judge = None if judge_folder is None else load_classifier(judge_folder)
     pictures = open_pictures(real)
-    last, most = len(pictures) - 1, config.num_images or len(pictures)
-    rows = np.unique(np.linspace(0, last, most).round().astype(int)).tolist()
+    rows = evenly_spread(len(pictures), config.num_images or len(pictures))
     everything = known_labels(pictures)
     labels = [everything[row] for row in rows]
     patient_ids = [pictures.patient_ids[row] for row in rows]

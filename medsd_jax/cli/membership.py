@@ -154,8 +154,7 @@ def measure_membership(
     Returns:
         What `evaluation.membership.membership` says, and data, the fingerprint of the data set.
     """
-    import numpy as np
-
+    from medsd_jax.arrays import evenly_spread
     from medsd_jax.cli.train import make_diffusion_model
     from medsd_jax.cli.train_data import open_training_data
     from medsd_jax.data.loader import eval_batches
@@ -171,9 +170,7 @@ def measure_membership(
     check_patients(dataset.train.patient_ids, dataset.validation.patient_ids)
 
     def examples(split: RecordSplit) -> Examples:
-        count = min(num_images, len(split))
-        places = np.unique(np.linspace(0, len(split) - 1, count).round().astype(int))
-        chosen = split.select(places.tolist(), split.name)
+        chosen = split.select(evenly_spread(len(split), num_images), split.name)
         batches = eval_batches(
             chosen,
             num_examples=None,

@@ -102,7 +102,7 @@ def open_dataset(
         name: "phantom", "folder" or "nih14".
         path: the folder of the pictures; None for phantoms.
         params: keyword arguments of the source's `load` (phantom: num_images, seed, image_size,
-            findings; nih14: paper_fraction).
+            findings).
         cache_dir: where prepared data goes; `default_cache_dir()` when None.
         validation_fraction: share of the patients that validate, where the source names no split.
         progress: show a progress bar while preparing.

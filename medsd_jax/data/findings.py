@@ -120,21 +120,22 @@ def _article(words: str) -> str:
     return "" if words.endswith(_UNCOUNTED) else "a "
 
 
-def varied_caption(
-    findings: Sequence[Finding], view: str, rng: np.random.Generator, paper_fraction: float = 0.4
-) -> str:
+_PAPER_FRACTION = 0.4
+"""Of the phantoms' captions, in the paper's prompt style."""
+
+
+def varied_caption(findings: Sequence[Finding], view: str, rng: np.random.Generator) -> str:
     """Draw one caption for these findings.
 
     Args:
         findings: what the picture shows; empty for a normal one.
         view: "PA" or "AP"; said in some captions only.
         rng: consumed.
-        paper_fraction: how often the paper's prompt style is used.
 
     Returns:
         One line of at most about 40 words, well inside CLIP's 77 tokens.
     """
-    if rng.random() < paper_fraction:
+    if rng.random() < _PAPER_FRACTION:
         # Mostly the bare words, so that the paper's prompts are frequent in training.
         detailed = rng.random() < 0.25
         return paper_caption([phrase(f) if detailed else f.kind for f in findings])

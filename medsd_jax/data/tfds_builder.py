@@ -181,7 +181,7 @@ class RecordSplit:
     Attributes:
         name: "train" or "validation".
         fingerprint: names the content; equal for untouched files.
-        keys, texts, patient_ids, labels, sizes: one entry a record; sizes are (height, width).
+        keys, texts, patient_ids, labels: one entry a record.
     """
 
     def __init__(self, folder: Path, name: str, fingerprint: str):
@@ -193,7 +193,7 @@ class RecordSplit:
         self.texts: tuple[str, ...] = tuple(row["text"] for row in rows)
         self.patient_ids: tuple[str, ...] = tuple(row["patient_id"] for row in rows)
         self.labels: tuple[dict[str, LabelValue], ...] = tuple(row["labels"] for row in rows)
-        self.sizes = tuple((row["height"], row["width"]) for row in rows)
+        self._sizes = tuple((row["height"], row["width"]) for row in rows)
         self._places: Sequence[int] = range(len(rows))
         self._source = None
         if rows:
@@ -222,7 +222,7 @@ class RecordSplit:
     @property
     def identity(self) -> str:
         """Names the records by their keys, sizes and texts."""
-        return identity_of(self.keys, self.sizes, self.texts)
+        return identity_of(self.keys, self._sizes, self.texts)
 
     def select(
         self, places: Sequence[int], name: str, texts: Sequence[str] | None = None
@@ -231,7 +231,7 @@ class RecordSplit:
         part = copy.copy(self)
         part.name, part.fingerprint = name, f"{self.fingerprint}-{name}"
         part._places = [self._places[i] for i in places]
-        for column in ("keys", "texts", "patient_ids", "labels", "sizes"):
+        for column in ("keys", "texts", "patient_ids", "labels", "_sizes"):
             values = getattr(self, column)
             setattr(part, column, tuple(values[i] for i in places))
         if texts is not None:

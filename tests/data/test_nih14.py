@@ -10,6 +10,7 @@ from PIL import Image
 
 from medsd_jax.data.dataset import open_dataset
 from medsd_jax.data.sources import nih14
+from medsd_jax.data.transforms import decode
 from medsd_jax.errors import UserError
 
 HEADER = (
@@ -43,18 +44,15 @@ ROWS = [("1_0.png", "Cardiomegaly|Effusion", 1), ("2_0.png", "No Finding", 2)]
 )
 def test_layouts(tmp_path, table, images):
     _layout(tmp_path, ROWS, table, images)
-    sick, well = nih14.load(tmp_path, paper_fraction=0.0).records
+    sick, well = nih14.load(tmp_path).records
     assert sick.patient_id == "1" and well.patient_id == "2"
     assert sick.labels["pleural_effusion"] == 1 and sick.labels["cardiomegaly"] == 1
     assert sick.labels["no_finding"] == 0 and sick.labels["nodule"] == 0
     assert well.labels["no_finding"] == 1 and not well.labels["pleural_effusion"]
     assert sick.labels["view"] == "PA" and sick.labels["sex"] == "M" and sick.labels["age"] == 57
     assert sum(v == 1 for k, v in sick.labels.items() if k != "age") == 2
-    assert sick.text in (
-        "Chest X-ray. Pleural effusion and cardiomegaly.",
-        "Chest X-ray, PA view. Pleural effusion and cardiomegaly.",
-    )
-    assert well.text in ("Chest X-ray. No finding.", "Chest X-ray, PA view. No finding.")
+    assert sick.text == nih14.caption(["pleural effusion", "cardiomegaly"], "PA", "1_0.png")
+    assert well.text == nih14.caption([], "PA", "2_0.png")
 
 
 def test_ages_of_the_first_table(tmp_path):
@@ -70,14 +68,23 @@ def test_ages_of_the_first_table(tmp_path):
         shutil.rmtree(changed)
 
 
-def test_paper_captions(tmp_path):
-    _layout(tmp_path, [*ROWS, ("3_0.png", "Effusion", 3)])
-    texts = [record.text for record in nih14.load(tmp_path, paper_fraction=1.0).records]
-    assert texts == [
-        "A photo of a lung xray with a visible pleural effusion and visible cardiomegaly",
-        "A photo of a lung xray",
-        "A photo of a lung xray with a visible pleural effusion",
-    ]
+@pytest.mark.parametrize(
+    ("phrases", "in_the_papers_words", "plain"),
+    [
+        (
+            ["pleural effusion", "cardiomegaly"],
+            " with a visible pleural effusion and visible cardiomegaly",
+            "Pleural effusion and cardiomegaly.",
+        ),
+        ([], "", "No finding."),
+    ],
+)
+def test_captions_have_three_forms(phrases, in_the_papers_words, plain):
+    assert {nih14.caption(phrases, "PA", f"{i}.png") for i in range(100)} == {
+        f"A photo of a lung xray{in_the_papers_words}",
+        f"Chest X-ray. {plain}",
+        f"Chest X-ray, PA view. {plain}",
+    }
 
 
 def test_all_caption_forms_occur_and_are_stable():
@@ -154,7 +161,7 @@ def test_real_data_prepares_without_a_leak(real, tmp_path):
     assert len(train) + len(validation) == 772 and not dataset.info.skipped
     assert set(train.patient_ids).isdisjoint(validation.patient_ids)
     assert 0.03 < len(validation) / 772 < 0.25
-    assert set(train.sizes) == {(64, 64)}
+    assert {decode(train[i].read_bytes()).shape for i in range(len(train))} == {(64, 64, 3)}
     # Stored byte for byte, but for the ones with an alpha channel.
     changed = 0
     for split in (train, validation):

@@ -43,21 +43,20 @@ WORDS = {
 
 # The words the phantoms know come first in a caption, in the phantoms' order.
 _ORDER = ("Effusion", "Pneumothorax", "Nodule", "Cardiomegaly")
+_PAPER_FRACTION = 0.3
+"""Of the captions, in the words of the paper's prompts."""
 _COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "View Position")
 
 
-def load(path: Path | str | None, *, paper_fraction: float = 0.3) -> SourceRecords:
+def load(path: Path | str | None) -> SourceRecords:
     """Read the source "nih14".
 
     Args:
         path: the folder, see the module.
-        paper_fraction: share of captions in the words of the paper's prompts, in [0, 1].
 
     Returns:
         A record for each picture in the table whose file is there. No split: by patient hash.
     """
-    if not 0.0 <= paper_fraction <= 1.0:
-        raise UserError(f"paper_fraction is {paper_fraction}: it must be between 0 and 1")
     folder = check_folder(path, "nih14")
     table = _table_file(folder)
     content = read_csv(table)
@@ -75,7 +74,7 @@ def load(path: Path | str | None, *, paper_fraction: float = 0.3) -> SourceRecor
         if name not in images:
             problems.add("in the table, but there is no such file", name)
             continue
-        records.append(_record(name, images[name], row, paper_fraction, table))
+        records.append(_record(name, images[name], row, table))
     for name in images:
         if name not in seen:
             problems.add("image without a row in the table", name)
@@ -104,9 +103,7 @@ def _list_images(folder: Path) -> dict[str, Path]:
     return {name: file for found in listed.values() for name, file in found.images.items()}
 
 
-def _record(
-    name: str, file: Path, row: dict[str, str], paper_fraction: float, table: Path
-) -> Record:
+def _record(name: str, file: Path, row: dict[str, str], table: Path) -> Record:
     found = [label for label in row["Finding Labels"].split("|") if label != NO_FINDING]
     for label in found:
         if label not in WORDS:
@@ -122,27 +119,26 @@ def _record(
     return Record(
         key=name,
         image=file,
-        text=caption([WORDS[label] for label in ordered], view, name, paper_fraction),
+        text=caption([WORDS[label] for label in ordered], view, name),
         patient_id=row["Patient ID"],
         labels=labels,
     )
 
 
-def caption(phrases: list[str], view: str, key: str, paper_fraction: float = 0.3) -> str:
+def caption(phrases: list[str], view: str, key: str) -> str:
     """Say the findings in one of three forms, chosen by a hash of the picture's name.
 
     Args:
         phrases: findings in radiology words; none for a normal picture.
         view: "PA", "AP" or "".
         key: the picture's name; the same name gives the same caption.
-        paper_fraction: share of captions in the paper's words.
 
     Returns:
         One line.
     """
     rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()[:8]))
     draw = rng.random()
-    if draw < paper_fraction:
+    if draw < _PAPER_FRACTION:
         return paper_caption(phrases)
-    with_view = draw < paper_fraction + (1.0 - paper_fraction) / 2
+    with_view = draw < _PAPER_FRACTION + (1.0 - _PAPER_FRACTION) / 2
     return report_caption(phrases, view if with_view else "")
