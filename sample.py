@@ -1,8 +1,8 @@
-"""Sample pictures: ``python sample.py --model M --prompt "..." --output DIR``."""
+"""Sample images: ``python sample.py --model M --prompt "..." --output DIR``."""
 
 import sys
 
 from medsd_jax.cli.main import run_script
 
 if __name__ == "__main__":
-    sys.exit(run_script("medsd_jax.cli.sample"))
+    sys.exit(run_script("sample"))

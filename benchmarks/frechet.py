@@ -46,8 +46,8 @@ def blocks(flags: argparse.Namespace, real: bool) -> Iterator[np.ndarray]:
 
 
 def ours(width: int) -> tuple[Update, Callable[[], float]]:
-    """medsd_jax.evaluation.frechet."""
-    from medsd_jax.evaluation.frechet import MomentsAccumulator, frechet_distance
+    """medsd_jax.evaluation.metrics.frechet."""
+    from medsd_jax.evaluation.metrics.frechet import MomentsAccumulator, frechet_distance
 
     sets = {True: MomentsAccumulator(width, "real"), False: MomentsAccumulator(width, "synthetic")}
     return (

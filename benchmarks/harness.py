@@ -25,12 +25,12 @@ from flax import nnx
 from benchmarks import timing
 from benchmarks.sizes import SIZES, Size
 from medsd_jax.arrays import Params
-from medsd_jax.cli.device_setup import keep_freed_memory
 from medsd_jax.interop.torch_layout import from_torch
 from medsd_jax.models.attention import IMPLEMENTATIONS, attention_implementation
 from medsd_jax.models.params import abstract
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
+from medsd_jax.parallel.start import keep_freed_memory
 
 try:
     import diffusers

@@ -8,12 +8,12 @@ Expected:  validation loss falls from about 1.0 to about 0.05; effusions appear 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with the demo's differences."""
-    config = base.get_config()
+    """The defaults with the demo's differences."""
+    config = training_config()
     config.adaptation.train = (r"^unet\.", r"^text_encoder\.")
     config.data.num_images = 4000
     config.data.image_size = 64

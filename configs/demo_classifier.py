@@ -8,16 +8,12 @@ Expected:  pleural effusion told right in at least 98 % of held-out phantoms.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import classifier_config
 
 
 def get_config() -> ConfigDict:
     """The classifier's defaults, made small."""
-    return made_small(base.get_classifier_config())
-
-
-def made_small(config: ConfigDict) -> ConfigDict:
-    """The demo's pictures and network in a classifier's recipe."""
+    config = classifier_config()
     config.data.num_images = 4000
     config.data.image_size = 64
     config.labels = ("pleural_effusion", "cardiomegaly", "pneumothorax", "nodule")

@@ -12,12 +12,15 @@ Expected:  no gain: mean AUROC 0.864 (0.839 to 0.890) with real pictures alone, 
 
 from ml_collections import ConfigDict
 
-from configs import base, demo_classifier
+from medsd_jax.config import downstream_utility_config
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """The demo's classifier on few real pictures, with synthetic ones beside them."""
-    config = demo_classifier.made_small(base.get_compare_training_config())
+    config, small = downstream_utility_config(), load_config("demo_classifier")
+    for name in ("data", "labels", "network", "optim"):
+        config[name] = small[name]
     config.real_images = 200
     config.train.steps = 300
     config.fine_tuning.learning_rate = 1e-3

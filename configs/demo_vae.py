@@ -8,12 +8,12 @@ Expected:  validation L1 (posterior mean) of about 0.08 on the [-1, 1] range; 8x
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with the demo's differences."""
-    config = base.get_config()
+    """The defaults with the demo's differences."""
+    config = training_config()
     config.task = "vae"
     config.data.num_images = 4000
     config.data.image_size = 64

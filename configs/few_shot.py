@@ -17,12 +17,12 @@ Expected:  not run at this size yet; configs/phantom_few_shot.py is the same at 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with ten pictures and a prior."""
-    config = base.get_config()
+    """The defaults with ten pictures and a prior."""
+    config = training_config()
     config.model.dtype = "bfloat16"
     config.model.remat = True
     config.few_shot.images_per_prompt = 5

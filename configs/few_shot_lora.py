@@ -10,13 +10,13 @@ Expected:  not run at this size yet. The papers use no LoRA: values as in lora.p
 
 from ml_collections import ConfigDict
 
-from configs import few_shot, lora
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """few_shot.py with lora.py's adaptation."""
-    config = few_shot.get_config()
-    by_lora = lora.get_config()
+    config = load_config("few_shot")
+    by_lora = load_config("lora")
     config.adaptation = by_lora.adaptation
     config.optim.learning_rate = by_lora.optim.learning_rate
     config.train.accumulation_steps = 4  # no gradients and moments of the U-Net

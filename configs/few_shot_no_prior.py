@@ -10,11 +10,11 @@ Expected:  not run at this size yet.
 
 from ml_collections import ConfigDict
 
-from configs import few_shot
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """few_shot.py with lambda 0."""
-    config = few_shot.get_config()
+    config = load_config("few_shot")
     config.prior.weight = 0.0
     return config

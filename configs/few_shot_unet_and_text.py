@@ -10,11 +10,11 @@ Expected:  not run at this size yet.
 
 from ml_collections import ConfigDict
 
-from configs import few_shot
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """few_shot.py with the text encoder trained too."""
-    config = few_shot.get_config()
+    config = load_config("few_shot")
     config.adaptation.train = (r"^unet\.", r"^text_encoder\.")
     return config

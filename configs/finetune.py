@@ -14,12 +14,12 @@ Settings:  RoentGen's learning rate 5e-5 and AdamW (arXiv 2211.12737), at a batc
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with the differences of fine-tuning."""
-    config = base.get_config()
+    """The defaults with the differences of fine-tuning."""
+    config = training_config()
     config.model.dtype = "bfloat16"
     config.model.remat = True
     config.data.source = "folder"

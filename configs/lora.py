@@ -14,12 +14,12 @@ Expected:  not run at this size yet. runs/lora/lora holds the difference in the 
 
 from ml_collections import ConfigDict
 
-from configs import finetune
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """Fine-tuning by a low-rank difference."""
-    config = finetune.get_config()
+    config = load_config("finetune")
     config.adaptation.name = "lora"
     config.adaptation.train = (r"^unet\..*\.to_(q|k|v|out\.0)\.",)
     config.adaptation.lora_rank = 16

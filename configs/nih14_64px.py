@@ -8,12 +8,12 @@ Expected:  validation loss falls from about 0.17 to about 0.064.
 
 from ml_collections import ConfigDict
 
-from configs import demo
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """demo.py with other data and a lower learning rate."""
-    config = demo.get_config()
+    config = load_config("demo")
     config.model.path = "runs/nih_vae"
     config.data.source = "nih14"
     config.data.validation_fraction = 0.3  # enough other patients to measure against

@@ -8,12 +8,12 @@ Expected:  AUROC 0.675 (0.576 to 0.807) for pleural effusion on 59 held-out pati
 
 from ml_collections import ConfigDict
 
-from configs import demo_classifier
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """demo_classifier.py with real X-rays; the patients held out are those of nih14_64px.py."""
-    config = demo_classifier.get_config()
+    config = load_config("demo_classifier")
     config.data.source = "nih14"
     config.data.validation_fraction = 0.3
     config.labels = ("pleural_effusion", "cardiomegaly")

@@ -8,12 +8,12 @@ Expected:  the validation loss falls from 0.121 to 0.071.
 
 from ml_collections import ConfigDict
 
-from configs import demo_vae
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """demo_vae.py with other data and the demo's weights to start from."""
-    config = demo_vae.get_config()
+    config = load_config("demo_vae")
     config.model.path = "runs/demo"
     config.data.source = "nih14"
     config.data.validation_fraction = 0.3  # enough other patients to measure against

@@ -14,12 +14,12 @@ Settings:  the paper's two prompts of its fine-tuning; how it asked the model as
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import sampling_config
 
 
 def get_config() -> ConfigDict:
-    """base.py's sampling with the paper's prompts."""
-    config = base.get_sampling_config()
+    """The default sampling with the paper's prompts."""
+    config = sampling_config()
     config.prompts = (
         "A photo of a lung xray",
         "A photo of a lung xray with a visible pleural effusion",

@@ -8,11 +8,11 @@ Expected:  asked for a pleural effusion, it draws none.
 
 from ml_collections import ConfigDict
 
-from configs import demo, phantom_base_vae
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """The demo's model without effusions."""
-    config = demo.get_config()
-    config.data.phantom_findings = phantom_base_vae.FINDINGS
+    config = load_config("demo")
+    config.data.phantom_findings = load_config("phantom_base_vae").data.phantom_findings
     return config

@@ -8,13 +8,13 @@ Expected:  validation L1 (posterior mean) of about 0.08 on the [-1, 1] range; 8x
 
 from ml_collections import ConfigDict
 
-from configs import demo_vae
+from medsd_jax.config.recipes import load_config
 
 FINDINGS = ("cardiomegaly", "pneumothorax", "nodule")
 
 
 def get_config() -> ConfigDict:
     """The demo's VAE without effusions."""
-    config = demo_vae.get_config()
+    config = load_config("demo_vae")
     config.data.phantom_findings = FINDINGS
     return config

@@ -13,9 +13,9 @@ The prior is what the model with its own CLIP draws: after the swap it understan
 
 from ml_collections import ConfigDict
 
-from configs import phantom_unet_and_text
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """phantom_unet_and_text.py; the pooler takes no part and stays."""
-    return phantom_unet_and_text.get_config()
+    return load_config("phantom_unet_and_text")

@@ -19,12 +19,12 @@ Expected:  98.4 % (96.1 to 99.4) of the 256 pictures show what their prompt asks
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with ten pictures and a prior."""
-    config = base.get_config()
+    """The defaults with ten pictures and a prior."""
+    config = training_config()
     config.data.num_images = 1000
     config.data.phantom_seed = 100  # other patients than those of the base model
     config.data.image_size = 64

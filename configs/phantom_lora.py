@@ -8,12 +8,12 @@ Expected:  93.8 % (90.1 to 96.1) of 256 pictures show what their prompt asks for
 
 from ml_collections import ConfigDict
 
-from configs import phantom_few_shot
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """phantom_few_shot.py with a difference of rank 8."""
-    config = phantom_few_shot.get_config()
+    config = load_config("phantom_few_shot")
     config.adaptation.name = "lora"
     config.adaptation.train = (r"^unet\..*\.to_(q|k|v|out\.0)\.", r"^unet\..*\.ff\.")
     config.adaptation.lora_rank = 8

@@ -9,11 +9,11 @@ Expected:  effusions come unasked too: 59.8 % (53.7 to 65.6) of 256 pictures sho
 
 from ml_collections import ConfigDict
 
-from configs import phantom_few_shot
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """phantom_few_shot.py with lambda 0."""
-    config = phantom_few_shot.get_config()
+    config = load_config("phantom_few_shot")
     config.prior.weight = 0.0
     return config

@@ -13,12 +13,12 @@ Expected:  50.0 % (43.9 to 56.1) of 256 pictures show what their prompt asks for
 
 from ml_collections import ConfigDict
 
-from configs import out_of_the_box
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """out_of_the_box.py by DDIM, whose 50 steps are enough for 64 pixels."""
-    config = out_of_the_box.get_config()
+    config = load_config("out_of_the_box")
     config.sampler = "ddim"
     config.num_steps = 50
     return config

@@ -12,12 +12,12 @@ Expected:  AUROC of 1.000 and F1 of at least 0.995 for all three: a caption says
 
 from ml_collections import ConfigDict
 
-from configs import text_probe
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """text_probe.py for one label of 1,000 phantoms."""
-    config = text_probe.get_config()
+    config = load_config("text_probe")
     config.labels = ("pleural_effusion",)
     config.num_images = 1000
     config.num_resamples = 1000

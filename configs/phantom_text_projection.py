@@ -10,15 +10,16 @@ Expected:  pictures as of the base model, and no effusions: it has never seen on
 
 from ml_collections import ConfigDict
 
-from configs import base, phantom_base_vae
+from medsd_jax.config import text_projection_config
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """The projection's base on the captions that the base model was trained on."""
-    config = base.get_text_projection_config()
+    config = text_projection_config()
     config.data.num_images = 4000
     config.data.image_size = 64
-    config.data.phantom_findings = phantom_base_vae.FINDINGS
+    config.data.phantom_findings = load_config("phantom_base_vae").data.phantom_findings
     config.data.batch_size = 64
     config.optim.warmup_steps = 50
     config.train.steps = 500

@@ -9,14 +9,18 @@ Expected:  50.4 % (44.3 to 56.5) of 256 pictures show what their prompt asks for
 
 from ml_collections import ConfigDict
 
-from configs import phantom_few_shot, textual_inversion
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
-    """phantom_few_shot.py's data, and a word in the place of a U-Net."""
-    config = phantom_few_shot.get_config()
-    steps = config.train.steps
-    config = textual_inversion.with_word(config)
+    """phantom_few_shot.py's data, and textual_inversion.py's word in the place of a U-Net."""
+    config, word = load_config("phantom_few_shot"), load_config("textual_inversion")
+    config.adaptation = word.adaptation
+    config.few_shot.prompt_without = word.few_shot.prompt_without
+    config.few_shot.prompt_with = word.few_shot.prompt_with
+    config.preview.prompts = word.preview.prompts
+    config.prior.weight = 0.0
     config.optim.learning_rate = 5e-3
-    config.train.steps = steps
+    config.optim.weight_decay = 0.0
+    config.train.ema_decay = 0.0
     return config

@@ -8,11 +8,11 @@ Expected:  94.1 % (90.6 to 96.4) of 256 pictures show what their prompt asks for
 
 from ml_collections import ConfigDict
 
-from configs import phantom_few_shot
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """phantom_few_shot.py with the text encoder trained too."""
-    config = phantom_few_shot.get_config()
+    config = load_config("phantom_few_shot")
     config.adaptation.train = (r"^unet\.", r"^text_encoder\.")
     return config

@@ -12,12 +12,12 @@ Expected:  RMSE 0.056, PSNR 25.1 dB, SSIM 0.781, MS-SSIM 0.947: not good enough 
 
 from ml_collections import ConfigDict
 
-from configs import vae_audit
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """vae_audit.py at 64 pixels."""
-    config = vae_audit.get_config()
+    config = load_config("vae_audit")
     config.num_images = 512
     config.image_size = 64
     config.batch_size = 32

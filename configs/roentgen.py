@@ -27,12 +27,12 @@ Settings:  the paper's: Stable Diffusion 1.4, learning rate 5e-5, constant, batc
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with RoentGen's settings."""
-    config = base.get_config()
+    """The defaults with RoentGen's settings."""
+    config = training_config()
     config.model.path = "CompVis/stable-diffusion-v1-4"
     config.model.dtype = "bfloat16"
     config.model.remat = True

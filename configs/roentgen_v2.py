@@ -24,12 +24,12 @@ Settings:  the published recipe's: learning rate 1e-5, cosine, 500 steps of warm
 
 from ml_collections import ConfigDict
 
-from configs import roentgen
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
     """roentgen.py with the differences of the second version."""
-    config = roentgen.get_config()
+    config = load_config("roentgen")
     config.seed = 873
     config.model.path = "stabilityai/stable-diffusion-2-1-base"
     config.data.batch_size = 48

@@ -21,11 +21,11 @@ Settings:  the paper tells neither task nor pooling. Ours: a linear probe of eac
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import text_probe_config
 
 
 def get_config() -> ConfigDict:
-    """base.py's probe, with more resamples: a few encoders differ by little."""
-    config = base.get_text_probe_config()
+    """The default probe, with more resamples: a few encoders differ by little."""
+    config = text_probe_config()
     config.num_resamples = 2000
     return config

@@ -14,12 +14,12 @@ Settings:  the paper says: one hidden layer, frozen encoder (PubMedBERT, for exa
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import text_projection_config
 
 
 def get_config() -> ConfigDict:
     """The projection's base at the paper's scale."""
-    config = base.get_text_projection_config()
+    config = text_projection_config()
     config.model.path = "CompVis/stable-diffusion-v1-4"
     config.model.dtype = "bfloat16"
     config.data.validation_fraction = 0.01

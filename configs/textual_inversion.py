@@ -16,18 +16,12 @@ Expected:  not run at this size yet. runs/inversion/learned_embeds.safetensors h
 
 from ml_collections import ConfigDict
 
-from configs import few_shot
+from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
-    """The ten pictures of few_shot.py, and a word in the place of a U-Net."""
-    config = with_word(few_shot.get_config())
-    config.train.accumulation_steps = 2  # four images at once: no U-Net is trained
-    return config
-
-
-def with_word(config: ConfigDict) -> ConfigDict:
-    """A new word in all prompts of a few-shot recipe; no prior, for the U-Net stays as it is."""
+    """The ten pictures of few_shot.py, and a word in the place of a U-Net; no prior."""
+    config = load_config("few_shot")
     config.adaptation.name = "textual_inversion"
     config.adaptation.train = ()
     config.adaptation.word = "<lung-xray>"
@@ -40,5 +34,6 @@ def with_word(config: ConfigDict) -> ConfigDict:
     config.optim.learning_rate = 5e-4 * config.data.batch_size
     config.optim.weight_decay = 0.0
     config.train.steps = 3000
+    config.train.accumulation_steps = 2  # four images at once: no U-Net is trained
     config.train.ema_decay = 0.0
     return config

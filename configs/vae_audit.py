@@ -12,12 +12,12 @@ Settings:  the paper's: 1,000 frontal radiographs of each data set. It does not 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import reconstruction_config
 
 
 def get_config() -> ConfigDict:
-    """base.py's audit at the paper's scale."""
-    config = base.get_vae_audit_config()
+    """The default measurement at the paper's scale."""
+    config = reconstruction_config()
     config.num_images = 1000
     config.image_size = 512
     config.resize_mode = "pad"

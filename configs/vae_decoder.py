@@ -23,12 +23,12 @@ belongs to the encoder, and the decoder gets no gradient from it.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """base.py with the decoder alone trained."""
-    config = base.get_config()
+    """The defaults with the decoder alone trained."""
+    config = training_config()
     config.task = "vae"
     config.vae.train = (r"^vae\.(decoder|post_quant_conv)\.",)
     config.vae.kl_weight = 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from medsd_jax.cli.demo_pictures import plot_losses
+from medsd_jax.studies.demo.images import plot_losses
 from medsd_jax.training.metrics import read_scalars
 
 ASSETS = Path(__file__).parent / "assets"

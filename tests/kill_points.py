@@ -19,17 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from medsd_jax import api
-from medsd_jax.cli.sample_folder import SampleFolder
+import medsd_jax
 from medsd_jax.data.latents import encode_split
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
-from medsd_jax.evaluation.hand_over import write_hand_over
-from medsd_jax.evaluation.picture_sets import open_pictures
+from medsd_jax.evaluation.images.export import write_hand_over
+from medsd_jax.evaluation.images.image_sets import open_pictures
 from medsd_jax.folders import beside, remove_leftovers
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.training.best import KeepBest
+from medsd_jax.workflows.models import load
+from medsd_jax.workflows.sample_folder import SampleFolder
 from tests.tiny_pipeline import tiny_pipeline
 
 WORK = Path(sys.argv[1])
@@ -91,7 +92,7 @@ entries = [{"prompt": f"p{i}", "seed": i, "row": {"id": f"i{i}"}} for i in range
 
 def save(folder):
     check_writable(folder / "model")
-    api.save(model, folder / "model")
+    medsd_jax.save(model, folder / "model")
 
 
 def sampling(folder):
@@ -104,7 +105,7 @@ def sampling(folder):
 def best(folder):
     keep = KeepBest(
         folder, metric="m", larger_is_better=True, settings={}, resumed=True,
-        save=lambda _, at: api.save(model, at),
+        save=lambda _, at: medsd_jax.save(model, at),
     )  # fmt: skip
     for step, value in ((1, 0.5), (2, 0.7)):
         keep({}, step, {"m": value})
@@ -138,7 +139,7 @@ def export(folder):
 
 WRITERS = {
     "model": (None, save),
-    "model over another": (lambda folder: api.save(other, folder / "model"), save),
+    "model over another": (lambda folder: medsd_jax.save(other, folder / "model"), save),
     "sampling": (None, sampling),
     "best": (None, best),
     "latents": (None, latents),
@@ -151,7 +152,7 @@ WRITERS = {
 def whole_or_none(folder):
     """A model that a reader finds after the kill is one of the two."""
     if (folder / "model").exists():
-        found = api.load(folder / "model").params
+        found = load(folder / "model").params
         wanted = ({k: np.asarray(x) for k, x in one.params.items()} for one in (model, other))
         same = [all(np.array_equal(found[k], x) for k, x in one.items()) for one in wanted]
         assert any(same), "a mixture"
@@ -192,6 +193,6 @@ def main(name):
 
 
 if __name__ == "__main__":
-    api.save(model, WORK / "warm")  # traces the networks' shapes once, before the forks
+    medsd_jax.save(model, WORK / "warm")  # traces the networks' shapes once, before the forks
     sys.addaudithook(_hook)
     main(sys.argv[2])

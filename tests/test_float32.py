@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from medsd_jax import api
 from medsd_jax.adaptation.lora import merge
-from medsd_jax.cli import train_latents
-from medsd_jax.cli.train import make_diffusion_model
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.inputs import SamplerShape, make_inputs
 from medsd_jax.sampling.sampler import make_generate
 from medsd_jax.training.step import make_eval_step
+from medsd_jax.workflows.sample import schedule_of
+from medsd_jax.workflows.train import latents as train_latents
+from medsd_jax.workflows.train.steps import make_diffusion_model
 from tests.models.test_precision import equations
 from tests.tiny_pipeline import LENGTH, SIDE, tiny_pipeline
 from tests.training.tiny_training import empty_prompt_ids, full, make_batch, make_run, tiny_model
@@ -45,7 +45,7 @@ def is_exact(precision) -> bool:
 def test_sampling(dtype):
     model = tiny_pipeline()
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, api.schedule_of(model), SIDE, SIDE, dtype=dtype
+        model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE, dtype=dtype
     )
     ids = np.zeros((2, LENGTH), np.int32)
     inputs = make_inputs(shape, ids, ids, np.arange(2), num_steps=3, guidance_scale=4.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medsd_jax import api, folders
+from medsd_jax import folders
 from medsd_jax.errors import UserError
 from medsd_jax.folders import (
     alone_at,
@@ -25,6 +25,7 @@ from medsd_jax.folders import (
 )
 from medsd_jax.interop import pipeline_dir
 from medsd_jax.locks import lock
+from medsd_jax.workflows.models import load, save
 from tests.tiny_pipeline import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -91,18 +92,18 @@ def test_a_reader_beside_a_writer_gets_the_old_or_the_new(tmp_path):
 def test_a_model_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     old = tiny_pipeline()
     new = dataclasses.replace(old, params={k: x + 1 for k, x in old.params.items()})
-    api.save(old, tmp_path / "m")
+    save(old, tmp_path / "m")
     read_params, reads = pipeline_dir._read_params, []
 
     def replaced_after_the_first_part(*args):
         found = read_params(*args)
         reads.append(1)
         if len(reads) == 1:
-            api.save(new, tmp_path / "m")
+            save(new, tmp_path / "m")
         return found
 
     monkeypatch.setattr(pipeline_dir, "_read_params", replaced_after_the_first_part)
-    found = api.load(tmp_path / "m")
+    found = load(tmp_path / "m")
     for name, x in new.params.items():
         np.testing.assert_array_equal(found.params[name], x, err_msg=name)
 
@@ -171,7 +172,7 @@ def test_a_model_folder_that_another_process_writes(tmp_path, monkeypatch):
 
     def second():
         try:
-            api.save(tiny_pipeline(), tmp_path / "m")
+            save(tiny_pipeline(), tmp_path / "m")
         except UserError as error:
             refused.append(str(error))
 

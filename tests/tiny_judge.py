@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medsd_jax.evaluation.classifier import Classifier, save_classifier
-from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
+from medsd_jax.classifier.model import Classifier, save_classifier
+from medsd_jax.vision.densenet import DenseNetConfig, random_params
 
 LABELS = ("pleural_effusion", "cardiomegaly")
 

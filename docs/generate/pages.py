@@ -5,13 +5,13 @@ from pathlib import Path
 from docs.generate import commands, config_keys, recipes, schemas
 
 CONFIGS = {
-    "training": ("Training", "get_config"),
-    "classifier": ("Classifier", "get_classifier_config"),
-    "downstream_utility": ("Downstream utility", "get_compare_training_config"),
-    "projection": ("Textual projection", "get_text_projection_config"),
-    "reconstruction": ("Reconstruction", "get_vae_audit_config"),
-    "probe": ("Text probe", "get_text_probe_config"),
-    "sampling": ("Sampling before an evaluation", "get_sampling_config"),
+    "training": ("Training", "training_config"),
+    "classifier": ("Classifier", "classifier_config"),
+    "downstream_utility": ("Downstream utility", "downstream_utility_config"),
+    "projection": ("Textual projection", "text_projection_config"),
+    "reconstruction": ("Reconstruction", "reconstruction_config"),
+    "probe": ("Text probe", "text_probe_config"),
+    "sampling": ("Sampling before an evaluation", "sampling_config"),
 }
 """Page -> its title, and the factory of the config that it explains."""
 
@@ -22,7 +22,7 @@ def generated(root: Path) -> dict[str, str]:
     Args:
         root: of the repository.
     """
-    reports = sorted((root / "medsd_jax/cli/templates").glob("*.schema.json"))
+    reports = sorted((root / "medsd_jax/reports/schemas").glob("*.json"))
     return {
         **config_pages(root),
         "reference/commands.md": commands.page(),
@@ -33,10 +33,12 @@ def generated(root: Path) -> dict[str, str]:
 
 def config_pages(root: Path) -> dict[str, str]:
     """Those of the configuration."""
-    from configs import base
+    import medsd_jax.config
 
-    comments = config_keys.read_comments([root / "configs/base.py"])
+    comments = config_keys.read_comments(sorted((root / "medsd_jax/config").glob("*.py")))
     return {
-        f"reference/config/{name}.md": config_keys.page(title, getattr(base, factory), comments)
+        f"reference/config/{name}.md": config_keys.page(
+            title, getattr(medsd_jax.config, factory), comments
+        )
         for name, (title, factory) in CONFIGS.items()
     }

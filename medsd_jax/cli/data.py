@@ -5,19 +5,17 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from medsd_jax.arrays import evenly_spread
 from medsd_jax.bounds import MOST_PHANTOMS
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
-from medsd_jax.data.dataset import SOURCES, Dataset, open_dataset
+from medsd_jax.data.dataset import SOURCES, open_dataset
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.sources.phantom import phantom_records
-from medsd_jax.data.transforms import RESIZE_MODES, load_image
+from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 from medsd_jax.files import whole_file
-from medsd_jax.sampling.images import make_grid
+from medsd_jax.workflows.prepare_data import contact_sheet
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +27,6 @@ _EXAMPLES = """examples:
 
 An image folder holds images and metadata.csv with the columns file_name,text and, if you have them,
 patient_id, split (train or validation) and labels. The second line makes one to look at."""
-
-_SHEET_PIXELS = 192
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -126,23 +122,3 @@ def run(args: argparse.Namespace) -> int:
         Image.fromarray(contact_sheet(dataset, args.num_shown, args.resize_mode)).save(part)
     print(f"contact sheet: {sheet}")
     return 0
-
-
-def contact_sheet(dataset: Dataset, num_shown: int, resize_mode: str = "pad") -> np.ndarray:
-    """Lay out pictures with captions, evenly spread over the set.
-
-    Args:
-        dataset: prepared.
-        num_shown: how many; fewer when the set is smaller.
-        resize_mode: how pictures become square.
-
-    Returns:
-        [H, W, 3] uint8.
-    """
-    everything = [(s, i) for s in (dataset.train, dataset.validation) for i in range(len(s))]
-    pictures, captions = [], []
-    for split, index in (everything[i] for i in evenly_spread(len(everything), num_shown)):
-        record = split[index]
-        pictures.append(load_image(record.read_bytes(), _SHEET_PIXELS, resize_mode))
-        captions.append(f"{split.name}: {record.text}")
-    return make_grid(np.stack(pictures), columns=5, padding=4, captions=captions)

@@ -2,30 +2,16 @@
 
 import argparse
 import json
-import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from medsd_jax.cli.flags import at_most
 from medsd_jax.cli.model_flags import add_model_flags, load_model
 from medsd_jax.files import write_text
 
 if TYPE_CHECKING:  # importing the API waits for JAX, which --help need not
-    from medsd_jax.models.stable_diffusion import StableDiffusion
-
-CERTIFICATE = "certificate.json"
-PICTURES = ("jax.png", "torch.png", "difference.png")
-COMPONENT_THRESHOLD = 1e-4
-"""Largest difference of a network's outputs, as a share of the largest output."""
-IMAGE_THRESHOLD = 0.5
-"""Mean difference of the finished pictures, in steps of 1/255."""
-AMPLIFICATION = 64
-"""difference.png: one step of 1/255 shows as 64, four and more as white."""
-PROMPT = "A photo of a lung xray"
-NEGATIVE_PROMPT = ""
-SEED = 0
+    pass
+from medsd_jax.workflows.verify_export import CERTIFICATE, PICTURES, summary, verify
 
 _EXAMPLES = """examples:
   python -m medsd_jax export --model runs/demo --output runs/demo/export
@@ -68,10 +54,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
-    from medsd_jax import api
-    from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.interop.pipeline_dir import check_writable
     from medsd_jax.interop.torch_verify import require_torch
+    from medsd_jax.parallel.start import start_devices
+    from medsd_jax.workflows.models import save
 
     output = args.output.expanduser()
     check_writable(output)
@@ -81,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
         (output / name).unlink(missing_ok=True)
-    api.save(model, output, dtype=args.dtype)
+    save(model, output, dtype=args.dtype)
     print(f"the model is in {output} ({args.dtype} weights)")
     if not args.verify:
         return 0
@@ -91,173 +77,3 @@ def run(args: argparse.Namespace) -> int:
     write_text(output / CERTIFICATE, text)
     print(summary(certificate))
     return 0 if certificate["passed"] else 1
-
-
-def verify(
-    model: "StableDiffusion", folder: Path, *, dtype: str, num_steps: int = 10
-) -> dict[str, Any]:
-    """Compares a model with what torch makes of its exported folder, and writes the pictures.
-
-    Args:
-        model: what was exported.
-        folder: where it was exported to; gets the pictures.
-        dtype: of the stored weights.
-        num_steps: of DDIM.
-
-    Returns:
-        The certificate: JSON values only, numbers that are not finite as None.
-    """
-    from medsd_jax import api
-    from medsd_jax.interop import torch_verify
-    from medsd_jax.interop.tokenization import encode_prompts
-
-    side = model.unet.sample_size * model.vae.downscale
-    settings = {
-        "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "seed": SEED, "sampler": "ddim",
-        "num_steps": num_steps, "guidance_scale": 7.5, "eta": 0.0, "height": side, "width": side,
-        "weights_dtype": dtype, "compute_dtype": "float32", "model_hash": model.fingerprint(),
-    }  # fmt: skip
-    certificate: dict[str, Any] = {
-        "passed": False,
-        "thresholds": {
-            "component_max_abs_difference_over_output_max_abs": COMPONENT_THRESHOLD,
-            "image_mean_abs_difference_in_255ths": IMAGE_THRESHOLD,
-        },
-        "settings": settings,
-        "versions": _versions(),
-    }
-    try:
-        theirs = torch_verify.TorchPipeline(folder)
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
-        # A folder that torch refuses is a failed check, and not this program's error.
-        return {**certificate, "error": f"{type(error).__name__}: {error}"}
-
-    prompts = [PROMPT, NEGATIVE_PROMPT]
-    ids = encode_prompts(model.tokenizer, prompts)
-    certificate["same_prompt_ids"] = np.array_equal(ids, theirs.prompt_ids(prompts))
-    model = torch_verify.as_stored(model, dtype)
-    inputs = torch_verify.make_component_inputs(model, ids, side, side, SEED)
-    ours = torch_verify.our_components(model, inputs)
-    certificate["components"] = _compare_components(ours, theirs.components(inputs))
-
-    latents = inputs.latents[:1]
-    jax_image = _sample_ours(api, model, latents, settings)
-    torch_image = theirs.sample(
-        PROMPT, NEGATIVE_PROMPT, latents, num_inference_steps=num_steps,
-        guidance_scale=settings["guidance_scale"], eta=0.0, height=side, width=side,
-    )[0]  # fmt: skip
-    difference = np.abs(jax_image.astype(int) - torch_image.astype(int))
-    mean = float(difference.mean())
-    certificate["image"] = {
-        "mean_abs_difference_in_255ths": mean,
-        "max_abs_difference_in_255ths": int(difference.max()),
-        "difference_png_amplification": AMPLIFICATION,
-        "passed": mean <= IMAGE_THRESHOLD,
-    }
-    _write_pictures(folder, jax_image, torch_image, difference, settings)
-    certificate["passed"] = (
-        certificate["same_prompt_ids"]
-        and certificate["image"]["passed"]
-        and all(result["passed"] for result in certificate["components"].values())
-    )
-    return certificate
-
-
-def summary(certificate: dict[str, Any]) -> str:
-    """The certificate's numbers for the terminal; the first word is PASS or FAIL."""
-    verdict = "PASS" if certificate["passed"] else "FAIL"
-    if "error" in certificate:
-        return f"{verdict}: torch cannot load the folder: {certificate['error']}"
-    lines = [f"{verdict}: medsd_jax against torch diffusers, the same weights, float32"]
-    for name, result in certificate["components"].items():
-        lines.append(
-            f"  {_mark(result)} {name:12}  max difference {_number(result['max_abs_difference'])}, "
-            f"mean {_number(result['mean_abs_difference'])}, outputs up to "
-            f"{_number(result['output_max_abs'])} (ratio {_number(result['ratio'])}, at most "
-            f"{COMPONENT_THRESHOLD:g})"
-        )
-    image = certificate["image"]
-    lines.append(
-        f"  {_mark(image)} picture       mean difference "
-        f"{image['mean_abs_difference_in_255ths']:.4f}/255 (at most {IMAGE_THRESHOLD:g}/255), "
-        f"max {image['max_abs_difference_in_255ths']}/255"
-    )
-    if not certificate["same_prompt_ids"]:
-        lines.append("  FAIL tokenizer     the folder's tokenizer gives other token ids")
-    return "\n".join(lines)
-
-
-def _mark(result: dict[str, Any]) -> str:
-    return "ok  " if result["passed"] else "FAIL"
-
-
-def _number(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.3g}"
-
-
-def _compare_components(
-    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> dict[str, dict[str, Any]]:
-    from medsd_jax.interop.torch_verify import COMPONENTS, compare
-
-    results = {}
-    for name in COMPONENTS:
-        numbers = compare(ours[name], theirs[name])
-        scale = numbers["output_max_abs"] or 1.0  # a network may give nothing but zeros
-        numbers["ratio"] = numbers["max_abs_difference"] / scale
-        passed = np.isfinite(scale) and numbers["ratio"] <= COMPONENT_THRESHOLD  # not so for nan
-        finite = {key: value if np.isfinite(value) else None for key, value in numbers.items()}
-        results[name] = {**finite, "passed": bool(passed)}
-    return results
-
-
-def _sample_ours(
-    api: Any, model: "StableDiffusion", latents: np.ndarray, settings: dict[str, Any]
-) -> np.ndarray:
-    """One picture [H, W, 3] uint8 on one device, in true float32 on accelerators too."""
-    import jax
-
-    from medsd_jax.parallel.mesh import make_mesh
-
-    with jax.default_matmul_precision("highest"):
-        return api.sample(
-            model, [settings["prompt"]], negative_prompts=settings["negative_prompt"],
-            seeds=[settings["seed"]], latents=latents, num_steps=settings["num_steps"],
-            guidance_scale=settings["guidance_scale"], eta=settings["eta"],
-            height=settings["height"], width=settings["width"],
-            mesh=make_mesh({}, jax.local_devices()[:1]), progress=False,
-        )[0]  # fmt: skip
-
-
-def _write_pictures(
-    folder: Path,
-    jax_image: np.ndarray,
-    torch_image: np.ndarray,
-    difference: np.ndarray,
-    settings: dict[str, Any],
-) -> None:
-    from medsd_jax.sampling.images import save_png
-
-    amplified = np.minimum(difference * AMPLIFICATION, 255).astype(np.uint8)
-    about = ({"framework": "jax"}, {"framework": "torch"}, {"amplification": AMPLIFICATION})
-    images = (jax_image, torch_image, amplified)
-    for name, image, note in zip(PICTURES, images, about, strict=True):
-        save_png(image, folder / name, {**settings, **note})
-
-
-def _versions() -> dict[str, str]:
-    import flax
-    import jax
-    import transformers
-
-    import medsd_jax
-    from medsd_jax.interop.torch_verify import torch_versions
-
-    return {
-        "medsd_jax": medsd_jax.__version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        **torch_versions(),
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

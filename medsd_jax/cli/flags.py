@@ -1,28 +1,26 @@
 """Flags of the command line: every mistake is one line that names the word and the way out.
 
 ``train.py`` takes ``--config configs/X.py --workdir DIR --config.section.key=value ...`` with the
-syntax and the value rules of ml_collections' config flags. We read them ourselves because that
-library answers a missing file with an object that fails later, an unknown key or a None default
-with a traceback, and an error inside ``get_config`` with a page of text.
+syntax of ml_collections' config flags. We read them ourselves because that library answers a
+missing file with an object that fails later, an unknown key or a None default with a traceback, and
+an error inside ``get_config`` with a page of text.
 """
 
 import argparse
-import ast
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, FieldReference
-from ml_collections.config_dict import RequiredValueError
-from ml_collections.config_flags import tuple_parser
+from ml_collections import ConfigDict
 
 from medsd_jax.bounds import MOST_IMAGES
-from medsd_jax.cli.hosts import HostFlags, add_host_flags, host_flags
-from medsd_jax.cli.recipes import load_config
+from medsd_jax.cli.host_flags import add_host_flags, host_flags
+from medsd_jax.config.overrides import missing_keys, override
+from medsd_jax.config.recipes import load_config
 from medsd_jax.errors import UserError, closest
+from medsd_jax.parallel.launch import HostFlags
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -97,14 +95,14 @@ class TrainFlags:
 
     Attributes:
         config: the recipe with the overrides applied, locked.
-        config_file: where the recipe came from.
+        recipe: the file or name that it came from.
         workdir: where the run writes; it need not exist yet.
         overrides: dotted key -> value, as given on the command line; of two, the later one.
         hosts: what was said of the processes that make this run.
     """
 
     config: ConfigDict
-    config_file: Path
+    recipe: str
     workdir: Path
     overrides: dict[str, Any]
     hosts: HostFlags
@@ -132,7 +130,7 @@ def parse_train_flags(
     parser = ArgumentParser(
         prog=prog,
         description="Train by a recipe. Any key of the recipe can be changed on the command line;\n"
-        "configs/base.py lists all keys with their meaning.",
+        "medsd_jax/config/ says what every key means.",
         epilog=f"example: {prog} {example}",
     )
     parser.add_argument(
@@ -143,7 +141,7 @@ def parse_train_flags(
     workdir = Path(args.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir} is a file; name a folder")
-    return TrainFlags(config, Path(args.config), workdir, overrides, host_flags(args))
+    return TrainFlags(config, args.config, workdir, overrides, host_flags(args))
 
 
 def parse_recipe(
@@ -158,14 +156,21 @@ def parse_recipe(
         UserError: the words cannot be understood, or the config file cannot be read.
     """
     plain, overrides = _split_overrides(argv)
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file in configs/")
+    parser.add_argument(
+        "--config", required=True, metavar="RECIPE", help="a file or a name, see configs/"
+    )
     parser.add_argument(
         "--config.SECTION.KEY", metavar="VALUE", help="change one key of the recipe"
     )
     args = parser.parse_args(plain)
     config = load_config(args.config)
-    values = {key: _override(config, key, text) for key, text in overrides}
-    _check_required(config)
+    try:
+        values = {key: override(config, key, text) for key, text in overrides}
+    except UserError as error:
+        raise UserError(f"--config.{error}") from error
+    if missing := missing_keys(config):
+        words = " ".join(f"--config.{key}=VALUE" for key in missing)
+        raise UserError(f"this recipe needs {words}")
     return args, config.lock(), values
 
 
@@ -191,85 +196,3 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
         else:
             overrides.append((key, None))  # a switch: --config.training.remat
     return plain, overrides
-
-
-def _override(config: ConfigDict, key: str, text: str | None) -> Any:
-    """Set one dotted key of the config in place to what the text means for the key's type."""
-    section, name, stored = _look_up(config, key)
-    kind = stored.get_type() if isinstance(stored, FieldReference) else type(stored)
-    if text is None and kind is not bool:
-        raise UserError(f"--config.{key} needs a value: --config.{key}=VALUE")
-    try:
-        value = _read_value(kind, stored, "true" if text is None else text)
-        section[name] = value
-    except (ValueError, TypeError, SyntaxError, flags.Error) as error:
-        raise UserError(
-            f"--config.{key}={text}: expected a value of type {kind.__name__}"
-        ) from error
-    return value
-
-
-def _look_up(config: ConfigDict, key: str) -> tuple[ConfigDict, str, Any]:
-    """Find a dotted key: the section that holds it, its name there, and what is stored."""
-    section: Any = None
-    stored: Any = config
-    names = key.split(".")
-    for depth, name in enumerate(names):
-        section = stored
-        if not isinstance(section, ConfigDict) or name not in section:
-            where = ".".join(["--config", *names[:depth]])
-            known = [path for path, _ in _flatten(config)]
-            raise UserError(f"--config.{key}: {where} has no key {name!r}{closest(key, known)}")
-        stored = _stored(section)[name]
-    if isinstance(stored, ConfigDict):
-        raise UserError(f"--config.{key} is a section; set one of its keys: {', '.join(stored)}")
-    return section, names[-1], stored
-
-
-_PARSERS = {
-    bool: flags.BooleanParser(),
-    int: flags.IntegerParser(),
-    float: flags.FloatParser(),
-    str: flags.ArgumentParser(),
-    tuple: tuple_parser.TupleParser(),
-}
-
-
-def _read_value(kind: type, stored: Any, text: str) -> Any:
-    """Read a value by the type of its key, with the rules of absl and ml_collections."""
-    # A key that the config declares as a placeholder, or leaves at None, may be switched off.
-    if text in ("none", "None") and (stored is None or isinstance(stored, FieldReference)):
-        return None
-    if stored is None:
-        # None tells no type: read what looks like Python, and take the rest as a string.
-        try:
-            return ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            return text
-    return _PARSERS[kind].parse(text) if kind in _PARSERS else ast.literal_eval(text)
-
-
-def _check_required(config: ConfigDict) -> None:
-    """Refuse a config with keys that the recipe leaves to the command line and nobody gave."""
-    missing = []
-    for path, stored in _flatten(config):
-        try:
-            if isinstance(stored, FieldReference):
-                stored.get()
-        except RequiredValueError:
-            missing.append(f"--config.{path}=VALUE")
-    if missing:
-        raise UserError(f"this recipe needs {' '.join(missing)}")
-
-
-def _flatten(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, stored in _stored(config).items():
-        if isinstance(stored, ConfigDict):
-            yield from _flatten(stored, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", stored
-
-
-def _stored(section: ConfigDict) -> dict[str, Any]:
-    """Keys and values with placeholders as they are: reading a required one raises."""
-    return dict(section.items(preserve_field_references=True))

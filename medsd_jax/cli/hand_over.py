@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from tqdm import tqdm
 
-    from medsd_jax.evaluation.hand_over import write_hand_over
-    from medsd_jax.evaluation.picture_sets import open_pictures
-    from medsd_jax.evaluation.prompt_labels import known_labels
+    from medsd_jax.evaluation.images.export import write_hand_over
+    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.prompt_labels import known_labels
 
     sets = {
         name: open_pictures(getattr(args, name), patients=False) for name in ("real", "synthetic")

@@ -2,7 +2,7 @@
 
 A command is one file in this folder with two functions: ``add_parser(subparsers)`` adds its parser
 under the command's name, ``run(args)`` does the work and returns the exit code (None is 0). A
-command that takes a recipe has ``run_words(argv)`` in their place.
+command that takes a recipe has ``run_words(argv, prog)`` in their place; `prog` stands in its help.
 
 Exit codes: 0 done; 1 done, but a check that was asked for failed, or a training diverged; 2 a
 mistake in the input, a full disk, a folder in use or the like, told in one line on stderr; 130
@@ -17,20 +17,15 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from medsd_jax.cli import together
 from medsd_jax.cli.edge import close_bars, hush_echoes, reason, threads_told, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import DivergedError, UserError, one_line
-from medsd_jax.interrupts import (
-    EXIT_CODE,
-    INTERRUPTED,
-    AgreedStop,
-    program,
-    starting,
-    working,
-)
+from medsd_jax.interrupts import EXIT_CODE, INTERRUPTED, AgreedStop, program, starting, working
+from medsd_jax.parallel import together
 
 COMMANDS = {
+    "train": "adapt a Stable Diffusion model, or train its VAE, by a recipe",
+    "sample": "sample images into a folder, or redraw a part of one",
     "demo": "train a tiny Stable Diffusion on synthetic chest X-rays and report",
     "export": "write a diffusers folder, checked against PyTorch with --verify",
     "swap-text-encoder": "put a BERT in the place of a model's text encoder",
@@ -65,17 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _run_command(words))
 
 
-def run_script(module: str) -> int:
-    """What a script does that is one command by itself, such as train.py.
+def run_script(command: str) -> int:
+    """What a script does that is one command by itself: train.py and sample.py.
 
     Args:
-        module: has ``run(words)``; imported once signals are answered.
+        command: its name.
 
     Returns:
         The exit code.
     """
     with program():
-        return exit_code(lambda: _import(module).run(sys.argv[1:]))
+        return exit_code(lambda: _run_words(command, sys.argv[1:], f"python {command}.py"))
 
 
 def exit_code(call: Callable[[], int | None]) -> int:
@@ -105,6 +100,14 @@ def exit_code(call: Callable[[], int | None]) -> int:
         close_bars()
         print(line, file=sys.stderr)
         return code
+
+
+def _run_words(command: str, words: list[str], prog: str) -> int | None:
+    return _import(_module_of(command)).run_words(words, prog)
+
+
+def _module_of(command: str) -> str:
+    return f"medsd_jax.cli.{re.sub('[- ]', '_', command)}"
 
 
 def _import(module: str) -> ModuleType:
@@ -138,9 +141,11 @@ def _run_command(words: list[str]) -> int | None:
     module = None
     for name, summary in COMMANDS.items():
         if name == chosen:
-            module = _import(f"medsd_jax.cli.{re.sub('[- ]', '_', name)}")
+            module = _import(_module_of(name))
             if hasattr(module, "run_words"):
-                return module.run_words(words[words.index(name) + 1 :])
+                return _run_words(
+                    name, words[words.index(name) + 1 :], f"python -m medsd_jax {name}"
+                )
             module.add_parser(subparsers)
         else:
             # A stand-in for the list of commands: importing all of them would import jax.

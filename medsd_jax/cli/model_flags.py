@@ -33,15 +33,15 @@ def load_model(args: argparse.Namespace) -> "StableDiffusion":
     Raises:
         UserError: a file cannot be read or is of another model.
     """
-    from medsd_jax import api
+    from medsd_jax.workflows.models import add_embedding, add_lora, load
 
     loras = [_parse_lora(text) for text in args.lora]
     embeddings = [_parse_embedding(text) for text in args.embedding]
-    model = api.load(args.model, variant=args.variant)
+    model = load(args.model, variant=args.variant)
     for path, word in embeddings:
-        model = api.add_embedding(model, path, word)
+        model = add_embedding(model, path, word)
     for path, scale in loras:
-        model = api.add_lora(model, path, scale)
+        model = add_lora(model, path, scale)
     return model
 
 

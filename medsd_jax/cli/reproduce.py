@@ -5,32 +5,15 @@ Each row is trained by its recipe in configs/, samples the paper's two prompts a
 """
 
 import argparse
-import itertools
-import json
-import logging
+import dataclasses
 from pathlib import Path
-from typing import Any
 
-from medsd_jax.cli.evaluate_sampling import Sampling, check_config
 from medsd_jax.cli.flags import positive_int
-from medsd_jax.cli.reproduce_experiments import (
-    BASE,
-    BASE_RECIPE,
-    EVALUATION,
-    EXPERIMENTS,
-    Experiment,
-    Materials,
-    prompts_of,
-    recipe_of,
-    sampling_of,
-    timed,
-)
 from medsd_jax.diffusion.config import SAMPLER_NAMES
-from medsd_jax.errors import UserError
-from medsd_jax.files import read_object, write_json
-from medsd_jax.folders import contents
-
-log = logging.getLogger(__name__)
+from medsd_jax.studies.chambon2022.experiments import (
+    BASE_RECIPE,
+    EXPERIMENTS,
+)
 
 _EXAMPLES = """examples:
   python -m medsd_jax reproduce --scale phantom --output runs/reproduction
@@ -41,9 +24,6 @@ _EXAMPLES = """examples:
 phantom: a small model is trained first, on phantoms without any effusion; then every adaptation
 starts from it. Two CPU cores, within 90 minutes.
 full: the papers' scale, from a published model, with your data, judge and feature networks."""
-
-_FULL_ONLY = ("model", "source", "path", "prompts", "encoder", "real", "judge", "features")
-_NEEDED = ("model", "source", "encoder", "real", "judge", "features")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -96,161 +76,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the comparison; returns the exit code."""
-    check_flags(args)
-    from medsd_jax.cli.device_setup import start_devices
-    from medsd_jax.cli.workdir import working_in
+    from medsd_jax.parallel.start import start_devices
+    from medsd_jax.studies.chambon2022.experiments import Study
+    from medsd_jax.studies.chambon2022.run import check_study, reproduce
 
+    settings = {field.name: getattr(args, field.name) for field in dataclasses.fields(Study)}
+    study = Study(**settings)
+    check_study(study)
     start_devices(alone="reproduce")
-    with working_in(args.output, "a reproduction"):
-        keep_settings(args)
-        _reproduce(args)
+    reproduce(study)
     return 0
-
-
-def _reproduce(args: argparse.Namespace) -> None:
-    from medsd_jax.cli import reproduce_report
-    from medsd_jax.cli.reproduce_parts import (
-        AUTOENCODER,
-        TEXT_ENCODERS,
-        audit_autoencoder,
-        probe_text_encoders,
-    )
-    from medsd_jax.cli.reproduce_phantom import make_materials
-
-    if args.scale == "phantom":
-        materials = make_materials(args)
-    else:
-        materials = Materials(args.model, args.encoder, args.real, args.judge, tuple(args.features))
-    rows = []
-    parts = {AUTOENCODER: audit_autoencoder(args, materials), TEXT_ENCODERS: None}
-    for number, experiment in enumerate(EXPERIMENTS, start=1):
-        print(f"[reproduce] {number} of {len(EXPERIMENTS)}: {experiment.title}", flush=True)
-        if trainings := trainings_of(args, experiment, materials):
-            rows.append(reproduce_report.row(experiment, args.output, trainings))
-            reproduce_report.write(args, materials, rows, parts)
-    models = {entry["name"]: entry["trainings"][0]["model"] for entry in rows}
-    parts[TEXT_ENCODERS] = probe_text_encoders(args, materials, models)
-    reproduce_report.write(args, materials, rows, parts)
-    print(reproduce_report.in_words(rows))
-    print(f"[reproduce] open {args.output / 'results.html'}; numbers: {args.output}/results.json")
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError where the flags do not go together."""
-    given = [name for name in _FULL_ONLY if getattr(args, name) is not None]
-    if args.scale == "phantom" and given:
-        raise UserError(f"--{given[0]} is for --scale full; phantoms bring everything along")
-    if args.scale == "full":
-        for name in _NEEDED:
-            if getattr(args, name) is None:
-                raise UserError(f"--scale full needs --{name}; see --help")
-    check_config(sampling_of(args))
-
-
-def keep_settings(args: argparse.Namespace) -> None:
-    """Writes OUTPUT/settings.json: what is finished there is kept and must be of these settings.
-
-    Raises:
-        UserError: the folder was begun with others.
-    """
-    settings = {name: getattr(args, name) for name in ("scale", "train_steps", *_FULL_ONLY)}
-    settings |= {k: x for k, x in sampling_of(args).to_dict().items() if k != "prompts"}
-    settings = json.loads(json.dumps(settings, default=str))
-    path = args.output / "settings.json"
-    if path.exists():
-        before = read_object(path, "name another --output")
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise UserError(
-                    f"{args.output} was begun with {name} = {before.get(name)}, not {value}: "
-                    "name another --output"
-                )
-        return
-    if contents(args.output):
-        raise UserError(
-            f"{args.output} is no comparison that can go on (it has no settings.json): name "
-            "another --output"
-        )
-    args.output.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
-
-
-def trainings_of(
-    args: argparse.Namespace, experiment: Experiment, materials: Materials
-) -> list[dict[str, Any]]:
-    """Trains and measures one row with every seed that is asked for; adds what is finished already.
-
-    Returns:
-        An entry a training, as results.json holds it; empty for a row that is not asked for.
-    """
-    from medsd_jax.cli import reproduce_report
-
-    asked = not args.only or experiment.name in (*args.only, BASE)
-    seeds = args.seeds if experiment.recipe else 1
-    trainings = []
-    for seed in itertools.count():
-        folder = args.output / (f"{experiment.name}-{seed}" if seed else experiment.name)
-        finished = (folder / EVALUATION / "report.json").exists()
-        if not finished and not (asked and seed < seeds):
-            return trainings
-        model = train_experiment(args, experiment, materials, folder, seed)
-        if not finished:
-            evaluate_experiment(args, experiment, materials, folder, model)
-        found = reproduce_report.training(args.output, folder, experiment, materials)
-        trainings.append({"seed": seed, "model": model, **found})
-
-
-def train_experiment(
-    args: argparse.Namespace, experiment: Experiment, materials: Materials, workdir: Path, seed: int
-) -> str:
-    """Trains one row unless it is trained already.
-
-    Args:
-        args: of the command.
-        experiment: the row.
-        materials: what it starts from.
-        workdir: its folder.
-        seed: added to the recipe's.
-
-    Returns:
-        The model, as `medsd_jax.load` takes it.
-    """
-    from medsd_jax.cli.swap_text_encoder import write_swapped
-    from medsd_jax.cli.train import train_by_config
-    from medsd_jax.cli.train_projection import train_projection
-
-    if experiment.recipe is None:
-        return materials.base
-    if (workdir / "model" / "model_index.json").exists():
-        return str(workdir)
-    config = recipe_of(args, experiment.recipe[args.scale])
-    config.seed += seed
-    config.model.path = materials.base
-    with timed(workdir):
-        if experiment.encoder == "projected":
-            config.encoder.path = materials.encoder
-            train_projection(config.lock(), workdir)
-        else:
-            if experiment.encoder == "swapped":
-                swapped = workdir / "swapped"
-                if not (swapped / "model_index.json").exists():
-                    write_swapped(materials.base, materials.encoder, swapped)
-                config.model.path = str(swapped)
-                config.prior.path = materials.base
-            train_by_config(config.lock(), workdir)
-    return str(workdir)
-
-
-def evaluate_experiment(
-    args: argparse.Namespace, experiment: Experiment, materials: Materials, folder: Path, model: str
-) -> None:
-    """Samples and measures what one training led to."""
-    from medsd_jax.cli.evaluate import evaluate
-
-    evaluate(
-        materials.real,
-        Sampling(model, prompts_of(args, experiment), sampling_of(args)),
-        folder / EVALUATION,
-        features=materials.features,
-        judge=materials.judge,
-    )

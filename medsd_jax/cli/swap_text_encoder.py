@@ -2,10 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from medsd_jax.bounds import MOST_FEATURES
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
+from medsd_jax.workflows.swap_text_encoder import write_swapped
 
 _EPILOG = """examples:
   python -m medsd_jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
@@ -71,34 +71,3 @@ def run(args: argparse.Namespace) -> int:
     random = f"; of random weights: {' and '.join(new)}" if new else ""
     print(f"the model is in {output}, prompts of {args.max_length} tokens{random}")
     return 0
-
-
-def write_swapped(
-    model: str,
-    encoder: str,
-    output: Path,
-    *,
-    variant: str | None = None,
-    **settings: Any,
-) -> None:
-    """Writes `model` with a BERT in the place of its text encoder.
-
-    Args:
-        model: diffusers folder, hub id, or training workdir.
-        encoder: folder or hub id of a BERT.
-        output: the folder to write.
-        variant: of the model's weight files.
-        settings: of `models.text_encoder_swap.swap_text_encoder`.
-
-    Raises:
-        UserError: one of them cannot be read, they do not fit, or `output` cannot be written.
-    """
-    from medsd_jax import api
-    from medsd_jax.interop.bert_dir import load_bert
-    from medsd_jax.interop.pipeline_dir import check_writable
-    from medsd_jax.models.text_encoder_swap import swap_text_encoder
-
-    check_writable(output)
-    bert = load_bert(encoder)
-    swapped = swap_text_encoder(api.load(model, variant=variant), *bert, **settings)
-    api.save(swapped, output)

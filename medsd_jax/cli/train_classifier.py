@@ -1,103 +1,26 @@
 """``python -m medsd_jax train-classifier``: the judge of generated pictures, from real ones."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from ml_collections import ConfigDict
-
-from medsd_jax.cli.config_ranges import check_ranges
-from medsd_jax.errors import UserError
-from medsd_jax.files import write_text
-
-REPORT = "classifier_report.json"
+from medsd_jax.workflows.train_classifier import REPORT, _in_words, train_classifier
 
 
-def run_words(argv: Sequence[str]) -> int:
+def run_words(argv: Sequence[str], prog: str) -> int:
     """Trains by a recipe; its flags are train.py's."""
-    from medsd_jax.cli.device_setup import start_devices
     from medsd_jax.cli.flags import parse_train_flags
-    from medsd_jax.cli.recipes import check_recipe
+    from medsd_jax.config import classifier_config
+    from medsd_jax.config.recipes import check_recipe
+    from medsd_jax.parallel.start import start_devices
 
     flags = parse_train_flags(
         argv,
-        "python -m medsd_jax train-classifier",
+        prog,
         "--config configs/demo_classifier.py --workdir runs/judge",
     )
-    check_recipe(
-        flags.config, flags.config_file, "get_classifier_config", "configs/demo_classifier.py"
-    )
+    check_recipe(flags.config, flags.recipe, classifier_config, "configs/demo_classifier.py")
     start_devices(flags.hosts)
     report = train_classifier(flags.config, flags.workdir)
     for name, scores in report["labels"].items():
         print(f"{name}: {_in_words(scores)}")
     print(f"the classifier is in {flags.workdir}, its scores in {flags.workdir / REPORT}")
     return 0
-
-
-def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains, calibrates and tests a classifier; three sets of patients, none in two of them.
-
-    Args:
-        config: by `configs.base.get_classifier_config`.
-        workdir: gets the classifier, metrics.jsonl and classifier_report.json.
-
-    Returns:
-        The report: scores of every label on the held-out patients, and what was trained on.
-    """
-    from medsd_jax.cli.workdir import working_in
-
-    check_config(config)
-    with working_in(workdir, "a training"):
-        return _train(config, workdir)
-
-
-def _train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    from medsd_jax.cli.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
-    from medsd_jax.evaluation.classifier import save_classifier
-    from medsd_jax.evaluation.label_scores import score_labels
-    from medsd_jax.parallel.multihost import is_main_process
-
-    recipe = ClassifierRecipe(config)
-    real = open_real_pictures(config, workdir)
-    lesson = Lesson(real.train, config.train.steps, config.optim.learning_rate)
-    classifier = recipe.train(
-        [lesson], recipe.labelled(real.calibration), seed=config.seed, workdir=workdir
-    )
-    held_out = recipe.labelled(real.held_out)
-    probabilities = recipe.probabilities(classifier, held_out.images_u8)
-    splits = (real.train, real.calibration, real.held_out)
-    report = {
-        "labels": score_labels(
-            recipe.labels, probabilities, held_out.targets, held_out.patient_ids
-        ),
-        "num_images": {s.name: len(s) for s in splits},
-        "steps": config.train.steps,
-        "image_size": config.data.image_size,
-        "started_from": config.network.weights,
-    }
-    if is_main_process():
-        save_classifier(classifier, workdir)
-        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        write_text(workdir / REPORT, text)
-    return report
-
-
-def check_config(config: ConfigDict) -> None:
-    """Raises UserError for values that no later check names as clearly."""
-    if not config.labels:
-        raise UserError("labels is empty: name at least one label of the data set")
-    check_ranges(config)
-
-
-def _in_words(scores: dict[str, Any]) -> str:
-    counts = f"{scores['num_present']} of {scores['num_images']} pictures"
-    if scores.get("too_few"):
-        return f"{counts}: too few to score"
-    parts = [
-        f"{name} {scores[name]['value']:.3f} ({scores[name]['ci95'][0]:.3f} to "
-        f"{scores[name]['ci95'][1]:.3f})"
-        for name in ("auroc", "accuracy", "f1")
-    ]
-    return f"{counts}, {', '.join(parts)}"

@@ -26,12 +26,12 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.autoencoder import Autoencoder
-from medsd_jax.evaluation.classifier import Classifier, predict
-from medsd_jax.evaluation.intervals import bootstrap_interval
-from medsd_jax.evaluation.picture_sets import PictureSet, squared
-from medsd_jax.evaluation.similarity import most_scales, ms_ssim, psnr, rmse, ssim
+from medsd_jax.evaluation.images.image_sets import PictureSet, squared
+from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
+from medsd_jax.evaluation.metrics.similarity import most_scales, ms_ssim, psnr, rmse, ssim
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global

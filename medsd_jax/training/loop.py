@@ -79,7 +79,7 @@ class LoopSettings:
     evaluate_every: int
 
 
-def train(
+def run_loop(
     workdir: Path,
     settings: LoopSettings,
     *,

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax.cli import classifier_recipe, compare_training, compare_training_report
+from medsd_jax.classifier.model import load_classifier
 from medsd_jax.cli.main import main
-from medsd_jax.cli.recipes import load_config
-from medsd_jax.evaluation.classifier import load_classifier
-from medsd_jax.evaluation.training_gain import ARMS
+from medsd_jax.config.recipes import load_config
+from medsd_jax.evaluation.by_classifier.downstream_utility import ARMS
+from medsd_jax.reports.writing import schema
 from medsd_jax.training.metrics import read_scalars
+from medsd_jax.workflows import classifier_recipe, downstream_utility
 from tests.e2e.tiny_run import ROOT
 
 SIDE = 16
@@ -157,15 +158,15 @@ def test_gains_are_differences_of_the_scores(compared):
 
 def test_schema_refuses_what_it_does_not_say(compared):
     report = read(compared)
-    jsonschema.Draft202012Validator.check_schema(compare_training_report.schema())
+    jsonschema.Draft202012Validator.check_schema(schema("downstream_utility"))
 
     def refused(change):
         changed = json.loads(json.dumps(report))
         change(changed)
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(changed, compare_training_report.schema())
+            jsonschema.validate(changed, schema("downstream_utility"))
 
-    jsonschema.validate(report, compare_training_report.schema())
+    jsonschema.validate(report, schema("downstream_utility"))
     refused(lambda r: r.update(new=1))
     refused(lambda r: r["labels"]["square"]["scores"].pop("real"))
     refused(lambda r: r["labels"]["square"].update(too_few=True))
@@ -276,7 +277,7 @@ def test_labels_come_from_the_table_else_from_the_words_of_the_prompts(places, t
     config = load_config(ROOT / "configs" / "demo_compare_training.py")
     config.labels = ("Square",)
     config.synthetic.path = str(places / "real")
-    found = compare_training.open_synthetic(config)
+    found = downstream_utility.open_synthetic(config)
     lines = (places / "real" / "metadata.csv").read_text().splitlines()[1:]
     assert [row["Square"] for row in found.labels] == [int(line[-1]) for line in lines]
 
@@ -289,7 +290,7 @@ def test_labels_come_from_the_table_else_from_the_words_of_the_prompts(places, t
         rows.append(json.dumps({"file": f"{i}.png", "prompt": prompt}))
     (folder / "samples.jsonl").write_text("\n".join(rows) + "\n")
     config.labels, config.synthetic.path = ("pleural_effusion", "square"), str(folder)
-    found = compare_training.open_synthetic(config)
+    found = downstream_utility.open_synthetic(config)
     assert found.labels == (
         {"pleural_effusion": 1, "square": ""},
         {"pleural_effusion": 0, "square": ""},

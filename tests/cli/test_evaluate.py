@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
-from medsd_jax.cli import evaluate as evaluate_command
-from medsd_jax.cli import evaluate_report, evaluate_sampling
+from medsd_jax.classifier.model import Classifier, save_classifier
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.cli.main import main
-from medsd_jax.cli.recipes import load_config
-from medsd_jax.evaluation.classifier import Classifier, save_classifier
+from medsd_jax.config.recipes import load_config
 from medsd_jax.evaluation.features import extraction
-from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
 from medsd_jax.parallel.mesh import make_mesh
+from medsd_jax.reports.writing import schema
+from medsd_jax.vision.densenet import DenseNetConfig, random_params
+from medsd_jax.workflows import evaluate as evaluate_command
+from medsd_jax.workflows import sample_for_evaluation
+from medsd_jax.workflows.models import save
 from tests.e2e.tiny_run import ROOT
 from tests.tiny_pipeline import tiny_pipeline
 
@@ -74,8 +75,8 @@ def test_report(places, tmp_path, capsys):
 def test_schema_refuses_what_it_does_not_say(places, tmp_path):
     assert evaluate(places, "alike", tmp_path) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(evaluate_report.schema())
-    jsonschema.validate(report, evaluate_report.schema())
+    jsonschema.Draft202012Validator.check_schema(schema("evaluation"))
+    jsonschema.validate(report, schema("evaluation"))
     for key, value in (
         ("recall", {"value": 1.2, "n": 3}),
         ("fid", None),
@@ -86,7 +87,7 @@ def test_schema_refuses_what_it_does_not_say(places, tmp_path):
         target = changed if key in ("protocol", "new") else next(iter(changed["fidelity"].values()))
         target[key] = value
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(changed, evaluate_report.schema())
+            jsonschema.validate(changed, schema("evaluation"))
 
 
 def test_planted_copies_are_named(places, tmp_path, capsys):
@@ -176,7 +177,7 @@ def test_prompts_that_share_their_seeds_are_one_draw(places, asking, tmp_path):
 
 
 def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys):
-    api.save(tiny_pipeline(), tmp_path / "model")
+    save(tiny_pipeline(), tmp_path / "model")
     (tmp_path / "prompts.csv").write_text("prompt,x\na,0\nb,1\n")
     model = ["--model", str(tmp_path / "model"), "--prompts_csv", str(tmp_path / "prompts.csv")]
     words = ["evaluate", "--real", str(places / "real"), "--output", str(tmp_path / "out"), *model,
@@ -186,11 +187,11 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["sets"]["synthetic"]["num_pictures"] == 20
     assert report["condition"]["labels"]["x"]["num_prompts"] == 2
-    monkeypatch.setattr("medsd_jax.cli.sample.run", None)  # the second run keeps the pictures
+    monkeypatch.setattr("medsd_jax.workflows.sample_to_folder.sample", None)  # nothing is left
     assert main(words) == 0
     for change in (["--guidance_scale", "2"], ["--seed", "1"], ["--same_seeds"]):
         assert main([*words, *change]) == 2
-        assert "another model, other prompts or settings" in capsys.readouterr().err
+        assert "was sampled in another way" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -198,21 +199,21 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
     [([], [0, 1, 2, 3]), (["--seed", "7"], [7, 8, 9, 10]), (["--same_seeds"], [0, 1, 0, 1])],
 )
 def test_every_image_that_is_sampled_has_a_seed_of_its_own(tmp_path, flags, seeds):
-    api.save(tiny_pipeline(), tmp_path / "model")
+    save(tiny_pipeline(), tmp_path / "model")
     words = ["evaluate", "--real", "r", "--output", "o", "--features", "classifier=c", *flags]
     words += ["--model", str(tmp_path / "model"), "--prompt", "a", "--prompt", "a"]
     words += ["--num_images", "2", "--num_steps", "1"]
     parser = ArgumentParser(prog="medsd_jax")
     evaluate_command.add_parser(parser.add_subparsers())
-    wanted = evaluate_sampling.sampling_of_flags(parser.parse_args(words))
-    folder = evaluate_sampling.sampled(wanted, tmp_path / "out")
+    wanted = sample_for_evaluation.sampling_of_flags(parser.parse_args(words))
+    folder = sample_for_evaluation.sample_for_evaluation(wanted, tmp_path / "out")
     lines = (folder / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == seeds
 
 
 def test_a_model_is_sampled_by_its_phantom_recipe(places, tmp_path, capsys):
     """The paper's E2 at phantom size: its two prompts; a flag wins over the recipe."""
-    api.save(tiny_pipeline(), tmp_path / "model")
+    save(tiny_pipeline(), tmp_path / "model")
     words = ["evaluate", "--real", str(places / "real"), "--model", str(tmp_path / "model"),
              "--features", f"classifier={places / 'judge'}", "--output",
              str(tmp_path / "out")]  # fmt: skip
@@ -265,7 +266,7 @@ class TestWithoutFeatures:
         assert "Rough: for a first look" in page
 
     def test_the_models_autoencoder_serves(self, places, tmp_path):
-        api.save(tiny_pipeline(), tmp_path / "model")
+        save(tiny_pipeline(), tmp_path / "model")
         words = ["--model", str(tmp_path / "model"), "--prompt", "a", "--num_images", "10"]
         report = without_features(places, tmp_path / "out", *words, "--num_steps", "1")
         (space,) = report["fidelity"].values()
@@ -300,7 +301,7 @@ def test_features_are_computed_once(places, tmp_path, monkeypatch):
 def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, monkeypatch):
     import jax
 
-    from medsd_jax.evaluation.picture_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_pictures
 
     network = extraction.open_network(f"classifier={places / 'judge'}")
     pictures = open_pictures(places / "real")
@@ -315,7 +316,7 @@ def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, monkeypa
 def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
     shutil.copytree(places / "real", tmp_path / "real")
     shutil.copy(places / "darker" / "000.png", tmp_path / "real" / "000.png")
-    from medsd_jax.evaluation.picture_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_pictures
 
     network = extraction.open_network(f"classifier={places / 'judge'}")
     mesh = make_mesh({"data": -1})

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax.cli import evaluate_vae_report
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation import autoencoder
 from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.reports.writing import schema
 from tests.e2e.tiny_run import ROOT
 from tests.tiny_judge import write_judge
 from tests.tiny_pipeline import SIDE, tiny_pipeline
@@ -96,15 +96,15 @@ def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, mo
 def test_schema_refuses_what_it_does_not_say(places, tmp_path):
     assert audit(places, tmp_path, "--num_images", "3") == 0
     report = report_of(tmp_path)
-    jsonschema.Draft202012Validator.check_schema(evaluate_vae_report.schema())
-    jsonschema.validate(report, evaluate_vae_report.schema())
+    jsonschema.Draft202012Validator.check_schema(schema("reconstruction"))
+    jsonschema.validate(report, schema("reconstruction"))
     broken = (
         ("new", 1), ("set", {}), ("bands", []), ("judge", {}), ("worst", []), ("verdict", {}),
         ("similarity", {**report["similarity"], "psnr": {"mean": {"value": 200.0, "n": 0}}}),
     )  # fmt: skip
     for key, value in broken:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**report, key: value}, evaluate_vae_report.schema())
+            jsonschema.validate({**report, key: value}, schema("reconstruction"))
 
 
 def test_a_workdir_has_its_recipe_s_size(places, tmp_path):

@@ -8,16 +8,17 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from medsd_jax import api
-from medsd_jax.cli import export
+import medsd_jax
 from medsd_jax.cli.main import main
+from medsd_jax.workflows import verify_export
+from medsd_jax.workflows.models import load
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "source"
-    api.save(tiny_pipeline(), folder)
+    medsd_jax.save(tiny_pipeline(), folder)
     return folder
 
 
@@ -35,7 +36,7 @@ def test_the_folder_holds_the_model(source, tmp_path, dtype, capsys):
     assert f"the model is in {tmp_path / 'out'} ({dtype} weights)" in capsys.readouterr().out
     tensors = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {x.dtype.name for x in tensors.values()} == {dtype}
-    exported = api.load(tmp_path / "out")
+    exported = load(tmp_path / "out")
     for name, x in tiny_pipeline().params.items():
         error = np.abs(exported.params[name] - x)
         assert (error <= {"float32": 0, "float16": 2**-11, "bfloat16": 2**-8}[dtype] * (
@@ -69,12 +70,12 @@ def test_verify_passes_and_says_by_how_much(source, tmp_path, capsys, dtype):
     assert certificate["versions"].keys() == {
         "medsd_jax", "jax", "flax", "torch", "diffusers", "transformers", "python"
     }  # fmt: skip
-    pictures = [np.asarray(Image.open(out / name)) for name in export.PICTURES]
+    pictures = [np.asarray(Image.open(out / name)) for name in verify_export.PICTURES]
     assert all(picture.shape == (SIDE, SIDE, 3) for picture in pictures)
     assert pictures[0].std() > 30
     difference = np.abs(pictures[0].astype(int) - pictures[1])
     assert difference.mean() == certificate["image"]["mean_abs_difference_in_255ths"]
-    assert (pictures[2] == np.minimum(difference * export.AMPLIFICATION, 255)).all()
+    assert (pictures[2] == np.minimum(difference * verify_export.AMPLIFICATION, 255)).all()
 
 
 def change_one_weight(folder):
@@ -158,13 +159,13 @@ FAULTS = {
 def test_verify_finds_a_planted_fault(source, tmp_path, monkeypatch, capsys, fault):
     """The folder is damaged between writing and checking, as a bug of the writer would."""
     plant, found = FAULTS[fault]
-    save = api.save
+    save = medsd_jax.save
 
     def save_with_fault(model, folder, **settings):
         save(model, folder, **settings)
         plant(folder)
 
-    monkeypatch.setattr(api, "save", save_with_fault)
+    monkeypatch.setattr("medsd_jax.workflows.models.save", save_with_fault)
     assert run(source, tmp_path / "out", "--verify") == 1
     printed = capsys.readouterr().out
     certificate = certificate_of(tmp_path / "out")
@@ -183,11 +184,11 @@ def test_verify_finds_a_planted_fault(source, tmp_path, monkeypatch, capsys, fau
 def test_an_old_certificate_does_not_outlive_its_weights(source, tmp_path):
     out = tmp_path / "out"
     assert run(source, out) == 0
-    for name in ("certificate.json", *export.PICTURES):
+    for name in ("certificate.json", *verify_export.PICTURES):
         (out / name).write_text("of other weights")
     (out / "README.md").write_text("mine")
     assert run(source, out) == 0
-    assert not any((out / name).exists() for name in ("certificate.json", *export.PICTURES))
+    assert not any((out / name).exists() for name in ("certificate.json", *verify_export.PICTURES))
     assert (out / "README.md").read_text() == "mine"
 
 

@@ -85,7 +85,7 @@ def test_override(parse, words, key, value):
 def test_what_is_not_overridden_stays(parse, recipe, tmp_path):
     flags = parse("--config.steps=7")
     assert flags.config.optim.learning_rate == 1e-4
-    assert flags.config_file == recipe and flags.workdir == tmp_path / "run"
+    assert flags.recipe == str(recipe) and flags.workdir == tmp_path / "run"
     assert isinstance(flags.config, ConfigDict) and flags.config.is_locked
     assert not flags.workdir.exists()
 
@@ -101,7 +101,7 @@ def test_equals_form_and_order_of_the_plain_flags(recipe, tmp_path):
         (["--config.optim.learning_rat=1"], "did you mean optim.learning_rate?"),
         (["--config.optm.learning_rate=1"], "no key 'optm' (did you mean optim.learning_rate?)"),
         (["--config.learning_rate=1"], "did you mean optim.learning_rate?"),
-        (["--config.steps.x=1"], "--config.steps has no key 'x'"),
+        (["--config.steps.x=1"], "steps has no key 'x'"),
         (["--config.=1"], "has no key ''"),
         (["--config.optim=1"], "is a section; set one of its keys: learning_rate"),
         (["--config.steps=many"], "--config.steps=many: expected a value of type int"),

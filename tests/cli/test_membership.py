@@ -7,9 +7,9 @@ import jsonschema
 import pytest
 
 from medsd_jax.cli.main import main
-from medsd_jax.cli.membership import schema
-from medsd_jax.cli.train import train_by_config
 from medsd_jax.errors import UserError
+from medsd_jax.reports.writing import schema
+from medsd_jax.workflows.train.run import train
 from tests.e2e.tiny_run import recipe, write_model
 
 
@@ -23,7 +23,7 @@ def workdir(tmp_path_factory):
         validation__every_steps=0,
     )  # fmt: skip
     jax.config.update("jax_disable_most_optimizations", True)
-    train_by_config(config, root / "run")
+    train(config, root / "run")
     yield root / "run"
     jax.config.update("jax_disable_most_optimizations", False)
 
@@ -63,11 +63,11 @@ def test_report(workdir, tmp_path, capsys):
 def test_schema_refuses_what_it_does_not_say(workdir, tmp_path):
     assert attack(workdir, "--num_images", "7", "--output", str(tmp_path)) == 0
     report = json.loads((tmp_path / "membership.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema())
-    jsonschema.validate(report, schema())
+    jsonschema.Draft202012Validator.check_schema(schema("membership"))
+    jsonschema.validate(report, schema("membership"))
     for key, value in (("new", 1), ("data", "x"), ("timesteps", []), ("auroc", {"value": 1.2})):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**report, key: value}, schema())
+            jsonschema.validate({**report, key: value}, schema("membership"))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,9 @@ def test_an_output_that_may_not_be_written_is_told_before_the_work(workdir, caps
         raise UserError(f"{folder} may not be written")
 
     monkeypatch.setattr("medsd_jax.files.check_permission", refuse)
-    monkeypatch.setattr("medsd_jax.api.load", lambda where: pytest.fail("the work began"))
+    monkeypatch.setattr(
+        "medsd_jax.workflows.models.load", lambda where: pytest.fail("the work began")
+    )
     assert attack(workdir) == 2
     assert "may not be written" in capsys.readouterr().err.splitlines()[-1]
 

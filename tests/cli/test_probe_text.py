@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
 from medsd_jax.cli.main import main
-from medsd_jax.cli.probe_text import schema
+from medsd_jax.reports.writing import schema
+from medsd_jax.workflows.models import save
 from tests.e2e.tiny_run import ROOT
 from tests.tiny_bert import CONFIG, write_bert
 from tests.tiny_pipeline import tiny_pipeline
@@ -43,7 +43,7 @@ def places(tmp_path_factory):
             (data / f"{number}.png").write_bytes(picture.getvalue())
             row = [f"{number}.png", text, f"p{number // 2}", has, rng.integers(2)]
             writer.writerow([*row, int(number < 6), 40 + number % 30, "PA"])
-    api.save(tiny_pipeline(), folder / "sd" / "model")
+    save(tiny_pipeline(), folder / "sd" / "model")
     write_bert(folder / "bert")
     write_bert(folder / "other", seed=1)
     return folder
@@ -63,7 +63,7 @@ def report(places, tmp_path_factory):
     encoders = ("bert", "other", "sd")
     assert run(places, output, "--max_length", "24", encoders=encoders) == 0
     found = json.loads((output / "report.json").read_text())
-    jsonschema.validate(found, schema())
+    jsonschema.validate(found, schema("text_probe"))
     return found
 
 

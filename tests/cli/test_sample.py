@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
+import medsd_jax
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.sample import run
 from medsd_jax.sampling.images import read_metadata
+from medsd_jax.workflows.models import load, save
+from tests import commands
 from tests.tiny_pipeline import tiny_pipeline
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    api.save(tiny_pipeline(), folder)
+    save(tiny_pipeline(), folder)
     return folder
 
 
 def sample(model, output, *flags):
     words = ["--model", str(model), "--output", str(output), "--num_steps", "2", *flags]
-    return exit_code(lambda: run(words))
+    return exit_code(lambda: commands.sample(words))
 
 
 def test_pictures_and_what_is_known_about_them(model, tmp_path):
@@ -41,7 +42,7 @@ def test_pictures_and_what_is_known_about_them(model, tmp_path):
 
 def test_the_picture_is_the_one_of_the_python_api(model, tmp_path):
     assert sample(model, tmp_path / "o", "--prompt", "a", "--seed", "3", "--num_images", "1") == 0
-    wanted = api.sample(api.load(model), ["a"], seeds=[3], num_steps=2, progress=False)
+    wanted = medsd_jax.sample(load(model), ["a"], seeds=[3], num_steps=2, progress=False)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
 
 
@@ -53,8 +54,8 @@ def test_sampler_and_rescale_are_written_down(model, tmp_path):
     about = read_metadata(tmp_path / "o" / "00000.png")
     for told in (line, about):
         assert told["sampler"] == "euler_ancestral" and told["guidance_rescale"] == 0.5
-    wanted = api.sample(
-        api.load(model), ["a"], seeds=[3], num_steps=2, sampler="euler_ancestral",
+    wanted = medsd_jax.sample(
+        load(model), ["a"], seeds=[3], num_steps=2, sampler="euler_ancestral",
         guidance_rescale=0.5, progress=False,
     )  # fmt: skip
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])

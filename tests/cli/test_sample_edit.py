@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
+import medsd_jax
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.sample import run
-from medsd_jax.cli.sample_edit import DIFFERENCE_TIMES
 from medsd_jax.data.transforms import resize
+from medsd_jax.sampling.edits import DIFFERENCE_TIMES
 from medsd_jax.sampling.images import read_metadata
+from medsd_jax.workflows.models import save
+from tests import commands
 from tests.tiny_pipeline import SIDE, tiny_pipeline
 
 WIDE = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
@@ -21,7 +22,7 @@ WHOLE = ["--prompt", "a", "--num_images", "1"]
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("edit")
-    api.save(tiny_pipeline(), folder / "model")
+    save(tiny_pipeline(), folder / "model")
     Image.fromarray(WIDE).save(folder / "wide.png")
     Image.fromarray(WIDE[:, :32]).save(folder / "square.png")
     mask = np.zeros((32, 64), np.uint8)
@@ -34,7 +35,7 @@ def places(tmp_path_factory):
 
 def sample(places, output, *flags):
     words = ["--model", str(places / "model"), "--output", str(output), "--num_steps", "3", *flags]
-    return exit_code(lambda: run([word.replace("HERE", str(places)) for word in words]))
+    return exit_code(lambda: commands.sample([word.replace("HERE", str(places)) for word in words]))
 
 
 def read(path):
@@ -113,7 +114,7 @@ def test_a_mask_as_a_drawing_program_saves_it(places, tmp_path, caplog):
 def test_without_a_mask_all_of_the_picture_changes(places, tmp_path):
     flags = [*WHOLE, "--init_image", "HERE/wide.png", "--resize_mode", "squash", "--seed", "4"]
     assert sample(places, tmp_path / "o", *flags) == 0
-    wanted = api.sample(
+    wanted = medsd_jax.sample(
         tiny_pipeline(), ["a"], seeds=[4], num_steps=3, progress=False,
         init_images=resize(WIDE, SIDE, "squash"), strength=0.8,
     )  # fmt: skip

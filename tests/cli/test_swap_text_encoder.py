@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from medsd_jax import api
-from medsd_jax.cli.export import verify
 from medsd_jax.cli.main import main
-from medsd_jax.cli.train import train_by_config
 from medsd_jax.interop.any_text_encoder import load_text_encoder
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interop.torch_verify import ComponentInputs, TorchPipeline, our_components
+from medsd_jax.workflows.models import load, save
+from medsd_jax.workflows.sample import sample
+from medsd_jax.workflows.train.run import train
+from medsd_jax.workflows.verify_export import verify
 from tests.e2e.tiny_run import recipe, write_model
 from tests.tiny_bert import bert_params, write_bert
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
@@ -25,7 +26,7 @@ PROMPT = "Chest X-ray. Large left pleural effusion."
 def places(tmp_path_factory):
     """A tiny Stable Diffusion whose U-Net attends to 32, and BERTs that are 32 and 16 wide."""
     folder = tmp_path_factory.mktemp("swap")
-    api.save(tiny_pipeline(), folder / "base")
+    save(tiny_pipeline(), folder / "base")
     write_bert(folder / "bert")
     write_bert(folder / "narrow", hidden_size=16)
     return folder
@@ -40,7 +41,7 @@ def swap(places, output, *words, encoder="bert"):
 
 def test_everything_else_keeps_its_bits(places, tmp_path, capsys):
     assert swap(places, tmp_path / "new") == 0
-    base, new = api.load(places / "base"), api.load(tmp_path / "new")
+    base, new = load(places / "base"), load(tmp_path / "new")
     for name, x in base.params.items():
         if not name.startswith("text_encoder."):
             assert np.array_equal(new.params[name], x), name
@@ -94,12 +95,12 @@ def test_a_projection_has_a_folder_of_its_own(places, tmp_path, words, shapes):
     assert swap(places, tmp_path / "new", *words, encoder="narrow") == 0
     stored = load_file(tmp_path / "new" / "text_encoder_projection" / "model.safetensors")
     assert {name: x.shape for name, x in stored.items()} == shapes
-    model = api.load(tmp_path / "new")
+    model = load(tmp_path / "new")
     assert model.unet.cross_attention_dim == model.text_encoder.projection.out_features == 32
-    api.save(model, tmp_path / "again")
-    assert api.load(tmp_path / "again").fingerprint() == model.fingerprint()
+    save(model, tmp_path / "again")
+    assert load(tmp_path / "again").fingerprint() == model.fingerprint()
     # Saved over, a model without a projection leaves none behind.
-    api.save(tiny_pipeline(), tmp_path / "again")
+    save(tiny_pipeline(), tmp_path / "again")
     assert not (tmp_path / "again" / "text_encoder_projection").exists()
 
 
@@ -114,7 +115,7 @@ def test_a_lost_projection_is_missed(places, tmp_path, capsys):
 
 def test_a_fresh_unet_has_the_encoders_width(places, tmp_path):
     assert swap(places, tmp_path / "new", "--fresh_unet", encoder="narrow") == 0
-    base, new = api.load(places / "base"), api.load(tmp_path / "new")
+    base, new = load(places / "base"), load(tmp_path / "new")
     assert new.unet == dataclasses.replace(base.unet, cross_attention_dim=16)
     name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.kernel"
     assert new.params[name].shape == (16, 32)
@@ -140,7 +141,7 @@ def test_torch_draws_the_same_picture(places, tmp_path, case):
     words, encoder = CASES[case]
     folder = tmp_path / "new"
     assert swap(places, folder, *words, encoder=encoder) == 0
-    model = api.load(folder)
+    model = load(folder)
     texts = [PROMPT, ""]
     ids = encode_prompts(model.tokenizer, texts)
 
@@ -177,7 +178,7 @@ def test_torch_draws_the_same_picture(places, tmp_path, case):
     np.testing.assert_allclose(theirs_again, context.numpy(), rtol=0, atol=1e-6)
 
     start = np.random.default_rng(0).standard_normal((1, SIDE // 2, SIDE // 2, 4), np.float32)
-    picture = api.sample(
+    picture = sample(
         model, [PROMPT], latents=start, num_steps=5, guidance_scale=4.0, progress=False,
         batch_size=8,
     )[0]  # fmt: skip
@@ -202,8 +203,8 @@ def test_torch_draws_the_same_picture(places, tmp_path, case):
 @pytest.mark.torch
 def test_an_export_of_it_is_verified(places, tmp_path):
     assert swap(places, tmp_path / "new", "--projection", "mlp") == 0
-    model = api.load(tmp_path / "new")
-    api.save(model, tmp_path / "export")
+    model = load(tmp_path / "new")
+    save(model, tmp_path / "export")
     certificate = verify(model, tmp_path / "export", dtype="float32", num_steps=3)
     assert certificate["passed"], certificate
 
@@ -232,8 +233,8 @@ def test_it_trains_and_the_pooler_keeps_its_bits(tmp_path, patterns, quick_compi
         validation__every_steps=0, adaptation__train=patterns, optim__weight_decay=0.5,
         optim__learning_rate=0.1, train__ema_decay=0.0,
     )  # fmt: skip
-    train_by_config(config, tmp_path / "run")
-    before, after = api.load(tmp_path / "new").params, api.load(tmp_path / "run").params
+    train(config, tmp_path / "run")
+    before, after = load(tmp_path / "new").params, load(tmp_path / "run").params
     same = {name for name, x in before.items() if np.array_equal(after[name], x)}
     frozen = {name for name in before if not name.startswith(("unet.", "text_encoder."))}
     text = {name for name in before if name.startswith("text_encoder.")}

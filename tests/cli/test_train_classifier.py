@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from medsd_jax.cli import classifier_recipe
+from medsd_jax.classifier.init import from_published
+from medsd_jax.classifier.model import load_classifier, predict
 from medsd_jax.cli.main import main
-from medsd_jax.evaluation.classifier import load_classifier, predict
-from medsd_jax.evaluation.classifier_start import from_published
+from medsd_jax.workflows import classifier_recipe
+from tests.classifier.test_init import write_weights
 from tests.e2e.tiny_run import ROOT
-from tests.evaluation.test_classifier_start import write_weights
 
 TINY = {
     "data.num_images": 160,

@@ -4,17 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base
-from medsd_jax import api
-from medsd_jax.cli import train
 from medsd_jax.cli.main import exit_code, main
-from medsd_jax.cli.train_projection import projected, train_projection
+from medsd_jax.config import text_projection_config
 from medsd_jax.data.prompt_batches import read_prompts
 from medsd_jax.data.splits import first_patients
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.text_encoder import text_encoder_module
 from medsd_jax.training.metrics import read_scalars
+from medsd_jax.workflows.models import load
+from medsd_jax.workflows.train.projection import projected, train_projection
+from tests import commands
 from tests.e2e.tiny_run import ROOT, write_model
 from tests.tiny_bert import WORDS, write_bert
 
@@ -48,7 +48,7 @@ def contexts(model, texts):
 
 
 def recipe(places, **changes):
-    config = base.get_text_projection_config()
+    config = text_projection_config()
     config.model.path = str(places / "base")
     config.encoder.path = str(places / "bert")
     config.data.prompts = str(places / "prompts.txt")
@@ -75,16 +75,16 @@ def test_it_learns_and_everything_else_keeps_its_bits(places, trained):
     losses = [row["validation/loss"] for row in read_scalars(trained) if "validation/loss" in row]
     assert len(losses) == 2 and losses[1] < 0.5 * losses[0]
     # It is the prompt's own context that is met on held-out prompts, not some mean of all.
-    found, wanted = (contexts(api.load(f), held_out(places)) for f in (trained, places / "base"))
+    found, wanted = (contexts(load(f), held_out(places)) for f in (trained, places / "base"))
     own, other = (np.mean((found - x) ** 2) for x in (wanted, np.roll(wanted, 1, axis=0)))
     print(f"distance to the own context {own:.3f}, to another prompt's {other:.3f}")
     assert own == pytest.approx(losses[1], rel=1e-4) and own < 0.8 * other
-    before = projected(api.load(places / "base"), recipe(places))
-    after = api.load(trained)
+    before = projected(load(places / "base"), recipe(places))
+    after = load(trained)
     names = {f"text_encoder.projection.{n}.{leaf}" for n in (0, 2) for leaf in ("kernel", "bias")}
     changed = {k for k, x in before.params.items() if not np.array_equal(after.params[k], x)}
     assert before.params.keys() == after.params.keys() and changed == names
-    untouched = api.load(places / "base").params
+    untouched = load(places / "base").params
     assert all(
         np.array_equal(after.params[name], x)
         for name, x in untouched.items()
@@ -101,7 +101,7 @@ def test_the_loss_is_torchs_mse_to_clips_last_hidden_state(places, trained):
     from transformers import BertModel, CLIPTextModel
 
     texts = held_out(places)
-    base_model, model = api.load(places / "base"), api.load(trained)
+    base_model, model = load(places / "base"), load(trained)
     ids, wanted_ids = (encode_prompts(m.tokenizer, texts) for m in (model, base_model))
     assert ids.shape == wanted_ids.shape == (len(texts), 16)
     bert = BertModel.from_pretrained(trained / "model" / "text_encoder")
@@ -138,7 +138,7 @@ def test_a_resumed_run_ends_where_a_whole_one_does(places, trained, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             train_projection(first, tmp_path / "run")
     train_projection(first, tmp_path / "run")
-    assert api.load(tmp_path / "run").fingerprint() == api.load(trained).fingerprint()
+    assert load(tmp_path / "run").fingerprint() == load(trained).fingerprint()
 
 
 def test_captions_of_a_data_set_and_the_command(places, tmp_path, capsys):
@@ -158,7 +158,7 @@ def test_captions_of_a_data_set_and_the_command(places, tmp_path, capsys):
     words = [f"--config.{key}={value}" for key, value in flags.items()]
     command = ["train-projection", "--config", str(ROOT / "configs" / "text_projection.py")]
     assert main([*command, "--workdir", str(tmp_path / "run"), *words]) == 0
-    assert api.load(tmp_path / "run").text_encoder.projection.hidden_features == 8
+    assert load(tmp_path / "run").text_encoder.projection.hidden_features == 8
     # Its result has no CLIP that could be imitated.
     words[0] = f"--config.model.path={tmp_path / 'run'}"
     assert main([*command, "--workdir", str(tmp_path / "again"), *words]) == 2
@@ -190,6 +190,6 @@ def test_recipes_of_other_kinds_are_refused(tmp_path, capsys):
     assert "demo_classifier.py has a key" in said and "get_text_projection_config" in said
     words = ["--config", str(ROOT / "configs" / "text_projection.py"), "--workdir", str(tmp_path)]
     words += ["--config.encoder.path=x"]
-    assert exit_code(lambda: train.run(words)) == 2
+    assert exit_code(lambda: commands.train(words)) == 2
     said = capsys.readouterr().err
     assert "text_projection.py has a key" in said and "get_config" in said

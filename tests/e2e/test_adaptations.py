@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medsd_jax import api
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.train import run, train_by_config
 from medsd_jax.interop.learned_embeddings import token_table
 from medsd_jax.training.metrics import read_scalars
+from medsd_jax.workflows.models import add_embedding, add_lora, load, save
+from medsd_jax.workflows.train.run import train
+from tests import commands
 from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 LORA = {
@@ -39,12 +40,12 @@ def places(tmp_path_factory):
     """(model folder, data folder). From scratch, the kernels that are 0 would stop gradients."""
     folder = tmp_path_factory.mktemp("model")
     write_model(folder / "scratch")
-    model, rng = api.load(folder / "scratch"), np.random.default_rng(0)
+    model, rng = load(folder / "scratch"), np.random.default_rng(0)
     params = {
         name: x if x.any() or x.ndim < 2 else 0.1 * rng.standard_normal(x.shape, np.float32)
         for name, x in model.params.items()
     }
-    api.save(dataclasses.replace(model, params=params), folder / "tiny")
+    save(dataclasses.replace(model, params=params), folder / "tiny")
     return folder / "tiny", tmp_path_factory.mktemp("data")
 
 
@@ -53,30 +54,30 @@ def losses(workdir):
 
 
 def test_lora_leaves_its_files_and_the_merged_model(places, tmp_path):
-    train_by_config(recipe(*places, **LORA), tmp_path / "run")
-    before, after = api.load(places[0]), api.load(tmp_path / "run")
+    train(recipe(*places, **LORA), tmp_path / "run")
+    before, after = load(places[0]), load(tmp_path / "run")
     changed = {k for k in before.params if not np.array_equal(before.params[k], after.params[k])}
     assert {name.split(".")[0] for name in changed} == {"unet", "text_encoder"}
     assert all(name.endswith(("conv1.kernel", "q_proj.kernel")) for name in changed)
     for name in ("pytorch_lora_weights.safetensors", "kohya.safetensors"):
-        merged = api.add_lora(before, tmp_path / "run" / "lora" / name)
+        merged = add_lora(before, tmp_path / "run" / "lora" / name)
         for key, weight in merged.params.items():
             np.testing.assert_allclose(weight, after.params[key], rtol=0, atol=1e-6, err_msg=key)
 
 
 def test_lora_resumes_to_the_bit(places, tmp_path):
-    train_by_config(recipe(*places, **LORA), tmp_path / "straight")
-    train_by_config(recipe(*places, **{**LORA, "train__steps": 1}), tmp_path / "broken")
-    train_by_config(recipe(*places, **LORA), tmp_path / "broken")
+    train(recipe(*places, **LORA), tmp_path / "straight")
+    train(recipe(*places, **{**LORA, "train__steps": 1}), tmp_path / "broken")
+    train(recipe(*places, **LORA), tmp_path / "broken")
     assert losses(tmp_path / "straight") == losses(tmp_path / "broken")
-    one, two = (api.load(tmp_path / name).params for name in ("straight", "broken"))
+    one, two = (load(tmp_path / name).params for name in ("straight", "broken"))
     for name in one:
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
 
 def test_textual_inversion_changes_the_new_rows_alone(places, tmp_path):
-    train_by_config(recipe(*places, **INVERSION), tmp_path / "run")
-    before, after = api.load(places[0]), api.load(tmp_path / "run")
+    train(recipe(*places, **INVERSION), tmp_path / "run")
+    before, after = load(places[0]), load(tmp_path / "run")
     table = token_table(before.params)
     size = len(before.params[table])
     (start,) = before.tokenizer("l", add_special_tokens=False)["input_ids"]
@@ -85,7 +86,7 @@ def test_textual_inversion_changes_the_new_rows_alone(places, tmp_path):
     rows = after.params[table][size:]
     assert rows.shape == (2, before.params[table].shape[1])
     assert (rows != before.params[table][start]).all()
-    small = api.add_embedding(before, tmp_path / "run")
+    small = add_embedding(before, tmp_path / "run")
     np.testing.assert_array_equal(small.params[table], after.params[table])
     assert small.tokenizer.get_vocab() == after.tokenizer.get_vocab()
 
@@ -116,6 +117,6 @@ def test_mistakes_are_one_line_and_2(places, tmp_path, capsys, words, message):
     flags = ["--config", str(ROOT / "configs" / "base.py"), "--workdir", str(tmp_path / "run")]
     flags += [f"--config.{word}" for word in base]
     flags += [f"--config.adaptation.{word}" for word in words]
-    assert exit_code(lambda: run(flags)) == 2
+    assert exit_code(lambda: commands.train(flags)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("medsd_jax: error: ") and message in line

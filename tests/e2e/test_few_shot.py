@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 
-from medsd_jax import api
-from medsd_jax.cli import train_preview
+import medsd_jax
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.train import run, train_by_config
 from medsd_jax.sampling.images import read_metadata
 from medsd_jax.training.metrics import read_scalars
+from medsd_jax.workflows.models import load
+from medsd_jax.workflows.train import preview
+from medsd_jax.workflows.train.run import train
+from tests import commands
 from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 FEW = {
@@ -32,7 +34,7 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(places, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "few"
-    train_by_config(recipe(*places, **FEW), workdir)
+    train(recipe(*places, **FEW), workdir)
     return workdir
 
 
@@ -49,9 +51,9 @@ def test_prior_is_what_the_base_model_draws(places, trained):
     assert [path.name for path in files] == [f"{i:05d}.png" for i in range(20)]
     about = read_metadata(files[3])
     assert about["seed"] == 3 and about["prompt"] == "A photo of an x-ray"
-    model = api.load(places[0])
+    model = load(places[0])
     assert about["model_hash"] == model.fingerprint()
-    drawn = api.sample(
+    drawn = medsd_jax.sample(
         model, about["prompt"], seeds=[3], num_steps=2, guidance_scale=4.0, height=16, width=16
     )
     from PIL import Image
@@ -69,21 +71,21 @@ def test_prior_is_sampled_once_and_goes_on_where_it_stopped(places, trained, tmp
         asked.extend(settings["seeds"])
         return sample(model, prompts, **settings)
 
-    sample = train_preview.api.sample
-    monkeypatch.setattr(train_preview.api, "sample", counted)
-    train_by_config(recipe(*places, **FEW), tmp_path / "again")
+    sample = preview.api.sample
+    monkeypatch.setattr(preview.api, "sample", counted)
+    train(recipe(*places, **FEW), tmp_path / "again")
     assert asked == []
     (folder,) = places[1].glob("prior-*")
     (folder / "00007.png").unlink()
-    train_by_config(recipe(*places, **FEW), tmp_path / "third")
+    train(recipe(*places, **FEW), tmp_path / "third")
     assert asked == list(range(20))
-    one, two = (api.load(workdir).params for workdir in (trained, tmp_path / "third"))
+    one, two = (load(workdir).params for workdir in (trained, tmp_path / "third"))
     for name, weight in one.items():
         np.testing.assert_array_equal(weight, two[name], err_msg=name)
 
 
 def test_cached_latents_train_the_same(places, trained, tmp_path):
-    train_by_config(recipe(*places, data__cache_latents=True, **FEW), tmp_path)
+    train(recipe(*places, data__cache_latents=True, **FEW), tmp_path)
     one, two = (
         [row["train/loss"] for row in read_scalars(workdir) if "train/loss" in row]
         for workdir in (trained, tmp_path)
@@ -121,6 +123,6 @@ def test_mistakes_are_one_line_and_2(places, tmp_path, capsys, words, message):
             "data.image_size=16", "data.validation_fraction=0.3"]  # fmt: skip
     flags = ["--config", str(ROOT / "configs" / "base.py"), "--workdir", str(tmp_path / "run")]
     flags += [f"--config.{word}" for word in (*base, *words)]
-    assert exit_code(lambda: run(flags)) == 2
+    assert exit_code(lambda: commands.train(flags)) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("medsd_jax: error: ") and message in line

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medsd_jax import api
 from medsd_jax.models import params, unet, vae
 from medsd_jax.models.attention import attention_implementation
 from medsd_jax.parallel.mesh import make_mesh
+from medsd_jax.workflows.sample import sample
 from tests.models import tiny
 from tests.tiny_pipeline import SIDE, tiny_pipeline
 from tests.training.tiny_training import make_batch, make_run
@@ -109,7 +109,7 @@ def test_train_step(cpu):
 
 
 def pictures(device, **settings) -> np.ndarray:
-    return api.sample(
+    return sample(
         tiny_pipeline(), ["effusion", "clear lung"], negative_prompts=["", "blur"],
         mesh=make_mesh({}, [device]), batch_size=2, num_steps=10, guidance_scale=4.0,
         seeds=[3, 4], progress=False, **settings,

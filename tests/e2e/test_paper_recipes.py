@@ -6,9 +6,9 @@
 import numpy as np
 import pytest
 
-from medsd_jax import api
 from medsd_jax.cli.main import exit_code, main
-from medsd_jax.cli.train import run
+from medsd_jax.workflows.models import load
+from tests.commands import train
 from tests.e2e.tiny_run import ROOT, quick_compilation, write_model  # noqa: F401
 from tests.tiny_bert import write_bert
 
@@ -45,8 +45,8 @@ def flags(name, model, data, workdir, changes):
 def test_few_shot_recipes(places, tmp_path, name, trained, more):
     """E6 trains the U-Net alone, E5 one row that it adds to the token embeddings."""
     model, _, data = places
-    assert exit_code(lambda: run(flags(name, model, data, tmp_path / "run", (*FEW, *more)))) == 0
-    before, after = api.load(model).params, api.load(tmp_path / "run").params
+    assert exit_code(lambda: train(flags(name, model, data, tmp_path / "run", (*FEW, *more)))) == 0
+    before, after = load(model).params, load(tmp_path / "run").params
     known = {k: x[: len(before[k])] if x.ndim else x for k, x in after.items()}
     changed = {k for k, x in known.items() if not np.array_equal(x, before[k])}
     longer = {k for k, x in after.items() if x.shape != before[k].shape}
@@ -61,7 +61,7 @@ def test_projection_recipe(places, tmp_path):
     words = flags("phantom_text_projection", model, data, tmp_path / "run",
                   (*SHORT, "data.batch_size=16", f"encoder.path={bert}"))  # fmt: skip
     assert main(["train-projection", *words]) == 0
-    before, after = api.load(model).params, api.load(tmp_path / "run").params
+    before, after = load(model).params, load(tmp_path / "run").params
     for name, weight in before.items():
         if not name.startswith("text_encoder."):
             np.testing.assert_array_equal(after[name], weight, err_msg=name)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.train import run, train_by_config
 from medsd_jax.training.metrics import check_finite, read_scalars
+from medsd_jax.workflows.models import load
+from medsd_jax.workflows.train.run import train
+from tests import commands
 from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 
@@ -25,7 +26,7 @@ def places(tmp_path_factory):
 def trained(places, tmp_path_factory):
     """The workdir of four steps without a break."""
     workdir = tmp_path_factory.mktemp("runs") / "straight"
-    train_by_config(recipe(*places), workdir)
+    train(recipe(*places), workdir)
     return workdir
 
 
@@ -34,7 +35,7 @@ def column(workdir, name: str) -> dict[int, float]:
 
 
 def assert_same_weights(one, two):
-    one, two = api.load(one).params, api.load(two).params
+    one, two = load(one).params, load(two).params
     for name in one.keys() | two.keys():
         np.testing.assert_array_equal(one[name], two[name], err_msg=name)
 
@@ -52,7 +53,7 @@ def test_what_a_run_leaves_behind(places, trained):
         assert picture.name == "0000004.png" and image.size >= (32, 32)
         assert "lung xray" in str(image.info)
 
-    before, after = api.load(places[0]), api.load(trained)
+    before, after = load(places[0]), load(trained)
     changed = {k for k in before.params if not np.array_equal(before.params[k], after.params[k])}
     assert {name.split(".")[0] for name in changed} == {"unet"}
     assert len(changed) > 0.9 * sum(name.startswith("unet.") for name in before.params)
@@ -61,9 +62,9 @@ def test_what_a_run_leaves_behind(places, trained):
 
 def test_resumed_run_is_the_same_to_the_bit(places, trained, tmp_path):
     """Weights, the moving average, the noise, the pictures' order: two steps and two more."""
-    train_by_config(recipe(*places, train__steps=2), tmp_path)
+    train(recipe(*places, train__steps=2), tmp_path)
     assert list(column(tmp_path, "train/loss")) == [1, 2]
-    train_by_config(recipe(*places), tmp_path)
+    train(recipe(*places), tmp_path)
     for name in ("train/loss", "train/grad_norm", "train/update_norm", "validation/loss"):
         assert column(tmp_path, name) == column(trained, name), name
     assert_same_weights(tmp_path, trained)
@@ -71,7 +72,7 @@ def test_resumed_run_is_the_same_to_the_bit(places, trained, tmp_path):
 
 def test_cached_latents_train_the_same(places, trained, tmp_path):
     config = recipe(*places, data__cache_latents=True, preview__every_steps=0)
-    train_by_config(config, tmp_path)
+    train(config, tmp_path)
     (cached,) = places[1].glob("*/latents-train-*.npy")
     assert np.load(cached).shape[1:] == (8, 8, 8)
     # The encoder is compiled alone here and inside the step there: sums may differ in the last bit.
@@ -99,7 +100,7 @@ def test_validation_loss_depends_on_the_weights_alone(places, trained, tmp_path,
         preview__every_steps=0,
     )
     with pytest.raises(RuntimeError, match="enough"):
-        train_by_config(config, tmp_path)
+        train(config, tmp_path)
     ours, theirs = column(tmp_path, "validation/loss")[0], column(trained, "validation/loss")[0]
     assert ours == pytest.approx(theirs, rel=1e-6)
 
@@ -108,13 +109,13 @@ def test_vae_run(places, tmp_path):
     config = recipe(
         *places, task="vae", vae__measure_scaling_factor=True, optim__learning_rate=1e-2
     )
-    train_by_config(config, tmp_path)
+    train(config, tmp_path)
     rows = read_scalars(tmp_path)
     assert rows[1].keys() >= {"train/loss", "train/l1", "train/kl"}
     assert column(tmp_path, "train/l1")[4] < column(tmp_path, "train/l1")[1]
     assert list(column(tmp_path, "validation/loss")) == [0, 2, 4]
     assert not (tmp_path / "samples").exists()
-    before, after = api.load(places[0]), api.load(tmp_path)
+    before, after = load(places[0]), load(tmp_path)
     changed = {k for k in before.params if not np.array_equal(before.params[k], after.params[k])}
     assert {name.split(".")[0] for name in changed} == {"vae"}
     assert after.vae.scaling_factor != before.vae.scaling_factor
@@ -133,7 +134,7 @@ def command(places, workdir, *words):
         "--config.train.steps=1",
         *(f"--config.{word}" for word in words),
     ]
-    return exit_code(lambda: run(argv))
+    return exit_code(lambda: commands.train(argv))
 
 
 def test_diverged_run_is_one_line_and_1(places, tmp_path, capsys, monkeypatch):

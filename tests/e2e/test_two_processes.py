@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
 from medsd_jax.training.metrics import read_scalars
+from medsd_jax.workflows.models import load
 from tests.e2e.processes import START, run
 from tests.e2e.tiny_run import write_model
 from tests.tiny_judge import write_judge
@@ -16,7 +16,7 @@ TRAIN = (
     START
     + """
 model, judge, data, workdir, steps = words
-from medsd_jax.cli.train import train_by_config
+from medsd_jax.cli.train import train
 from tests.e2e.tiny_run import recipe
 config = recipe(
     Path(model),
@@ -32,14 +32,14 @@ config = recipe(
     evaluation__num_images=9,
     evaluation__num_steps=2,
 )
-train_by_config(config, Path(workdir))
+train(config, Path(workdir))
 """
 )
 SAMPLE = (
     START
     + """
-from medsd_jax.cli.sample import run
-run(words)
+from tests.commands import sample
+sample(words)
 """
 )
 
@@ -74,7 +74,7 @@ def _check_same_run(tmp_path, several):
             assert two[step, name] == pytest.approx(one[step, name], rel=1e-2, abs=1e-4), name
     bests = [json.loads((tmp_path / run / "best" / "best.json").read_text()) for run in runs]
     assert bests[0]["step"] == bests[1]["step"]
-    best, base = (api.load(folder) for folder in (tmp_path / several / "best", tmp_path / "model"))
+    best, base = (load(folder) for folder in (tmp_path / several / "best", tmp_path / "model"))
     assert best.params.keys() == base.params.keys()
     (cached_by_one,), (cached_by_two,) = (
         list(tmp_path.glob(f"data_of_{count}/*/latents-train-*.npy")) for count in runs
@@ -83,8 +83,8 @@ def _check_same_run(tmp_path, several):
     np.testing.assert_allclose(np.load(cached_by_two), np.load(cached_by_one), atol=1e-5)
     previews = [np.asarray(Image.open(tmp_path / run / "samples/0000004.png"), int) for run in runs]
     assert np.abs(previews[0] - previews[1]).mean() < 1  # weights differ in rounding, see below
-    weights = api.load(tmp_path / "one").params
-    for name, x in api.load(tmp_path / several).params.items():
+    weights = load(tmp_path / "one").params
+    for name, x in load(tmp_path / several).params.items():
         # Adam's first steps are the sign of the gradient, which rounding decides where it is 0.
         assert np.abs(x - weights[name]).mean() < 2e-5, name
 

@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from medsd_jax import api
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.train import run, train_by_config
-from medsd_jax.cli.train_vae import open_features
+from medsd_jax.workflows.models import load
+from medsd_jax.workflows.train.run import train
+from medsd_jax.workflows.train.vae import open_features
+from tests import commands
 from tests.e2e.tiny_run import ROOT, recipe, write_model
 from tests.tiny_judge import write_judge
 
@@ -30,8 +31,8 @@ def test_the_decoder_alone_changes(places, tmp_path):
         places / "model", places / "data", task="vae", vae__train=(DECODER,), train__steps=2,
         vae__perceptual_weight=0.5, vae__perceptual_features=f"classifier={places / 'judge'}",
     )  # fmt: skip
-    train_by_config(config, tmp_path / "run")
-    before, after = api.load(places / "model"), api.load(tmp_path / "run")
+    train(config, tmp_path / "run")
+    before, after = load(places / "model"), load(tmp_path / "run")
     assert before.params.keys() == after.params.keys()
     for name, weight in before.params.items():
         same = np.array_equal(after.params[name], weight)
@@ -46,7 +47,7 @@ def test_the_decoder_alone_changes(places, tmp_path):
         places / "model", places / "data", task="vae", vae__train=(DECODER,), train__steps=3,
         vae__perceptual_weight=0.5, vae__perceptual_features=f"classifier={places / 'judge'}",
     )  # fmt: skip
-    train_by_config(more, tmp_path / "run")
+    train(more, tmp_path / "run")
     assert '"step": 3' in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -84,4 +85,6 @@ def run_with(places, tmp_path, words) -> int:
     base = [f"model.path={places / 'model'}", f"data.cache_dir={places / 'data'}",
             "data.num_images=60", "data.image_size=16", "data.validation_fraction=0.3"]  # fmt: skip
     flags = ["--config", str(ROOT / "configs" / "base.py"), "--workdir", str(tmp_path / "run")]
-    return exit_code(lambda: run(flags + [f"--config.{word}" for word in [*base, *words]]))
+    return exit_code(
+        lambda: commands.train(flags + [f"--config.{word}" for word in [*base, *words]])
+    )

@@ -7,10 +7,10 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from medsd_jax import api
-from medsd_jax.cli.recipes import load_config
+from medsd_jax.config.recipes import load_config
 from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
 from medsd_jax.models.scratch import random_model
+from medsd_jax.workflows.models import save
 from tests.training.tiny_training import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def write_model(folder: Path, captions=CAPTIONS, num_merges: int = 20) -> None:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    api.save(
+    save(
         random_model(shapes.unet, shapes.vae, text, shapes.scheduler, tokenizer, 0),
         folder,
     )

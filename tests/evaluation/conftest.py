@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medsd_jax.evaluation.classifier import Classifier
-from medsd_jax.evaluation.features.densenet import DenseNetConfig, random_params
+from medsd_jax.classifier.model import Classifier
+from medsd_jax.vision.densenet import DenseNetConfig, random_params
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from skimage import metrics
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.autoencoder import Autoencoder, open_autoencoder
-from medsd_jax.evaluation.picture_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_pictures
 from medsd_jax.evaluation.reconstruction import (
     BANDS,
     COLOUR_CAST,

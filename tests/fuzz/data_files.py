@@ -1,24 +1,27 @@
 """Readers of images and tables: what people bring to train on, to evaluate and to sample from."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medsd_jax.cli.sample import read_latents, read_requests
-from medsd_jax.cli.sample_edit import read_edit
 from medsd_jax.data.prompt_batches import read_prompts
 from medsd_jax.data.sources import folder, nih14
 from medsd_jax.data.splits import assign_splits
 from medsd_jax.data.stored_image import read_pixels, to_stored
 from medsd_jax.data.transforms import load_image
-from medsd_jax.evaluation.hand_over import chexpert_cell, numbered_ids, write_hand_over
-from medsd_jax.evaluation.picture_sets import open_pictures
-from medsd_jax.evaluation.picture_tables import read_table
-from medsd_jax.evaluation.prompt_labels import known_labels, labels_by_prompt, labels_or_words
+from medsd_jax.evaluation.images.export import chexpert_cell, numbered_ids, write_hand_over
+from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.prompt_labels import (
+    known_labels,
+    labels_by_prompt,
+    labels_or_words,
+)
+from medsd_jax.evaluation.images.tables import read_table
+from medsd_jax.sampling.edits import read_edit
 from medsd_jax.sampling.images import read_metadata, save_png
+from medsd_jax.workflows.sample_to_folder import read_latents, read_requests
 from tests.fuzz.mutations import Mutator, dumped, encoded
 
 Read = Callable[[Mutator], Any]
@@ -56,14 +59,10 @@ def _image_set(work: Path) -> Read:
 def _masks(work: Path) -> Read:
     (work / "image.png").write_bytes(IMAGES[0])
     mask = encoded("1")
-    names = ("mask_box", "mask_polygon", "strength", "resize_mode", "height", "width")
-    args = argparse.Namespace(**dict.fromkeys(names))
-    args.init_image, args.mask = work / "image.png", work / "mask.png"
-    args.prompt, args.latents = ["x"], None
 
     def read(mutator: Mutator) -> None:
-        args.mask.write_bytes(mutator.image(mask))
-        read_edit(args)
+        (work / "mask.png").write_bytes(mutator.image(mask))
+        read_edit(work / "image.png", mask=work / "mask.png")
 
     return read
 
@@ -177,13 +176,10 @@ PROMPTS = [
 
 def _prompts(work: Path) -> Read:
     file = work / "p.csv"
-    args = argparse.Namespace(
-        prompt=[], prompts_csv=file, seed=0, negative_prompt="", same_seeds=False, latents=None
-    )
 
     def read(mutator: Mutator) -> None:
         file.write_bytes(mutator.table(PROMPTS))
-        assert all(isinstance(r.prompt, str) for r in read_requests(args, 2))
+        assert all(isinstance(r.prompt, str) for r in read_requests(table=file, num_images=2))
 
     return read
 

@@ -10,10 +10,8 @@ import flax.serialization
 import numpy as np
 from safetensors.numpy import save
 
+from medsd_jax.classifier.model import CONFIG_FILE, load_classifier
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
-from medsd_jax.evaluation.classifier import CONFIG_FILE, load_classifier
-from medsd_jax.evaluation.features.image_processor import read_image_processor
-from medsd_jax.evaluation.features.weights import read_state_dict
 from medsd_jax.files import read_object
 from medsd_jax.interop.bert_dir import load_bert
 from medsd_jax.interop.learned_embeddings import read_embeddings, with_embeddings
@@ -25,6 +23,8 @@ from medsd_jax.interop.text_encoder_dir import read_text_tokenizer
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.bert_config import BertTextConfig
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
+from medsd_jax.vision.image_processor import read_image_processor
+from medsd_jax.vision.weights import read_state_dict
 from tests.fuzz.mutations import Mutator, dumped, packed
 from tests.tiny_bert import CONFIG, write_bert
 from tests.tiny_judge import write_judge

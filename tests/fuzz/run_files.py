@@ -1,6 +1,5 @@
 """Readers of what our own commands left, and somebody may have changed since."""
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -9,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from medsd_jax.cli import reproduce, reproduce_parts, reproduce_report
-from medsd_jax.cli.evaluate_sampling import SETTINGS
 from medsd_jax.cli.flags import parse_train_flags
-from medsd_jax.cli.membership import config_of_run
-from medsd_jax.cli.recipes import base_config
-from medsd_jax.cli.reproduce_experiments import EXPERIMENTS, Materials
-from medsd_jax.cli.sample_folder import SampleFolder
+from medsd_jax.config import training_config
 from medsd_jax.data.dataset import open_dataset
 from medsd_jax.data.loader import Source, make_loader
 from medsd_jax.data.prompt_batches import PromptBatches
 from medsd_jax.files import read_object
+from medsd_jax.studies.chambon2022 import parts, run
+from medsd_jax.studies.chambon2022 import report as reproduce_report
+from medsd_jax.studies.chambon2022.experiments import EXPERIMENTS, Materials, Study
 from medsd_jax.training.best import KeepBest
 from medsd_jax.training.checksums import CHECKSUMS, find_damage, write_checksums
 from medsd_jax.training.metrics import ScalarWriter, read_scalars
+from medsd_jax.workflows.membership import config_of_run
+from medsd_jax.workflows.sample_folder import SampleFolder
 from tests.fuzz.mutations import Mutator, dumped, encoded
 
 Read = Callable[[Mutator], Any]
@@ -120,7 +119,7 @@ def _best(work: Path) -> Read:
 
 
 def _run_config(work: Path) -> Read:
-    config = base_config("get_config")
+    config = training_config()
     config.model.path = "m"
     whole = json.loads(config.to_json())
 
@@ -172,7 +171,7 @@ def _samples_begun(work: Path) -> Read:
 
 def _reports(work: Path) -> Read:
     """What `reproduce` takes from the reports of the commands that it ran."""
-    evaluation, autoencoder = work / "row/evaluation", work / reproduce_parts.AUTOENCODER
+    evaluation, autoencoder = work / "row/evaluation", work / parts.AUTOENCODER
     (evaluation / "samples").mkdir(parents=True)
     autoencoder.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
@@ -198,7 +197,7 @@ def _reports(work: Path) -> Read:
     }
     row = next(x for x in EXPERIMENTS if x.recipe is not None)
     materials = Materials(base="m", features=("latent",), real="", judge=None, encoder=None)
-    args = argparse.Namespace(output=work, scale="phantom")
+    study = Study("phantom", work)
 
     def read(mutator: Mutator) -> None:
         for path, value in whole.items():
@@ -209,20 +208,19 @@ def _reports(work: Path) -> Read:
         value = whole[path]
         path.write_bytes(mutator.lines(value) if value is rows else mutator.json(value))
         reproduce_report.training(work, work / "row", row, materials)
-        reproduce_parts.audit_autoencoder(args, materials)
+        parts.audit_autoencoder(study, materials)
 
     return read
 
 
 def _settings(work: Path) -> Read:
-    args = argparse.Namespace(**dict.fromkeys((*reproduce._FULL_ONLY, *SETTINGS)))
-    args.scale, args.train_steps, args.output, args.configs = "phantom", 3, work / "o", None
-    reproduce.keep_settings(args)
+    study = Study("phantom", work / "o", train_steps=3)
+    run.keep_settings(study)
     whole = read_object(work / "o/settings.json", "")
 
     def read(mutator: Mutator) -> None:
         (work / "o/settings.json").write_bytes(mutator.json(whole))
-        reproduce.keep_settings(args)
+        run.keep_settings(study)
 
     return read
 

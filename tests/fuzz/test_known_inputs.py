@@ -1,6 +1,5 @@
 """Inputs that once ended in a traceback, each by itself: read, or refused in one line."""
 
-import argparse
 import json
 import struct
 import zlib
@@ -9,22 +8,23 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from medsd_jax.cli import reproduce
-from medsd_jax.cli.evaluate_sampling import SETTINGS
-from medsd_jax.cli.membership import config_of_run
-from medsd_jax.cli.recipes import base_config, load_config
-from medsd_jax.cli.sample_folder import SampleFolder
+from medsd_jax.config import training_config
+from medsd_jax.config.recipes import load_config
 from medsd_jax.data.dataset import open_dataset
 from medsd_jax.data.sources import nih14
 from medsd_jax.diffusion.config import ScheduleConfig
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.picture_sets import open_pictures
-from medsd_jax.evaluation.picture_tables import read_table
+from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.tables import read_table
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.interop.tokenization import load_tokenizer
 from medsd_jax.models.config import UNetConfig
+from medsd_jax.studies.chambon2022 import run
+from medsd_jax.studies.chambon2022.experiments import Study
 from medsd_jax.training.best import KeepBest
+from medsd_jax.workflows.membership import config_of_run
+from medsd_jax.workflows.sample_folder import SampleFolder
 from tests.fuzz.model_files import LAYER
 from tests.fuzz.mutations import encoded
 from tests.tiny_pipeline import tiny_pipeline
@@ -186,11 +186,9 @@ def test_the_config_of_a_run(tmp_path, content):
 
 @pytest.mark.parametrize("content", [b"[1]", b"{", DEEP, b"\xff", b"null", b"{}"])
 def test_the_settings_of_a_comparison(tmp_path, content):
-    args = argparse.Namespace(**dict.fromkeys((*reproduce._FULL_ONLY, *SETTINGS)))
-    args.scale, args.train_steps, args.output, args.configs = "phantom", 3, tmp_path, None
     (tmp_path / "settings.json").write_bytes(content)
-    with pytest.raises(UserError, match="name another --output"):
-        reproduce.keep_settings(args)
+    with pytest.raises(UserError, match="name another output"):
+        run.keep_settings(Study("phantom", tmp_path, train_steps=3))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_a_recipe_that_fails(tmp_path, text):
 
 
 def test_a_key_that_no_config_can_have(tmp_path):
-    config = base_config("get_config")
+    config = training_config()
     config.model.path = "m"
     whole = json.loads(config.to_json())
     whole["data"]["__class__"] = 1

@@ -9,9 +9,7 @@ from ml_collections import ConfigDict
 from safetensors.numpy import save_file
 from transformers import CLIPTokenizer
 
-from medsd_jax import api
 from medsd_jax.cli import model_flags
-from medsd_jax.cli.train_adaptation import make_adaptation
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.learned_embeddings import (
@@ -23,6 +21,9 @@ from medsd_jax.interop.learned_embeddings import (
 )
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.workflows.models import add_embedding
+from medsd_jax.workflows.sample import sample
+from medsd_jax.workflows.train.adaptation import make_adaptation
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TABLE = "text_encoder.text_model.embeddings.token_embedding.embedding"
@@ -35,7 +36,7 @@ def rows_of(count):
 
 
 def our_picture(model, prompt):
-    return api.sample(
+    return sample(
         model, [prompt] * 2, latents=LATENTS, num_steps=4, guidance_scale=3.0, height=SIDE,
         width=SIDE, progress=False,
     ).astype(float)  # fmt: skip
@@ -126,7 +127,7 @@ def test_a_file_of_a1111_is_called_by_its_name(tmp_path, caplog, role):
     path = tmp_path / "MyNegative.safetensors"
     save_file({role: rows_of(3)}, path)
     with caplog.at_level("INFO"):
-        model = api.add_embedding(tiny_pipeline(), path)
+        model = add_embedding(tiny_pipeline(), path)
     assert "the new word 'MyNegative' of 3 vectors" in caplog.text
     save_pipeline(tiny_pipeline(), tmp_path / "plain")
     plain = torch_verify.TorchPipeline(tmp_path / "plain")
@@ -141,12 +142,12 @@ def test_a_file_of_a1111_is_called_by_its_name(tmp_path, caplog, role):
 def test_the_word_may_be_given(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"emb_params": rows_of(1)}, path)
-    model = api.add_embedding(tiny_pipeline(), path, "<first>")
-    model = api.add_embedding(model, tmp_path, "<second>")  # a folder with one file
+    model = add_embedding(tiny_pipeline(), path, "<first>")
+    model = add_embedding(model, tmp_path, "<second>")  # a folder with one file
     (ids,) = encode_prompts(model.tokenizer, ["<second> <first>"])
     assert ids[1:3].tolist() == [513, 512]
     with pytest.raises(UserError, match=r"'<first>' exists already .*--embedding FILE:WORD"):
-        api.add_embedding(model, path, "<first>")
+        add_embedding(model, path, "<first>")
 
 
 @pytest.mark.torch

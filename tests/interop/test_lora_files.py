@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medsd_jax import api
 from medsd_jax.adaptation.lora import LoraSettings, adapted_kernels, lora
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.lora_files import KOHYA_FILE, PEFT_FILE, read_lora, write_lora
 from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.workflows.models import add_lora
+from medsd_jax.workflows.sample import sample
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TARGETS = (r"^unet\..*attn\d\.to_(q|k|v|out\.0)\.", r"^unet\..*proj_in\.", r"_proj\.")
@@ -44,7 +45,7 @@ def written(model, tmp_path_factory):
 
 
 def our_picture(model, latents):
-    return api.sample(
+    return sample(
         model, ["effusion"] * 2, latents=latents, height=SIDE, width=SIDE, progress=False,
         **SETTINGS,
     )  # fmt: skip
@@ -67,7 +68,7 @@ LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4))
 def test_diffusers_reads_ours_and_draws_the_same(model, written, name):
     folder, files, _ = written
     plain = our_picture(model, LATENTS)
-    ours = our_picture(api.add_lora(model, files / name), LATENTS)
+    ours = our_picture(add_lora(model, files / name), LATENTS)
     assert difference(plain, ours) > 5  # the LoRA does something
     pipeline = torch_verify.TorchPipeline(folder)
     pipeline._pipe.load_lora_weights(str(files), weight_name=name)
@@ -84,12 +85,12 @@ def test_round_trip(model, written, name):
     found = read_lora(files / name, model.params)
     assert found.matrices.keys() == matrices.keys()
     adapted = lora(LoraSettings(TARGETS, RANK, ALPHA)).apply(model.params, matrices)
-    merged = api.add_lora(model, files / name).params
+    merged = add_lora(model, files / name).params
     for kernel in adapted_kernels(matrices):
         np.testing.assert_allclose(merged[kernel], adapted[kernel], rtol=1e-5, atol=1e-6)
     for name in model.params.keys() - set(adapted_kernels(matrices)):
         assert merged[name] is model.params[name]
-    for name, x in api.add_lora(model, files, scale=0.0).params.items():
+    for name, x in add_lora(model, files, scale=0.0).params.items():
         np.testing.assert_array_equal(x, model.params[name])
 
 
@@ -124,7 +125,7 @@ def test_we_read_what_diffusers_writes(model, written, tmp_path):
         headers[f"{part}_lora_adapter_metadata"] = config.to_dict()
     theirs = torch_picture(pipeline, LATENTS)
     StableDiffusionPipeline.save_lora_weights(tmp_path, **layers, **headers)
-    ours = our_picture(api.add_lora(model, tmp_path), LATENTS)
+    ours = our_picture(add_lora(model, tmp_path), LATENTS)
     assert difference(ours, our_picture(model, LATENTS)) > 3
     assert difference(ours, theirs) < 0.5
 
@@ -137,8 +138,8 @@ def test_kohya_file_with_its_own_alpha(model, written, tmp_path):
     save_file(halved, tmp_path / "half.safetensors")
     save_file({k: x for k, x in tensors.items() if "alpha" not in k}, tmp_path / "no.safetensors")
     for name, factor in (("half", 0.5), ("no", RANK / ALPHA)):
-        one = api.add_lora(model, tmp_path / f"{name}.safetensors").params
-        two = api.add_lora(model, files, scale=factor).params
+        one = add_lora(model, tmp_path / f"{name}.safetensors").params
+        two = add_lora(model, files, scale=factor).params
         for key in one:
             np.testing.assert_allclose(one[key], two[key], rtol=1e-5, atol=1e-6)
 
@@ -182,11 +183,11 @@ def test_lora_of_a_wider_model(written):
         tiny_pipeline(), params={"unet.conv_in.kernel": np.zeros((3, 3, 4, 8))}
     )
     with pytest.raises(UserError, match="another model"):
-        api.add_lora(wider, written[1])
+        add_lora(wider, written[1])
 
 
 def test_missing_file_and_scale(tmp_path):
     with pytest.raises(UserError, match="nowhere"):
-        api.add_lora(tiny_pipeline(), tmp_path / "nowhere.safetensors")
+        add_lora(tiny_pipeline(), tmp_path / "nowhere.safetensors")
     with pytest.raises(UserError, match="scale = nan"):
-        api.add_lora(tiny_pipeline(), tmp_path, scale=float("nan"))
+        add_lora(tiny_pipeline(), tmp_path, scale=float("nan"))

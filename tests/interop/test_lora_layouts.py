@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from medsd_jax import api
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.workflows.models import add_lora
+from medsd_jax.workflows.sample import sample
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -108,7 +109,7 @@ def write(tmp_path, name, metadata=None, more=None):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_spelling_is_the_same_difference(tmp_path, name):
     model = tiny_pipeline()
-    merged = api.add_lora(model, write(tmp_path, name)).params
+    merged = add_lora(model, write(tmp_path, name)).params
     changed = set()
     for module in LAYOUTS[name][1]:
         kernel = f"{module}.kernel"
@@ -132,8 +133,8 @@ def test_diffusers_reads_the_older_spellings_alike(tmp_path, name):
     ).astype(float)
     settings = {"num_steps": 4, "guidance_scale": 3.0, "height": SIDE, "width": SIDE}
     ours, plain = (
-        api.sample(model, ["effusion"] * 2, latents=LATENTS, progress=False, **settings)
-        for model in (api.add_lora(tiny_pipeline(), path), tiny_pipeline())
+        sample(model, ["effusion"] * 2, latents=LATENTS, progress=False, **settings)
+        for model in (add_lora(tiny_pipeline(), path), tiny_pipeline())
     )
     # 0.5 is what `export --verify` allows: rounding of the last steps to 1/255.
     assert np.abs(ours - theirs).mean() < 0.5 < np.abs(plain - theirs).mean()
@@ -150,7 +151,7 @@ def test_the_alpha_of_pefts_own_file_stands_beside_it(tmp_path, caplog):
     adapted = peft.get_peft_model(unet, wanted)
     adapted.save_pretrained(tmp_path / "adapter")
     merged = adapted.merge_and_unload().state_dict()
-    ours = api.add_lora(tiny_pipeline(), tmp_path / "adapter").params
+    ours = add_lora(tiny_pipeline(), tmp_path / "adapter").params
     kernels = [k for k in ours if k.endswith("to_q.kernel") and k.startswith("unet.")]
     for kernel in kernels:
         name = kernel.removeprefix("unet.").replace(".kernel", ".weight")

@@ -14,12 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop import pipeline_dir
-from medsd_jax.interop.pipeline_dir import (
-    check_writable,
-    load_pipeline,
-    load_vae,
-    save_pipeline,
-)
+from medsd_jax.interop.pipeline_dir import check_writable, load_pipeline, load_vae, save_pipeline
 from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models import params
 

@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from medsd_jax.api import schedule_of
 from medsd_jax.diffusion.schedule import sampling_timesteps
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.workflows.sample import schedule_of
 from tests.tiny_pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from medsd_jax.cli.recipes import load_config
+from medsd_jax.config.recipes import load_config
 from medsd_jax.data.loader import Source, eval_batches, make_loader
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.phantom import phantom_records

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax import api
 from medsd_jax.diffusion.samplers import SAMPLERS, make_step_table
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.editing import box_mask, polygon_mask, redrawn_cells, soft_weights
+from medsd_jax.workflows.models import save
+from medsd_jax.workflows.sample import sample, schedule_of
 from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 RNG = np.random.default_rng(0)
@@ -27,7 +28,7 @@ def edit(prompts=PROMPTS, **settings):
         "mesh": make_mesh({}, jax.devices()[:1]), "batch_size": 2, "num_steps": 5,
         "seeds": range(len(prompts)), "init_images": PICTURES, "guidance_scale": 4.0, **settings,
     }  # fmt: skip
-    return api.sample(tiny_pipeline(), prompts, progress=False, **settings)
+    return sample(tiny_pipeline(), prompts, progress=False, **settings)
 
 
 def level_difference(a, b):
@@ -39,7 +40,7 @@ def level_difference(a, b):
 def test_strength_chooses_the_times_of_diffusers(name):
     """PNDM's table repeats a time, see pndm.py and test_samplers.py."""
     pipeline = pytest.importorskip("diffusers").StableDiffusionImg2ImgPipeline
-    config = api.schedule_of(tiny_pipeline())
+    config = schedule_of(tiny_pipeline())
     for num_steps in (1, 7, 50):
         whole = make_step_table(name, config, num_steps, 50)
         scheduler = SimpleNamespace(timesteps=whole.times[:num_steps], order=1)
@@ -63,7 +64,7 @@ def test_same_picture_as_torchs_image_to_image(tmp_path, monkeypatch, strength):
     from diffusers import StableDiffusionImg2ImgPipeline
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as module
 
-    api.save(tiny_pipeline(), tmp_path / "model")
+    save(tiny_pipeline(), tmp_path / "model")
     pipe = StableDiffusionImg2ImgPipeline.from_pretrained(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)
     noise = torch.from_numpy(LATENTS.transpose(0, 3, 1, 2).copy())

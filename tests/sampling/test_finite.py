@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from medsd_jax import api
+import medsd_jax
 from medsd_jax.cli.main import exit_code
-from medsd_jax.cli.sample import run
-from medsd_jax.cli.train_preview import make_preview
 from medsd_jax.diffusion.samplers import SAMPLERS
 from medsd_jax.errors import UserError
 from medsd_jax.interop.lora_files import write_lora
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.finite import PARTS
+from medsd_jax.workflows.models import add_lora, save
+from medsd_jax.workflows.train.preview import make_preview
+from tests import commands
 from tests.tiny_pipeline import SIDE, tiny_pipeline
 
 BROKEN = {
@@ -37,7 +38,7 @@ def with_value(name, value=np.nan, at=0):
 
 def sample(model, prompts="effusion", **settings):
     settings = {"mesh": make_mesh({}, jax.devices()[:1]), "num_steps": 3, **settings}
-    return api.sample(model, prompts, progress=False, **settings)
+    return medsd_jax.sample(model, prompts, progress=False, **settings)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -87,10 +88,10 @@ def test_the_command_ends_with_2_and_writes_no_image(tmp_path):
     kernel = np.full_like(tiny_pipeline().params[name], 3e38)
     model = tiny_pipeline()
     model = dataclasses.replace(model, params={**model.params, name: kernel})
-    api.save(model, tmp_path / "model")
+    save(model, tmp_path / "model")
     words = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "out")]
     words += ["--prompt", "a", "--num_steps", "2", "--num_images", "1"]
-    assert exit_code(lambda: run(words)) == 2
+    assert exit_code(lambda: commands.sample(words)) == 2
     assert not list((tmp_path / "out").rglob("*.png"))
 
 
@@ -98,14 +99,14 @@ def test_a_scale_that_overflows_the_weights_is_refused(tmp_path):
     kernel = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     matrices = {f"{kernel}.lora_{x}.kernel": np.ones((32, 32), np.float32) for x in "AB"}
     write_lora(tmp_path, matrices, 32.0)
-    api.add_lora(tiny_pipeline(), tmp_path, 2.0)
+    add_lora(tiny_pipeline(), tmp_path, 2.0)
     with pytest.raises(UserError, match=r"scale 1e\+38 gives .*to_q.kernel .*not finite"):
-        api.add_lora(tiny_pipeline(), tmp_path, 1e38)
+        add_lora(tiny_pipeline(), tmp_path, 1e38)
 
 
 def test_no_model_is_written_that_no_one_can_read(tmp_path):
     with pytest.raises(UserError, match=r"unet: conv_out.weight holds 1 of .* not finite"):
-        api.save(with_value(BROKEN["U-Net"]), tmp_path / "new")
+        save(with_value(BROKEN["U-Net"]), tmp_path / "new")
     assert not (tmp_path / "new" / "model_index.json").exists()
 
 

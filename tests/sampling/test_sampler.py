@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from medsd_jax import api
+import medsd_jax
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.inputs import SamplerShape, make_inputs
 from medsd_jax.sampling.sampler import compiled_sampler
+from medsd_jax.workflows.models import save
+from medsd_jax.workflows.sample import MAX_STEPS, schedule_of
 from tests.tiny_pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 PROMPTS = ["effusion", "clear lung"]
@@ -26,7 +28,7 @@ def one_device():
 def sample(prompts=PROMPTS, *, kind="epsilon", **settings):
     """Two pictures a batch on one device: most tests share this program."""
     settings = {"mesh": one_device(), "batch_size": 2, "num_steps": 5, "seeds": [3, 4], **settings}
-    return api.sample(tiny_pipeline(kind), prompts, progress=False, **settings)
+    return medsd_jax.sample(tiny_pipeline(kind), prompts, progress=False, **settings)
 
 
 def level_difference(a, b):
@@ -43,7 +45,7 @@ def torch_sample(tmp_path_factory):
     def run(kind, **settings):
         if kind not in pipes:
             folder = tmp_path_factory.mktemp(kind)
-            api.save(tiny_pipeline(kind), folder)
+            save(tiny_pipeline(kind), folder)
             pipes[kind] = StableDiffusionPipeline.from_pretrained(folder)
             pipes[kind].set_progress_bar_config(disable=True)
             assert isinstance(pipes[kind].scheduler, DDIMScheduler)
@@ -95,7 +97,7 @@ def test_same_picture_as_torch_by_other_samplers(tmp_path, sampler):
     from diffusers import StableDiffusionPipeline
 
     model = tiny_pipeline("v_prediction")
-    api.save(model, tmp_path / "model")
+    save(model, tmp_path / "model")
     pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = their_scheduler(sampler, pipe.scheduler.config)
@@ -107,7 +109,7 @@ def test_same_picture_as_torch_by_other_samplers(tmp_path, sampler):
     theirs = np.stack([np.asarray(image) for image in theirs])
     spacing = pipe.scheduler.config.timestep_spacing
     model = dataclasses.replace(model, scheduler={**model.scheduler, "timestep_spacing": spacing})
-    ours = api.sample(
+    ours = medsd_jax.sample(
         model, PROMPTS, negative_prompts=NEGATIVES, latents=LATENTS, sampler=sampler, num_steps=7,
         guidance_scale=4.0, guidance_rescale=0.7, mesh=one_device(), batch_size=2, progress=False,
     )  # fmt: skip
@@ -157,8 +159,8 @@ def test_same_picture_as_torch_with_fresh_noise_at_every_step(torch_sample, monk
 def test_nothing_recompiles(backend_compiles, sampler):
     model, mesh = tiny_pipeline(), one_device()
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, api.schedule_of(model), SIDE, SIDE,
-        max_steps=api.MAX_STEPS, sampler=sampler,
+        model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE,
+        max_steps=MAX_STEPS, sampler=sampler,
     )  # fmt: skip
     program = compiled_sampler(shape, mesh)
     first = sample(sampler=sampler)
@@ -230,9 +232,7 @@ def test_the_seed_alone_makes_the_noise_of_every_step():
 def test_a_seed_starts_from_unit_noise_of_its_own():
     """Giving the start noise that the seed stands for changes nothing."""
     model = tiny_pipeline()
-    shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, api.schedule_of(model), SIDE, SIDE
-    )
+    shape = SamplerShape(model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE)
     key = jax.random.fold_in(jax.random.key(3), 0)
     start = np.asarray(jax.random.normal(key, shape.latents))
     given = sample(latents=np.stack([start, start]), seeds=[100, 3])
@@ -244,7 +244,7 @@ def test_a_seed_starts_from_unit_noise_of_its_own():
 def test_defaults():
     mesh = one_device()
     prompts = ["x", "y"]
-    plain = api.sample(tiny_pipeline(), prompts, mesh=mesh, num_steps=3, progress=False)
+    plain = medsd_jax.sample(tiny_pipeline(), prompts, mesh=mesh, num_steps=3, progress=False)
     spelled = sample(prompts, seeds=[0, 1], num_steps=3, negative_prompts=["", ""])
     assert plain.dtype == np.uint8 and plain.shape == (2, SIDE, SIDE, 3)
     assert (plain == spelled).all()
@@ -299,7 +299,7 @@ def test_an_inpainting_model_is_refused():
     model = tiny_pipeline()
     unet = dataclasses.replace(model.unet, in_channels=9)
     with pytest.raises(UserError, match="9 -> 4 channels"):
-        api.sample(dataclasses.replace(model, unet=unet), ["x"], progress=False)
+        medsd_jax.sample(dataclasses.replace(model, unet=unet), ["x"], progress=False)
 
 
 def test_a_long_prompt_is_cut_with_a_warning(caplog):
@@ -312,7 +312,7 @@ def test_inputs_are_padded_to_the_largest_number_of_steps():
     """Every number of steps has arrays of one shape: what keeps the program the same."""
     model = tiny_pipeline()
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, api.schedule_of(model), SIDE, SIDE, max_steps=50
+        model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE, max_steps=50
     )
     ids = np.zeros((2, LENGTH), np.int32)
     made = [

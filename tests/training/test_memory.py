@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medsd_jax.cli.recipes import load_config
-from medsd_jax.cli.step_memory import step_memory
+from medsd_jax.config.recipes import load_config
 from medsd_jax.training.memory import kept_for_backward, largest_block, num_bytes
+from medsd_jax.workflows.step_memory import step_memory
 from tests.e2e.tiny_run import recipe
 from tests.parallel.test_sharding import TEXT, UNETS, VAE, weights
 from tests.tiny_pipeline import tiny_pipeline

@@ -8,10 +8,10 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from medsd_jax.adaptation.full import full
-from medsd_jax.cli.train_vae import make_vae_steps
 from medsd_jax.training.state import init_state
 from medsd_jax.training.step import draw
 from medsd_jax.training.vae_step import draw_posterior_noise
+from medsd_jax.workflows.train.vae import make_vae_steps
 from tests.models import oracles
 from tests.models.tiny import jit
 from tests.training import torch_reference

@@ -10,7 +10,6 @@ import pytest
 from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
 from medsd_jax.arrays import from_uint8
-from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.models.params import abstract, bind, component, with_prefix
 from medsd_jax.models.vae import AutoencoderKL, sample_posterior
@@ -18,6 +17,7 @@ from medsd_jax.training.accumulation import accumulated_grad
 from medsd_jax.training.perceptual import perceptual_distance
 from medsd_jax.training.state import apply_gradients, init_state
 from medsd_jax.training.vae_step import draw_posterior_noise, make_vae_train_step
+from medsd_jax.vision.densenet import DenseNet, DenseNetConfig
 from tests.models.tiny import jit, random_weights
 from tests.training.tiny_training import make_batch, recorder, tiny_model
 
@@ -178,9 +178,9 @@ def test_equal_pictures_and_dead_maps_have_no_distance_and_a_finite_gradient():
 def test_loss_and_gradients_equal_torch_autograd():
     torch = pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    from tests.evaluation import torch_densenet
     from tests.models import oracles
     from tests.training import torch_reference
+    from tests.vision import torch_densenet
 
     model, images = tiny_model(), make_batch(2)["images"]
     noise = draw_posterior_noise(

@@ -10,7 +10,6 @@ import optax
 
 from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
-from medsd_jax.cli.train import make_diffusion_model
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.params import with_prefix
@@ -19,6 +18,7 @@ from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.training.state import init_state
 from medsd_jax.training.step import make_train_step
+from medsd_jax.workflows.train.steps import make_diffusion_model
 from tests.models.tiny import jit, random_weights
 from tests.tiny_pipeline import SIDE, tiny_pipeline
 

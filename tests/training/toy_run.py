@@ -12,7 +12,7 @@ from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.accumulation import accumulated_grad
-from medsd_jax.training.loop import LoopSettings, train
+from medsd_jax.training.loop import LoopSettings, run_loop
 from medsd_jax.training.state import apply_gradients
 
 WIDTH = 8
@@ -114,7 +114,7 @@ class ToyRun:
             "evaluate_every": 2,
         }
         params = toy_params() if params is None else params
-        trained = train(
+        trained = run_loop(
             self.workdir,
             LoopSettings(**{**defaults, **settings}),
             mesh=mesh or make_mesh({"data": 4, "fsdp": 2}),

@@ -23,12 +23,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from medsd_jax.classifier.model import load_classifier, network_input, structure, to_grey
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.classifier import load_classifier, network_input, structure, to_grey
-from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
-from medsd_jax.evaluation.features.inception import InceptionV3
 from medsd_jax.evaluation.features.latent import open_latent_space
-from medsd_jax.evaluation.features.preprocessing import preprocessing
 from medsd_jax.evaluation.features.rough import (
     LATENT,
     THUMBNAIL,
@@ -37,14 +34,17 @@ from medsd_jax.evaluation.features.rough import (
     part_means,
     thumbnails,
 )
-from medsd_jax.evaluation.features.transformers_folder import open_tower
-from medsd_jax.evaluation.features.weights import load_weights
-from medsd_jax.evaluation.picture_sets import PictureSet, squared
+from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.files import read_array, whole_file
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
+from medsd_jax.vision.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
+from medsd_jax.vision.inception import InceptionV3
+from medsd_jax.vision.preprocessing import preprocessing
+from medsd_jax.vision.transformers_folder import open_tower
+from medsd_jax.vision.weights import load_weights
 
 KINDS = ("inception", "xrv", "classifier", "clip", "rad-dino", LATENT, THUMBNAIL)
 _PICTURES_AT_ONCE = 32  # on each device

@@ -19,16 +19,16 @@ from jaxtyping import Array, Float
 from medsd_jax.arrays import from_uint8_on_host
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.features.layers import require_image
-from medsd_jax.evaluation.picture_sets import squared
+from medsd_jax.evaluation.images.image_sets import squared
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.pipeline_dir import LoadedVAE, load_vae
 from medsd_jax.models.config import VAEConfig
 from medsd_jax.models.params import abstract
 from medsd_jax.models.vae import AutoencoderKL
+from medsd_jax.vision.layers import require_image
 
 _RESIZE_MODE = "pad"
-"""For a model without a recipe beside it; what configs/base.py and RoentGen take."""
+"""For a model without a recipe beside it; what the default config and RoentGen take."""
 
 
 class LatentMean(AutoencoderKL):

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medsd_jax.arrays import Params
+from medsd_jax.classifier.model import load_classifier, network_input, structure
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.classifier import load_classifier, network_input, structure
-from medsd_jax.evaluation.features.densenet import XRV_DENSENET121, DenseNet
-from medsd_jax.evaluation.features.inception import InceptionV3
-from medsd_jax.evaluation.features.weights import load_weights
 from medsd_jax.models.params import abstract, bind
+from medsd_jax.vision.densenet import XRV_DENSENET121, DenseNet
+from medsd_jax.vision.inception import InceptionV3
+from medsd_jax.vision.weights import load_weights
 
 KINDS = ("classifier", "xrv", "inception")
 

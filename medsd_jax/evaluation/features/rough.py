@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from medsd_jax.evaluation.picture_sets import squared
+from medsd_jax.evaluation.images.image_sets import squared
 
 THUMBNAIL, LATENT = "thumbnail", "latent"
 CELLS = 8

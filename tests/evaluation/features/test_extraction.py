@@ -8,15 +8,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from medsd_jax.cli import evaluate_report  # noqa: E402
 from medsd_jax.errors import UserError  # noqa: E402
 from medsd_jax.evaluation.features import extraction  # noqa: E402
 from medsd_jax.evaluation.features.extraction import features_of, open_network  # noqa: E402
-from medsd_jax.evaluation.picture_sets import open_pictures  # noqa: E402
+from medsd_jax.evaluation.images.image_sets import open_pictures  # noqa: E402
 from medsd_jax.interop.pipeline_dir import save_pipeline  # noqa: E402
 from medsd_jax.parallel.mesh import make_mesh  # noqa: E402
+from medsd_jax.reports.writing import schema  # noqa: E402
 from tests import tiny_pipeline  # noqa: E402
-from tests.evaluation.features import towers  # noqa: E402
+from tests.vision import towers  # noqa: E402
 
 pytestmark = pytest.mark.torch
 WIDTHS = {"clip": 12, "rad-dino": 32, "latent": 256}
@@ -108,5 +108,5 @@ def test_the_kinds_are_listed(spec):
 
 
 def test_the_report_s_schema_knows_every_kind():
-    space = evaluate_report.schema()["$defs"]["space"]
+    space = schema("evaluation")["$defs"]["space"]
     assert space["properties"]["network"]["enum"] == list(extraction.KINDS)

@@ -16,7 +16,7 @@ from medsd_jax.evaluation.features.latent import open_latent_space
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.models.params import bind
 from tests import tiny_pipeline
-from tests.evaluation.features import towers
+from tests.vision import towers
 
 # Float32 sums in another order: 8e-7 of the largest value was measured.
 TOLERANCE = 1e-5

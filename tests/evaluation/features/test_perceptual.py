@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medsd_jax.classifier.model import load_classifier
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.classifier import load_classifier
 from medsd_jax.evaluation.features import perceptual
-from medsd_jax.evaluation.features.densenet import DenseNet, DenseNetConfig
 from medsd_jax.evaluation.features.extraction import make_extractor, open_network
-from medsd_jax.evaluation.features.inception import SMALLEST_IMAGE, InceptionV3
-from medsd_jax.evaluation.features.preprocessing import preprocessing
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.parallel.mesh import make_mesh
+from medsd_jax.vision.densenet import DenseNet, DenseNetConfig
+from medsd_jax.vision.inception import SMALLEST_IMAGE, InceptionV3
+from medsd_jax.vision.preprocessing import preprocessing
 from tests.tiny_judge import write_judge
 
 

@@ -1,0 +1,210 @@
+"""Does a generated picture show what its prompt asked for, as in arXiv 2210.04133, section 4.
+
+A classifier that has seen real pictures alone judges the pictures of each prompt. The headline is
+the share of pictures in which it agrees with the prompt, over all prompts together.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from medsd_jax.classifier.model import Classifier, predict
+from medsd_jax.data.labels import label_values
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.by_classifier.label_scores import score_labels
+from medsd_jax.evaluation.images.image_sets import PictureSet, squared
+from medsd_jax.evaluation.metrics.intervals import share_interval
+from medsd_jax.evaluation.metrics.subgroups import LEAST_PICTURES, parts
+
+PROMPTS_TOLD = 50
+"""A data set of prompts has thousands; each has few pictures then."""
+_PICTURES_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptJudgement:
+    """What the judge says of every picture.
+
+    Attributes:
+        label: the finding in question.
+        prompts: [n], of each picture.
+        asked: [n] bool, whether the prompt asks for the finding.
+        probability: [n] float32, the judge's that the finding is there.
+        rows: [n] int, where in their set the pictures stand.
+        units: [n], equal for pictures of one start noise; each its own if None.
+    """
+
+    label: str
+    prompts: tuple[str, ...]
+    asked: np.ndarray
+    probability: np.ndarray
+    rows: np.ndarray
+    units: tuple[str, ...] | None = None
+
+    @property
+    def seen(self) -> np.ndarray:
+        """[n] bool, whether the judge calls the finding present."""
+        return self.probability > 0.5
+
+    @property
+    def right(self) -> np.ndarray:
+        """[n] bool, whether picture and prompt agree."""
+        return self.seen == self.asked
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report's entry.
+
+        Returns:
+            label; prompt_accuracy (value, n = start noises, ci95 by Wilson: pictures of different
+            seeds are independent, prompts that share theirs are not); auroc and f1 (value, n, ci95)
+            where both kinds of prompts have enough pictures, else null; confusion: asked_seen,
+            asked_unseen, unasked_seen, unasked_unseen; prompts: of each prompt (the `PROMPTS_TOLD`
+            most frequent ones) whether it asks for the finding, the number of pictures, in how many
+            the finding is seen, and the accuracy; num_prompts.
+        """
+        rows_of: dict[str, list[int]] = {}
+        for row, prompt in enumerate(self.prompts):
+            rows_of.setdefault(prompt, []).append(row)
+        by_prompt = []
+        told = sorted(rows_of.items(), key=lambda item: -len(item[1]))[:PROMPTS_TOLD]
+        for prompt, numbers in told:
+            rows = np.array(numbers)
+            by_prompt.append(
+                {
+                    "prompt": prompt,
+                    "asks": bool(self.asked[rows][0]),
+                    "num_images": len(rows),
+                    "num_seen": int(self.seen[rows].sum()),
+                    "accuracy": self.share(rows),
+                }
+            )
+        scores = score_labels(
+            [self.label], self.probability[:, None], self.asked[:, None].astype(np.float32),
+            self.units or [str(row) for row in range(len(self.asked))],
+        )[self.label]  # fmt: skip
+        return {
+            "label": self.label,
+            "prompt_accuracy": self.share(),
+            "auroc": scores.get("auroc"),
+            "f1": scores.get("f1"),
+            "confusion": {
+                f"{asked}_{seen}": int(((self.asked == a) & (self.seen == b)).sum())
+                for asked, a in (("asked", True), ("unasked", False))
+                for seen, b in (("seen", True), ("unseen", False))
+            },
+            "prompts": by_prompt,
+            "num_prompts": len(rows_of),
+        }
+
+    def share(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+        """How many of these pictures agree with their prompt: value, n, ci95."""
+        units = None if self.units is None else np.asarray(self.units)[rows]
+        return share_interval(self.right[rows], units).to_dict()
+
+    def worst(self, count: int) -> np.ndarray:
+        """The pictures that agree least with their prompt, worst first: [count] rows."""
+        error = np.abs(self.probability - self.asked)
+        return np.argsort(-error, kind="stable")[:count]
+
+
+def judge_prompts(
+    classifier: Classifier,
+    label: str,
+    images_u8: np.ndarray,
+    prompts: Sequence[str],
+    asked: Sequence[bool],
+) -> PromptJudgement:
+    """Lets the classifier say in which pictures the finding is.
+
+    Args:
+        classifier: trained on real pictures alone.
+        label: the finding, one of the classifier's.
+        images_u8: [n, H, W, 3] uint8, one a seed.
+        prompts: [n], what each picture was sampled from.
+        asked: [n], whether that prompt asks for the finding.
+
+    Raises:
+        UserError: the classifier does not know the label, or the lengths do not agree.
+    """
+    if not len(images_u8) == len(prompts) == len(asked) > 0:
+        given = f"{len(images_u8)} pictures, {len(prompts)} prompts, {len(asked)} answers"
+        raise UserError(f"{given}: a judgement needs as many of each, and at least one")
+    column = classifier.column(label)
+    probability = predict(classifier, images_u8)[:, column]
+    rows = np.arange(len(images_u8))
+    return PromptJudgement(label, tuple(prompts), np.asarray(asked, bool), probability, rows)
+
+
+def judge_pictures(
+    classifier: Classifier,
+    real: PictureSet,
+    synthetic: PictureSet,
+    labels: Mapping[str, Sequence[Mapping[str, Any]]],
+    mesh: Mesh,
+    units: Sequence[str] | None = None,
+) -> tuple[dict[str, Any], dict[str, PromptJudgement]]:
+    """Judges two sets of pictures for all findings that the classifier knows.
+
+    Args:
+        classifier: trained on real pictures alone.
+        real: pictures with known findings: how far the judge can be trusted.
+        synthetic: pictures with what their prompts ask for.
+        labels: "real" and "synthetic" -> the labels of each picture.
+        mesh: the devices.
+        units: of the synthetic pictures, see `PromptJudgement`.
+
+    Returns:
+        The report's entry: labels, finding -> what `PromptJudgement.to_dict` says and by_part
+        (accuracy of each part of `slices.parts`, or too_few); not_asked, findings of which no
+        prompt says anything; real, the classifier's scores on the real set's labels.
+        And finding -> judgement of the pictures of which it is known whether they shall show it.
+
+    Raises:
+        UserError: no picture is said to show or not to show any finding of the classifier.
+    """
+    asked = {label: label_values(labels["synthetic"], label) for label in classifier.labels}
+    known = [label for label, values in asked.items() if not np.isnan(values).all()]
+    if not known:
+        raise UserError(
+            f"{synthetic.name}: no prompt and no label says anything about "
+            f"{', '.join(classifier.labels)}, which is all that the judge knows"
+        )
+    probability = _probabilities(classifier, synthetic, mesh)
+    entries, judgements = {}, {}
+    for label in known:
+        rows = np.flatnonzero(~np.isnan(asked[label]))
+        judgement = PromptJudgement(
+            label,
+            tuple(synthetic.texts[i] for i in rows),
+            asked[label][rows] > 0.5,
+            probability[rows, classifier.column(label)],
+            rows,
+            None if units is None else tuple(units[i] for i in rows),
+        )
+        judgements[label] = judgement
+        of_parts = parts([labels["synthetic"][i] for i in rows])
+        entries[label] = judgement.to_dict() | {
+            "by_part": {
+                name: {"num_images": int(part.sum()), "too_few": True}
+                if part.sum() < LEAST_PICTURES
+                else judgement.share(part)
+                for name, part in of_parts.items()
+            }
+        }
+    truth = np.stack([label_values(labels["real"], label) for label in classifier.labels], axis=1)
+    on_real = score_labels(
+        classifier.labels, _probabilities(classifier, real, mesh), truth, real.patient_ids
+    )
+    not_asked = [label for label in classifier.labels if label not in known]
+    return {"labels": entries, "not_asked": not_asked, "real": on_real}, judgements
+
+
+def _probabilities(classifier: Classifier, pictures: PictureSet, mesh: Mesh) -> np.ndarray:
+    """[n, labels] float32, pictures made square as in the classifier's training."""
+    side, mode, found = classifier.image_size, classifier.resize_mode, []
+    for batch in pictures.batches(_PICTURES_AT_ONCE):
+        found.append(predict(classifier, squared(batch, side, mode), mesh))
+    return np.concatenate(found)

@@ -1,0 +1,196 @@
+"""A set of pictures to evaluate, with what is known of each: caption, patient, labels.
+
+    FOLDER                  all pictures in it and below it
+    FOLDER                  with metadata.csv, metadata.jsonl or samples.jsonl (sample.py's): those
+                            that the table names
+    TABLE.csv               a path in each row, relative to the table's folder; .tsv, .csv.gz or
+                            .jsonl as well
+    FOLDER:train            a prepared data set (ArrayRecord), as `python -m medsd_jax data` makes
+    FOLDER:validation       it; FOLDER is the set itself or holds one
+
+Pictures are read as training data is (data/stored_image.py): a set and its own prepared copy have
+the same pixels. Those that are not readable are named and counted, never replaced: a black picture
+in their place would move every distance.
+"""
+
+import collections
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medsd_jax.data.labels import evaluated_labels
+from medsd_jax.data.patients import patient_of, warn_of_unknown
+from medsd_jax.data.records import SPLITS
+from medsd_jax.data.sources.image_files import IMAGE_SUFFIXES, list_images
+from medsd_jax.data.stored_image import UnreadableImageError, read_pixels, to_stored
+from medsd_jax.data.tfds_builder import RecordSplit
+from medsd_jax.data.transforms import resize
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.images.tables import SAMPLES_FILE, Labels, Row, find_table, read_table
+
+_log = logging.getLogger(__name__)
+
+_NAMES_TOLD = 5
+_REASONS_TOLD = 20
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures in a fixed order, each of which has been opened once.
+
+    Attributes:
+        name: what the user called it.
+        keys: [n] of the readable pictures: path of the file, or key of the record.
+        texts: [n] prompt or caption; "" where none is known.
+        ids: [n] what its table calls it; "" where it does not. Pictures of one prompt share it.
+        patient_ids: [n]; the picture's own key where no patient is known.
+        labels: [n] label -> value, as picture_tables.py reads them; empty where none are known.
+        unreadable: names of the pictures that were left out.
+        fingerprint: 16 hex digits of the pictures' bytes in their order, and of how they are read.
+        read_file: position -> the file's bytes.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    texts: tuple[str, ...]
+    ids: tuple[str, ...]
+    patient_ids: tuple[str, ...]
+    labels: tuple[Labels, ...]
+    unreadable: tuple[str, ...]
+    fingerprint: str
+    read_file: Callable[[int], bytes]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, index: int) -> np.ndarray:
+        """One picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
+        return read_pixels(self.read_file(index))[0]
+
+    def read_bytes(self, index: int) -> bytes:
+        """One picture in the stored form: PNG or JPEG."""
+        return to_stored(self.read_file(index)).encoded
+
+    def batches(self, size: int) -> Iterator[list[np.ndarray]]:
+        """Pictures [H, W] or [H, W, 3] uint8, at most `size` at once."""
+        for start in range(0, len(self), size):
+            yield [self.read(i) for i in range(start, min(start + size, len(self)))]
+
+
+def open_pictures(where: Path | str, *, patients: bool = True) -> PictureSet:
+    """Finds the pictures; see the module for what `where` may be.
+
+    Args:
+        where: a folder, a table or a split of a prepared data set.
+        patients: warn of pictures whose patient is not known; generated ones have none.
+
+    Raises:
+        UserError: there is nothing of that name, no readable picture in it, or a damaged table.
+    """
+    folder, colon, split = str(where).rpartition(":")
+    if colon and split in SPLITS and not Path(where).exists():
+        found = _of_records(str(where), Path(folder), split)
+        if patients:
+            _warn_of_patients(found)
+        return found
+    path = Path(where)
+    table = find_table(path)
+    if table is not None:
+        rows = read_table(table)
+    elif path.is_dir():
+        listed = list_images(path)
+        listed.warn_of_others(path)
+        found = sorted(listed.images.values())
+        rows = [Row(file, patient_id=patient_of("", str(file))) for file in found]
+        if not rows:
+            raise UserError(f"{path} holds no picture (looked for {', '.join(IMAGE_SUFFIXES)})")
+    else:
+        what = "is no folder and no table" if path.exists() else "does not exist"
+        raise UserError(
+            f"{path} {what}; give a folder of pictures, a .csv of paths, or FOLDER:train "
+            "or FOLDER:validation of a prepared data set"
+        )
+    found = _checked(
+        str(where), [str(row.path) for row in rows], rows, lambda i: rows[i].path.read_bytes()
+    )
+    if patients and (table is None or table.name != SAMPLES_FILE):
+        _warn_of_patients(found)
+    return found
+
+
+def _warn_of_patients(found: PictureSet) -> None:
+    known = zip(found.patient_ids, found.keys, strict=True)
+    warn_of_unknown(found.name, ["" if patient == key else patient for patient, key in known])
+
+
+def squared(pictures: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
+    """Pictures [H, W] or [H, W, 3] uint8 of any sizes -> [B, side, side, 3] uint8.
+
+    Grey is repeated; `mode` says how they become square, see data/transforms.py.
+    """
+    rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
+    return np.stack([resize(p, side, mode) for p in rgb])
+
+
+def _of_records(name: str, folder: Path, split: str) -> PictureSet:
+    sets = [p.parent for p in (folder / "info.json", *sorted(folder.glob("*/info.json")))]
+    sets = [p for p in sets if (p / f"{split}.jsonl").is_file()]
+    if len(sets) != 1:
+        found = "several: " + ", ".join(map(str, sets)) if sets else "none"
+        raise UserError(
+            f"{name}: {folder} must hold one prepared data set with pictures to {split}, not "
+            f"{found}"
+        )
+    records = RecordSplit(sets[0], split, sets[0].name)
+    columns = zip(
+        records.keys,
+        records.texts,
+        records.patient_ids,
+        evaluated_labels(records.labels),
+        strict=True,
+    )
+    rows = [Row(Path(key), text, key, patient, labels) for key, text, patient, labels in columns]
+    return _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
+
+
+def _checked(
+    name: str, keys: Sequence[str], rows: Sequence[Row], read_file: Callable[[int], bytes]
+) -> PictureSet:
+    """Opens every picture once and leaves out the unreadable ones."""
+    readable, unreadable, digest = [], [], hashlib.blake2b(digest_size=8)
+    notes: collections.Counter[str] = collections.Counter()
+    for number, key in enumerate(keys):
+        try:
+            content = read_file(number)
+            note = read_pixels(content)[1]
+        except (OSError, UnreadableImageError) as error:
+            unreadable.append(key)
+            if len(unreadable) <= _REASONS_TOLD:
+                _log.warning("left out %s: %s", key, getattr(error, "strerror", None) or error)
+            continue
+        readable.append(number)
+        notes.update([note] if note else [])
+        digest.update(hashlib.blake2b(content, digest_size=16).digest() + note.encode())
+    if not readable:
+        raise UserError(f"none of the {len(keys)} pictures of {name} can be read")
+    if unreadable:
+        more = ", ..." if len(unreadable) > _NAMES_TOLD else ""
+        told = ", ".join(unreadable[:_NAMES_TOLD])
+        _log.warning("%d of %d pictures left out: %s%s", len(unreadable), len(keys), told, more)
+    for note, count in sorted(notes.items()):
+        _log.warning("%s: %d of %d images converted: %s", name, count, len(keys), note)
+    return PictureSet(
+        name=name,
+        keys=tuple(keys[i] for i in readable),
+        texts=tuple(rows[i].text for i in readable),
+        ids=tuple(rows[i].id for i in readable),
+        patient_ids=tuple(rows[i].patient_id or keys[i] for i in readable),
+        labels=tuple(rows[i].labels for i in readable),
+        unreadable=tuple(unreadable),
+        fingerprint=digest.hexdigest(),
+        read_file=lambda i: read_file(readable[i]),
+    )

@@ -1,0 +1,174 @@
+"""How far two sets of pictures lie apart in one feature space: every number with what it needs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.metrics.feature_sets import Features
+from medsd_jax.evaluation.metrics.frechet import (
+    Moments,
+    extrapolated_frechet_distance,
+    frechet_distance,
+    moments_of,
+)
+from medsd_jax.evaluation.metrics.frechet_error import frechet_interval, frechet_standard_error
+from medsd_jax.evaluation.metrics.intervals import Estimate, bootstrap_interval, share_interval
+from medsd_jax.evaluation.metrics.kid import Kid, kid
+from medsd_jax.evaluation.metrics.prdc import prdc
+
+NEIGHBOURS = 5
+"""k of precision, recall, density and coverage, as in CheXGenBench."""
+_HALVES = 5
+DISTANCES = ("fid", "kid", "precision", "recall")
+"""What `distances` knows."""
+
+
+def fidelity(
+    real: Features,
+    synthetic: Features,
+    *,
+    real_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """FID, KID, precision, recall, density and coverage.
+
+    FID grows as sets shrink, so it stands beside two more numbers: its extrapolation to infinitely
+    many synthetic pictures, and the distance between two halves of the real set, which is what
+    nothing but the small number of patients and pictures does: no patient is in both halves.
+
+    Intervals: FID's and KID's (frechet_error.py; kid.py: the jackknife, a patient at a time) tell
+    how another draw of patients would move the value, bias aside. Those of the other four count the
+    units of the pictures that each is a mean of, the other set held fixed: precision's and
+    density's know nothing of other real patients, recall's and coverage's nothing of other
+    generated pictures. Shares have `share_interval`, as a bootstrap of nothing but ones has no
+    width; density, which is none, has the bootstrap.
+
+    Args:
+        real: [n, d] float32.
+        synthetic: [m, d] float32.
+        real_patients: [n], who is drawn at once in the real set; each picture its own patient if
+            None.
+        synthetic_units: [m], what is drawn at once in the synthetic set, such as the pictures of
+            one start noise; each picture its own unit if None.
+        seed: of subsets, halves and resamples.
+
+    Returns:
+        num_real, num_synthetic, width; fid, kid, precision, recall, density, coverage (each value,
+        n = units of the set or, of FID and KID, of the set with fewer, ci95; KID has none where a
+        set has two units only); fid_extrapolated (value, standard_error, smallest subset, sizes,
+        distances); fid_real_halves (mean and range over splits, the fewest pictures in a half,
+        patients); k.
+    """
+    real_moments, moments = moments_of(real, "real"), moments_of(synthetic, "synthetic")
+    whole = kid(real, synthetic, real_groups=real_patients, synthetic_groups=synthetic_units)
+    shares = prdc(real, synthetic, NEIGHBOURS)
+    line = extrapolated_frechet_distance(real_moments, synthetic, units=synthetic_units, seed=seed)
+    fid = frechet_distance(real_moments, moments)
+    error = frechet_standard_error(
+        real, synthetic, (real_moments, moments), real_patients, synthetic_units
+    )
+    patients, units = (
+        np.arange(len(rows)) if names is None else np.asarray(names)
+        for names, rows in ((real_patients, real), (synthetic_units, synthetic))
+    )
+
+    return {
+        "num_real": len(real),
+        "num_synthetic": len(synthetic),
+        "width": real.shape[1],
+        "fid": Estimate(
+            fid, *frechet_interval(fid, error, whole.num_units), whole.num_units
+        ).to_dict(),
+        "fid_extrapolated": {
+            "value": line.value,
+            "standard_error": line.standard_error,
+            "smallest_subset": int(line.sizes[0]),
+            "sizes": line.sizes.tolist(),
+            "distances": line.distances.tolist(),
+        },
+        "fid_real_halves": _real_halves(real, patients, seed),
+        "kid": _of_kid(whole),
+        "precision": share_interval(shares.balls_of_synthetic > 0, units).to_dict(),
+        "recall": share_interval(shares.recalled, patients).to_dict(),
+        "density": bootstrap_interval(
+            np.mean, shares.balls_of_synthetic / shares.k, units=units, seed=seed
+        ).to_dict(),
+        "coverage": share_interval(shares.covered, patients).to_dict(),
+        "k": NEIGHBOURS,
+    }
+
+
+def _of_kid(found: Kid) -> dict[str, Any]:
+    interval = found.interval()
+    if interval is None:
+        return {"value": found.value, "n": found.num_units}
+    return Estimate(found.value, *interval, found.num_units).to_dict()
+
+
+def distances(
+    real: Features,
+    real_moments: Moments,
+    synthetic: Features,
+    names: Sequence[str],
+    real_patients: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Some of the numbers alone, cheap enough to follow a training with.
+
+    Args:
+        real: [n, d] float32.
+        real_moments: of `real`: they are the same every time.
+        synthetic: [m, d] float32.
+        names: of `DISTANCES`.
+        real_patients: [n], as `fidelity` takes them.
+
+    Returns:
+        name -> value, each as `fidelity` computes it.
+    """
+    found = {}
+    if "fid" in names:
+        found["fid"] = frechet_distance(real_moments, moments_of(synthetic, "synthetic"))
+    if "kid" in names:
+        found["kid"] = kid(real, synthetic, real_groups=real_patients).value
+    if "precision" in names or "recall" in names:
+        shares = prdc(real, synthetic, NEIGHBOURS)
+        found |= {"precision": shares.precision, "recall": shares.recall}
+    return {name: found[name] for name in names}
+
+
+def _real_halves(real: Features, patients: np.ndarray, seed: int) -> dict[str, Any]:
+    names, of_row = np.unique(patients, return_inverse=True)
+    sizes = np.bincount(of_row)
+    rng, distances, smallest = np.random.default_rng(seed), [], len(real)
+    for _ in range(_HALVES):
+        second = _in_second_half(sizes, rng)[of_row]
+        halves = real[~second], real[second]
+        smallest = min(smallest, *map(len, halves))
+        if smallest < 2:
+            raise UserError(
+                f"{len(real)} real images of {len(names)} patients, one of whom has "
+                f"{sizes.max()}, leave a single image to the other half; add patients"
+            )
+        distances.append(frechet_distance(*map(moments_of, halves)))
+    return {
+        "mean": float(np.mean(distances)),
+        "range": [min(distances), max(distances)],
+        "pictures": smallest,
+        "patients": len(names),
+    }
+
+
+def _in_second_half(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[patients] bool: a random split whose halves hold nearly as many images each.
+
+    Patients with many images are dealt out first, each to the half that has fewer so far.
+    """
+    order = rng.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    second, ahead = np.zeros(len(sizes), bool), 0  # images of the first half less the second's
+    for patient in order:
+        second[patient] = ahead > 0 or (ahead == 0 and rng.random() < 0.5)
+        ahead += -sizes[patient] if second[patient] else sizes[patient]
+    return second

@@ -1,0 +1,118 @@
+"""The same numbers for parts of the pictures: one finding, one sex, ten years of age, one view.
+
+A part is compared with the same part of the other set: pictures of effusions with real effusions.
+Parts with too few pictures are marked and get no number, as it would be noise.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medsd_jax.evaluation.metrics.feature_sets import Features
+from medsd_jax.evaluation.metrics.fidelity import fidelity
+
+AGE_BAND = 20  # years
+LEAST_PICTURES = 50
+"""Of each set in a part."""
+LEAST_UNITS = 10
+"""Patients of a part: many pictures of a few patients say little, and nothing of their spread."""
+_TRAITS = ("sex", "view")
+
+
+def parts(labels: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Finds the parts of a set.
+
+    Args:
+        labels: of each picture: findings 1 or 0, sex, age in years, view.
+
+    Returns:
+        part -> [n] bool; "pleural_effusion" for pictures that show it, "sex=F", "age=40-59",
+        "view=PA". Findings come first, each group in alphabetical order. A finding that no picture
+        shows has no part.
+    """
+    findings, traits = {}, {}
+    names = sorted({name for row in labels for name in row})
+    for name in names:
+        values = [row.get(name) for row in labels]
+        if name == "age":
+            bands = [_band(value) for value in values]
+            traits |= {f"age={b}": np.array([x == b for x in bands]) for b in _sorted(bands)}
+        elif name in _TRAITS:
+            known = sorted({str(value) for value in values if value not in (None, "")})
+            traits |= {f"{name}={k}": np.array([str(v) == k for v in values]) for k in known}
+        elif {value for value in values if value is not None} <= {0, 1}:
+            shown = np.array([value == 1 for value in values])
+            if shown.any():
+                findings[name] = shown
+    return findings | traits
+
+
+def sliced_fidelity(
+    real: Features,
+    synthetic: Features,
+    real_labels: Sequence[Mapping[str, Any]],
+    synthetic_labels: Sequence[Mapping[str, Any]],
+    *,
+    real_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
+    least: int = LEAST_PICTURES,
+    seed: int = 0,
+    whole: dict[str, Any] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Computes `fidelity` for each part that both sets have.
+
+    Args:
+        real: [n, d] float32.
+        synthetic: [m, d] float32.
+        real_labels: [n].
+        synthetic_labels: [m].
+        real_patients: [n], as `fidelity` takes them.
+        synthetic_units: [m], likewise.
+        least: pictures of each set that a part needs, of `LEAST_UNITS` patients or more.
+        seed: of the estimates.
+        whole: what `fidelity` returned for all pictures with these settings, for a part that all of
+            them are in: it is not measured twice.
+
+    Returns:
+        part -> what `fidelity` returns, or num_real, num_synthetic and too_few = True. Parts of
+        the real set that no synthetic picture is in are there too, and the other way round.
+    """
+    of_real, of_synthetic = parts(real_labels), parts(synthetic_labels)
+    found: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys([*of_real, *of_synthetic]):
+        rows, others = of_real.get(name), of_synthetic.get(name)
+        counts = {
+            "num_real": 0 if rows is None else int(rows.sum()),
+            "num_synthetic": 0 if others is None else int(others.sum()),
+        }
+        if min(counts.values()) < least:
+            found[name] = {**counts, "too_few": True}
+            continue
+        patients = _of(real_patients, rows)
+        units = _of(synthetic_units, others)
+        if any(len(set(x)) < LEAST_UNITS for x in (patients, units) if x is not None):
+            found[name] = {**counts, "too_few": True}
+            continue
+        if whole is not None and rows.all() and others.all():
+            found[name] = whole
+            continue
+        found[name] = fidelity(
+            real[rows], synthetic[others], real_patients=patients, synthetic_units=units, seed=seed
+        )
+    return found
+
+
+def _of(names: Sequence[str] | None, rows: np.ndarray) -> list[str] | None:
+    return None if names is None else [names[row] for row in np.flatnonzero(rows)]
+
+
+def _band(age: Any) -> str:
+    if age is None or age == "":
+        return ""
+    first = int(age) // AGE_BAND * AGE_BAND
+    return f"{first}-{first + AGE_BAND - 1}"
+
+
+def _sorted(bands: Sequence[str]) -> list[str]:
+    return sorted({band for band in bands if band}, key=lambda band: int(band.partition("-")[0]))

@@ -1,0 +1,260 @@
+"""The demo's result as one page: OUTPUT/report.html, OUTPUT/report.json and OUTPUT/pictures/.
+
+report.html needs no other file and no network. report.json holds the page's numbers; keys may be
+added to it, the meaning of a key stays:
+
+    prompts                 plain, effusion: the two texts
+    num_pictures            plain, effusion: pictures sampled from each
+    picture_size            [height, width] in pixels
+    parameters              unet, vae, text_encoder, total: number of weights
+    model_fingerprint       changes with any bit of any weight
+    data                    source, image_size, num_images and num_patients of train and validation
+    training                vae, diffusion: each steps, batch_size, train_loss, validation_loss;
+                            a loss holds first and last, each {step, value}
+    vae_reconstruction      l1: mean |picture - reconstruction| on the [-1, 1] range; n pictures
+    prompt_accuracy         value, n, ci95: share of the judged pictures in which the classifier
+                            agrees with the prompt about pleural effusion
+    classifier_accuracy     value, n (patients), ci95: of that classifier on held-out phantoms
+    judgement               label, and of each prompt: asks, num_images, num_seen, accuracy
+    classifier              its scores on held-out phantoms
+    seconds                 stage -> seconds of this run, and total
+    versions                python and packages
+    device                  what it ran on, in words
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import medsd_jax
+from medsd_jax.data.dataset import Dataset
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
+from medsd_jax.files import read_object, write_text
+from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.reports.page import page_template
+from medsd_jax.studies.demo.commands import next_steps
+from medsd_jax.studies.demo.images import (
+    Curve,
+    Pictures,
+    find_phantoms,
+    plot_losses,
+    read_pictures,
+    read_previews,
+    reconstruct,
+)
+from medsd_jax.training.metrics import read_scalars
+from medsd_jax.workflows.train.data import open_data
+
+PACKAGES = ("jax", "flax", "optax", "numpy", "grain", "transformers")
+STAGES = {
+    "prepare": "Phantoms drawn, tokenizer learnt, random weights made",
+    "vae": "Autoencoder trained",
+    "diffusion": "Text encoder and U-Net trained",
+    "classifier": "Classifier trained on phantoms",
+    "sample": "Pictures sampled",
+    "judge": "Pictures judged by the classifier",
+    "export": "Model written for PyTorch",
+}
+KEPT_STAGES = ("vae", "diffusion", "classifier")
+"""Those that a second run does not repeat."""
+RECONSTRUCTIONS_SHOWN = 8
+RECONSTRUCTIONS_MEASURED = 64
+WORST_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the classifier says of generated pictures.
+
+    Attributes:
+        judgement: of every judged picture.
+        pictures: [n, H, W, 3] uint8, the judged ones.
+        classifier: its own scores for the label on held-out phantoms.
+    """
+
+    judgement: PromptJudgement
+    pictures: np.ndarray
+    classifier: Mapping[str, Any]
+
+    def worst(self) -> list[tuple[np.ndarray, str, float]]:
+        """The pictures that agree least with their prompt: picture, prompt, probability."""
+        judged = self.judgement
+        return [
+            (self.pictures[i], judged.prompts[i], float(judged.probability[i]))
+            for i in judged.worst(WORST_SHOWN)
+        ]
+
+
+def write(
+    output: Path,
+    plain: np.ndarray,
+    effusion: np.ndarray,
+    prompts: tuple[str, str],
+    model: StableDiffusion,
+    seconds: Mapping[str, float],
+    verdict: Verdict,
+) -> Path:
+    """Write the report of a finished demo.
+
+    Args:
+        output: the demo's folder: metrics.jsonl, config.json and samples/ of the diffusion run,
+            vae/ with those of the VAE's, data/ with the prepared phantoms.
+        plain: [n, H, W, 3] uint8, picture i sampled from seed i with the first prompt.
+        effusion: [n, H, W, 3] uint8, picture i sampled from seed i with the second prompt.
+        prompts: without and with the finding.
+        model: the trained model.
+        seconds: stage -> seconds it took in this run, in the order of the stages.
+        verdict: the classifier's, on pictures of both prompts.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UserError: a file of the training runs is missing or unreadable.
+    """
+    assert plain.shape == effusion.shape and plain.dtype == effusion.dtype == np.uint8
+    configs = {"vae": _read_config(output / "vae"), "diffusion": _read_config(output)}
+    curves = {"vae": _read_curves(output / "vae"), "diffusion": _read_curves(output)}
+    dataset = _open_data(configs["diffusion"], output)
+    held_out, size = dataset.validation, plain.shape[1]
+    measured = range(min(RECONSTRUCTIONS_MEASURED, len(held_out)))
+    originals = read_pictures(held_out, measured, size)
+    reconstructions, l1 = reconstruct(model, originals)
+    pictures = Pictures(
+        plain=plain,
+        effusion=effusion,
+        phantoms={
+            "No finding": find_phantoms(held_out, "no_finding", size),
+            "Pleural effusion": find_phantoms(held_out, "pleural_effusion", size),
+        },
+        originals=originals[:RECONSTRUCTIONS_SHOWN],
+        reconstructions=reconstructions[:RECONSTRUCTIONS_SHOWN],
+        previews=read_previews(output / "samples"),
+        curves={name: plot_losses(curve) for name, curve in curves.items()},
+    )
+    judgement = verdict.judgement.to_dict()
+    numbers = {
+        "prompts": {"plain": prompts[0], "effusion": prompts[1]},
+        "num_pictures": {"plain": len(plain), "effusion": len(effusion)},
+        "picture_size": list(plain.shape[1:3]),
+        "parameters": count_parameters(model),
+        "model_fingerprint": model.fingerprint(),
+        "data": _describe_data(dataset, configs["diffusion"]),
+        "training": {name: _describe_run(configs[name], curves[name]) for name in configs},
+        "vae_reconstruction": {"l1": l1, "n": len(originals)},
+        "prompt_accuracy": judgement["prompt_accuracy"],
+        "classifier_accuracy": verdict.classifier.get("accuracy"),
+        "judgement": judgement,
+        "classifier": dict(verdict.classifier),
+        "seconds": {name: round(s, 2) for name, s in seconds.items()}
+        | {"total": round(sum(seconds.values()), 2)},
+        "versions": _versions(),
+        "device": _describe_device(),
+    }
+    pictures.save(output / "pictures", prompts)
+    text = json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_text(output / "report.json", text)
+    page = page_template("demo.html.jinja").render(
+        numbers=numbers,
+        pictures=pictures,
+        worst=verdict.worst(),
+        latents=_describe_latents(model, size),
+        preview_prompts=configs["diffusion"]["preview"]["prompts"],
+        stages=[(STAGES.get(name, name), s) for name, s in seconds.items()],
+        # A stage that an earlier run had finished takes no time to find done.
+        kept=[STAGES[name] for name in KEPT_STAGES if seconds.get(name, 1.0) < 0.5],
+        next_steps=next_steps(output, configs["diffusion"]),
+    )  # fmt: skip
+    report = output / "report.html"
+    write_text(report, page)
+    return report
+
+
+def count_parameters(model: StableDiffusion) -> dict[str, int]:
+    """Weights of each component, and of all."""
+    counts = dict.fromkeys(("unet", "vae", "text_encoder"), 0)
+    for name, weight in model.params.items():
+        counts[name.partition(".")[0]] += int(np.prod(weight.shape))
+    return counts | {"total": sum(counts.values())}
+
+
+def _open_data(config: Mapping[str, Any], output: Path) -> Dataset:
+    config = ConfigDict(config)
+    config.data.cache_dir = str(output / "data")  # the folder may have moved since
+    return open_data(config, output)
+
+
+def _read_config(workdir: Path) -> dict[str, Any]:
+    return read_object(_require(workdir / "config.json"), f"remove {workdir}: it is trained again")
+
+
+def _read_curves(workdir: Path) -> dict[str, Curve]:
+    path = _require(workdir / "metrics.jsonl")
+    rows = read_scalars(workdir)
+    curves = {
+        kind: [(int(row["step"]), row[f"{kind}/loss"]) for row in rows if f"{kind}/loss" in row]
+        for kind in ("train", "validation")
+    }
+    for kind, curve in curves.items():
+        if not curve:
+            raise UserError(f"{path} holds no {kind}/loss: the report needs a finished run")
+    return curves
+
+
+def _require(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist: the report needs the files of the training runs; "
+            "make them with python -m medsd_jax demo"
+        )
+    return path
+
+
+def _describe_data(dataset: Dataset, config: Mapping[str, Any]) -> dict[str, Any]:
+    info = dataset.info
+    return {
+        "source": info.source,
+        "image_size": config["data"]["image_size"],
+        "num_images": dict(info.num_images),
+        "num_patients": dict(info.num_patients),
+    }
+
+
+def _describe_run(config: Mapping[str, Any], curves: Mapping[str, Curve]) -> dict[str, Any]:
+    def ends(curve: Curve) -> dict[str, dict[str, float]]:
+        places = {"first": curve[0], "last": curve[-1]}
+        return {name: {"step": step, "value": value} for name, (step, value) in places.items()}
+
+    return {
+        "steps": config["train"]["steps"],
+        "batch_size": config["data"]["batch_size"],
+        "train_loss": ends(curves["train"]),
+        "validation_loss": ends(curves["validation"]),
+    }
+
+
+def _describe_latents(model: StableDiffusion, size: int) -> dict[str, Any]:
+    side, channels = size // model.vae.downscale, model.vae.latent_channels
+    return {"shape": (side, side, channels), "fewer": 3 * size**2 / (channels * side**2)}
+
+
+def _describe_device() -> str:
+    first = jax.devices()[0]
+    if first.platform == "cpu":
+        return f"{os.cpu_count()} CPU cores"
+    return f"{jax.device_count()} × {first.device_kind}"
+
+
+def _versions() -> dict[str, str]:
+    ours = {"python": platform.python_version(), "medsd_jax": medsd_jax.__version__}
+    return ours | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -1,0 +1,59 @@
+"""The Python API for notebooks, and the code under the command line: load, sample, save."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medsd_jax.adaptation.lora import merge
+from medsd_jax.errors import UserError
+from medsd_jax.interop.learned_embeddings import read_embeddings, with_embeddings
+from medsd_jax.interop.lora_files import read_lora
+from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
+from medsd_jax.models.stable_diffusion import StableDiffusion
+
+load = load_pipeline
+save = save_pipeline
+
+
+def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> StableDiffusion:
+    """The model with a LoRA merged into its weights.
+
+    Args:
+        model: from `load`, weights on the host.
+        path: a safetensors file in PEFT's or kohya's layout, or a folder with
+            pytorch_lora_weights.safetensors or one file of another name.
+        scale: the difference is multiplied by it; 0 changes nothing.
+
+    Raises:
+        UserError: the file cannot be read or is of another model, or the scale is not finite.
+    """
+    if not math.isfinite(scale):
+        raise UserError(f"LoRA scale = {scale} must be a finite number")
+    found = read_lora(Path(path).expanduser(), model.params)
+    scales = {kernel: scale * own for kernel, own in found.scales.items()}
+    merged = merge(model.params, found.matrices, scales)
+    for kernel in found.scales:
+        if not np.isfinite(merged[kernel]).all():
+            raise UserError(
+                f"{path} with scale {scale:g} gives {kernel} numbers that are not finite: take a "
+                "smaller scale, or another copy of the LoRA"
+            )
+    return replace(model, params=merged)
+
+
+def add_embedding(
+    model: StableDiffusion, path: Path | str, word: str | None = None
+) -> StableDiffusion:
+    """The model with the new word of a textual inversion, to be written in prompts.
+
+    Args:
+        model: from `load`, weights on the host.
+        path: learned_embeds.safetensors, a file of A1111, or a folder that holds one.
+        word: instead of the file's own, which is the name of the file for those of A1111.
+
+    Raises:
+        UserError: the file cannot be read, is of another width, or the word is there already.
+    """
+    return with_embeddings(model, *read_embeddings(Path(path).expanduser(), word))

@@ -1,0 +1,186 @@
+"""``python -m medsd_jax probe-text``: what do text encoders know of the findings in a text?"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from medsd_jax.config.ranges import check_ranges
+from medsd_jax.errors import UserError
+from medsd_jax.reports.writing import schema
+
+if TYPE_CHECKING:
+    from medsd_jax.data.dataset import Dataset
+    from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder
+
+REPORT = "report.json"
+
+
+def check_config(config: ConfigDict) -> None:
+    """Raises UserError where a value makes no sense."""
+    from medsd_jax.evaluation.text.embeddings import parse_pooling
+
+    parse_pooling(config.pooling)
+    check_ranges(config)
+
+
+def probe_encoders(
+    config: ConfigDict,
+    encoders: Mapping[str, str],
+    data: tuple[str, str | None],
+    output: Path,
+    *,
+    cache_dir: Path,
+) -> dict[str, Any]:
+    """Embeds a data set's captions with every encoder, probes the embeddings, writes report.json.
+
+    Args:
+        config: by `medsd_jax.config.text_probe_config`.
+        encoders: name in the report -> folder or hub id.
+        data: kind and folder of the data set, as the flags name them; its training patients fit,
+            its validation patients score.
+        output: a folder; made where it is missing.
+        cache_dir: for the prepared data set.
+
+    Returns:
+        What report.json holds, as its schema says.
+
+    Raises:
+        UserError: an encoder cannot be read, there is no label to probe for, or nobody to score.
+    """
+    import jsonschema
+
+    from medsd_jax.data.dataset import open_dataset
+    from medsd_jax.evaluation.text.embeddings import check_pooling, parse_pooling
+    from medsd_jax.files import check_permission, write_json
+    from medsd_jax.interop.any_text_encoder import load_text_encoder
+    from medsd_jax.models.bert_config import BertTextConfig
+    from medsd_jax.parallel.multihost import is_main_process
+
+    check_permission(output)
+    loaded = {
+        name: load_text_encoder(where, max_length=config.max_length)
+        for name, where in encoders.items()
+    }
+    for name, encoder in loaded.items():
+        check_pooling(encoder, parse_pooling(config.pooling), name)
+    has_bert = any(isinstance(encoder.config, BertTextConfig) for encoder in loaded.values())
+    if config.attention_mask and not has_bert:
+        raise UserError("--attention_mask is for BERT encoders, and none is among them")
+    dataset = open_dataset(
+        *data,
+        params={} if config.num_images is None else {"num_images": config.num_images},
+        cache_dir=cache_dir,
+        validation_fraction=config.validation_fraction,
+    )
+    report = _probe(config, loaded, dataset)
+    jsonschema.validate(report, schema("text_probe"))
+    if is_main_process():
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(output / REPORT, report)
+    return report
+
+
+def _probe(
+    config: ConfigDict, encoders: Mapping[str, "LoadedTextEncoder"], dataset: "Dataset"
+) -> dict[str, Any]:
+    """The report."""
+    from medsd_jax.evaluation.text.embeddings import embed_texts, parse_pooling
+    from medsd_jax.evaluation.text.probe import Side, probe
+    from medsd_jax.workflows.classifier_recipe import targets_of
+
+    splits = (dataset.train, dataset.validation)
+    if not all(len(split) for split in splits):
+        raise UserError("a side of the data set is empty: change --validation_fraction")
+    names = list(config.labels or _yes_no_labels(dataset))
+    if not names:
+        raise UserError("the data set has no label with both 1 and 0: there is nothing to probe")
+    sides = [Side(targets_of(split, names).astype(float), split.patient_ids) for split in splits]
+    how = parse_pooling(config.pooling)
+    embeddings, about = {}, []
+    for name, encoder in encoders.items():
+        texts = [*dataset.train.texts, *dataset.validation.texts]
+        vectors = embed_texts(
+            encoder, texts, how, attention_mask=config.attention_mask, progress=True
+        )
+        embeddings[name] = (vectors[: len(dataset.train)], vectors[len(dataset.train) :])
+        about.append(
+            {
+                "name": name,
+                "class": type(encoder.config).__name__.removesuffix("TextConfig"),
+                "weights_hash": _fingerprint(encoder.params),
+                "width": vectors.shape[1],
+                "max_length": encoder.tokenizer.model_max_length,
+            }
+        )
+    found = probe(names, *sides, embeddings, num_resamples=config.num_resamples, seed=config.seed)
+    for entry in about:
+        entry["labels"] = found["labels"][entry["name"]]
+    return {
+        "data": {
+            "source": dataset.info.source,
+            "fingerprint": dataset.info.fingerprint,
+            **{
+                split.name: {
+                    "num_texts": len(split),
+                    "num_distinct_texts": len(set(split.texts)),
+                    "num_patients": len(set(split.patient_ids)),
+                }
+                for split in splits
+            },
+        },
+        "pooling": config.pooling,
+        "attention_mask": config.attention_mask,
+        "num_resamples": config.num_resamples,
+        "seed": config.seed,
+        "encoders": about,
+        "differences": found["differences"],
+    }
+
+
+def in_words(report: dict[str, Any]) -> str:
+    """A table: AUROC and F1 by finding and encoder, then the differences."""
+    names = list(report["encoders"][0]["labels"])
+    width = max(len(name) for name in names) + 2
+    lines = []
+    for entry in report["encoders"]:
+        lines.append(f"{entry['name']} ({entry['class']}, {entry['width']} wide)")
+        for name in names:
+            scores = entry["labels"][name]
+            numbers = (
+                "too few texts with it, or without"
+                if scores.get("too_few")
+                else ", ".join(f"{key} {_interval(scores[key])}" for key in ("auroc", "f1"))
+            )
+            counts = f"{scores['num_present']:5} of {scores['num_images']}"
+            lines.append(f"  {name:{width}}{counts}  {numbers}")
+    for entry in report["differences"]:
+        lines.append(f"{entry['encoder']} minus {entry['minus']}")
+        for name, scores in entry["labels"].items():
+            numbers = ", ".join(f"{key} {_interval(scores[key], '+')}" for key in ("auroc", "f1"))
+            lines.append(f"  {name:{width}}{numbers}")
+    return "\n".join(lines)
+
+
+def _interval(estimate: dict[str, Any], sign: str = "") -> str:
+    low, high = estimate["ci95"]
+    said = f"{sign}z.3f"  # no "-0.000"
+    return f"{estimate['value']:{said}} ({low:{said}} to {high:{said}})"
+
+
+def _yes_no_labels(dataset: "Dataset") -> list[str]:
+    rows = [*dataset.train.labels, *dataset.validation.labels]
+    values = {name: {row[name] for row in rows if row.get(name, "") != ""} for name in
+              dataset.info.label_names}  # fmt: skip
+    return [name for name, found in values.items() if found == {0, 1}]
+
+
+def _fingerprint(params: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits that change with any bit of any weight of the encoder."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(params):
+        digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,139 @@
+"""The headline number: agreement of pictures with their prompts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import f1_score, roc_auc_score
+
+from medsd_jax.data.transforms import resize
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.by_classifier import prompt_adherence
+from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_pictures, judge_prompts
+from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.prompt_labels import known_labels
+from medsd_jax.parallel.mesh import make_mesh
+
+PLAIN, ASKING = "A photo of a lung xray", "... with a visible pleural effusion"
+PROMPTS = [PLAIN] * 4 + [ASKING] * 4
+ASKED = [False] * 4 + [True] * 4
+
+
+@pytest.fixture
+def judgement(classifier, monkeypatch):
+    """One of eight pictures shows the finding though it was not asked for."""
+    seen = np.float32([0.1, 0.2, 0.9, 0.4, 0.6, 0.7, 0.8, 0.99])
+    monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, 1 - seen], axis=1))
+    return judge_prompts(classifier, "effusion", np.zeros((8, 24, 24, 3), np.uint8), PROMPTS, ASKED)
+
+
+def test_agreement_is_counted_by_prompt(judgement):
+    told = judgement.to_dict()
+    assert told["prompt_accuracy"]["value"] == 7 / 8 and told["prompt_accuracy"]["n"] == 8
+    low, high = told["prompt_accuracy"]["ci95"]
+    assert low < 7 / 8 < high
+    plain, asking = told["prompts"]
+    assert (plain["prompt"], plain["asks"], plain["num_seen"]) == (PLAIN, False, 1)
+    assert (asking["prompt"], asking["asks"], asking["num_seen"]) == (ASKING, True, 4)
+    assert plain["accuracy"]["value"] == 0.75 and asking["accuracy"]["value"] == 1.0
+
+
+def test_swapped_prompts_give_the_complement(judgement):
+    swapped = dataclasses.replace(judgement, asked=~judgement.asked)
+    assert swapped.to_dict()["prompt_accuracy"]["value"] == 1 / 8
+
+
+def test_prompts_that_share_their_seeds_are_one_draw(judgement):
+    """Four start noises, each with and without the finding."""
+    shared = dataclasses.replace(judgement, units=("0", "1", "2", "3") * 2).to_dict()
+    assert shared["prompt_accuracy"]["value"] == 7 / 8 and shared["prompt_accuracy"]["n"] == 4
+    assert shared["prompts"][0]["accuracy"] == judgement.to_dict()["prompts"][0]["accuracy"]
+    widths = [np.diff(x["prompt_accuracy"]["ci95"]) for x in (shared, judgement.to_dict())]
+    assert widths[0] > widths[1]
+
+
+def test_confusion_and_scores(judgement):
+    told = judgement.to_dict()
+    assert told["confusion"] == {
+        "asked_seen": 4, "asked_unseen": 0, "unasked_seen": 1, "unasked_unseen": 3
+    }  # fmt: skip
+    assert told["auroc"] is None and told["f1"] is None  # four of a kind are too few
+    assert judgement.worst(2).tolist() == [2, 4] or judgement.worst(2).tolist() == [2, 3]
+
+
+def test_scores_are_scikit_learns(classifier, monkeypatch):
+    rng = np.random.default_rng(0)
+    asked = rng.random(60) < 0.5
+    seen = np.clip(asked * 0.3 + rng.random(60) * 0.7, 0, 1).astype(np.float32)
+    monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, seen], axis=1))
+    pictures = np.zeros((60, 24, 24, 3), np.uint8)
+    told = judge_prompts(classifier, "effusion", pictures, ["p"] * 60, asked.tolist()).to_dict()
+    assert told["auroc"]["value"] == pytest.approx(roc_auc_score(asked, seen))
+    assert told["f1"]["value"] == pytest.approx(f1_score(asked, seen > 0.5))
+
+
+class TestSets:
+    """Two sets on disk, judged whole."""
+
+    @pytest.fixture
+    def sets(self, tmp_path):
+        rng = np.random.default_rng(0)
+        for name in ("real", "synthetic"):
+            (tmp_path / name).mkdir()
+            rows = ["file_name,text,patient_id,effusion,edema,sex"]
+            for i in range(60):
+                pixels = rng.integers(0, 256, (30, 24), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+                known = "" if i == 0 else i % 2
+                rows.append(f"{i}.png,t{i % 3},p{i // 2},{known},1,{'FM'[i > 5]}")
+            (tmp_path / name / "metadata.csv").write_text("\n".join(rows) + "\n")
+        return {name: open_pictures(tmp_path / name) for name in ("real", "synthetic")}
+
+    def judged(self, classifier, sets):
+        labels = {name: known_labels(pictures) for name, pictures in sets.items()}
+        mesh = make_mesh({"data": -1})
+        return judge_pictures(classifier, sets["real"], sets["synthetic"], labels, mesh)
+
+    def test_labels_ask_and_the_judge_answers(self, classifier, sets):
+        entry, judgements = self.judged(classifier, sets)
+        assert entry["not_asked"] == ["nodule"] and list(entry["labels"]) == ["effusion"]
+        judgement = judgements["effusion"]
+        # Picture 0 says nothing of effusions.
+        assert judgement.rows.tolist() == list(range(1, 60))
+        assert judgement.asked.tolist() == [bool(i % 2) for i in range(1, 60)]
+        pictures = [resize(np.stack([sets["synthetic"].read(i)] * 3, -1), 24) for i in range(60)]
+        wanted = prompt_adherence.predict(classifier, np.stack(pictures))[1:, 0]
+        np.testing.assert_allclose(judgement.probability, wanted, atol=1e-6)  # other batches
+        of_parts = entry["labels"]["effusion"]["by_part"]
+        assert of_parts["sex=F"] == {"num_images": 5, "too_few": True}
+        assert of_parts["sex=M"]["n"] == 54 and "ci95" in of_parts["sex=M"]
+        assert entry["real"]["effusion"]["num_images"] == 59
+        assert entry["real"]["nodule"]["too_few"]
+
+    def test_prompts_ask_where_there_are_no_labels(self, classifier, sets):
+        bare = {
+            name: dataclasses.replace(p, labels=({},) * 60, texts=("",) * 60)
+            for name, p in sets.items()
+        }
+        with pytest.raises(UserError, match="says anything about effusion, nodule"):
+            self.judged(classifier, bare)
+        prompts = ("No nodule.", "A photo of a lung xray with a visible nodule") * 30
+        bare["synthetic"] = dataclasses.replace(bare["synthetic"], texts=prompts)
+        entry, judgements = self.judged(classifier, bare)
+        assert entry["not_asked"] == ["effusion"]
+        assert judgements["nodule"].asked.tolist() == [False, True] * 30
+        confusion = entry["labels"]["nodule"]["confusion"]
+        assert sum(confusion.values()) == 60
+        swapped = dataclasses.replace(bare["synthetic"], texts=prompts[1:] + prompts[:1])
+        other, _ = self.judged(classifier, {**bare, "synthetic": swapped})
+        accuracies = [e["labels"]["nodule"]["prompt_accuracy"]["value"] for e in (entry, other)]
+        assert sum(accuracies) == pytest.approx(1.0)
+
+
+def test_mistakes_are_told(classifier):
+    pictures = np.zeros((2, 24, 24, 3), np.uint8)
+    with pytest.raises(UserError, match="2 pictures, 1 prompts, 2 answers"):
+        judge_prompts(classifier, "effusion", pictures, [PLAIN], [True, False])
+    with pytest.raises(UserError, match="'edema'"):
+        judge_prompts(classifier, "edema", pictures, [PLAIN] * 2, [False] * 2)

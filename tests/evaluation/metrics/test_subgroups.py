@@ -1,0 +1,73 @@
+"""Parts of the sets: who is in them, and what too few pictures give."""
+
+import numpy as np
+import pytest
+
+from medsd_jax.evaluation.metrics.fidelity import fidelity
+from medsd_jax.evaluation.metrics.subgroups import parts, sliced_fidelity
+
+LABELS = [
+    {"edema": 1, "sex": "F", "age": 8, "view": "PA", "side": "left", "ratio": 0.5},
+    {"edema": 0, "nodule": 0, "sex": "M", "age": 44},
+    {"edema": 1, "sex": "", "age": 59, "view": "AP"},
+    {"sex": "F", "age": 110, "view": "PA"},
+]
+
+
+def test_parts_are_findings_sexes_ages_and_views():
+    found = {name: np.flatnonzero(rows).tolist() for name, rows in parts(LABELS).items()}
+    assert found == {
+        "edema": [0, 2],  # no picture shows a nodule; a side and a ratio are no yes or no
+        "age=0-19": [0],
+        "age=40-59": [1, 2],
+        "age=100-119": [3],
+        "sex=F": [0, 3],
+        "sex=M": [1],
+        "view=AP": [2],
+        "view=PA": [0, 3],
+    }
+    assert list(found)[:4] == ["edema", "age=0-19", "age=40-59", "age=100-119"]
+    assert parts([{}, {}]) == {}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    rng = np.random.default_rng(0)
+    real, synthetic = rng.normal(size=(200, 4)), rng.normal(size=(160, 4))
+    sick, asked = np.arange(200) % 2 == 0, np.arange(160) % 4 != 0
+    synthetic[asked] += 2.0  # the generated pictures of sick patients are wrong
+    labels = [[{"edema": int(x), "sex": "F"} for x in rows] for rows in (sick, asked)]
+    labels[1][5]["age"] = 30
+    return real.astype(np.float32), synthetic.astype(np.float32), *labels
+
+
+def test_a_part_is_the_distance_of_these_pictures_alone(sets):
+    real, synthetic, of_real, of_synthetic = sets
+    found = sliced_fidelity(real, synthetic, of_real, of_synthetic)
+    asked = np.arange(160) % 4 != 0
+    assert found["edema"] == fidelity(real[::2], synthetic[asked])
+    assert found["sex=F"] == fidelity(real, synthetic)
+    assert found["edema"]["kid"]["value"] > found["sex=F"]["kid"]["value"]
+
+
+def test_parts_with_few_pictures_are_marked_and_get_no_number(sets):
+    found = sliced_fidelity(*sets, least=121)
+    assert found["edema"] == {"num_real": 100, "num_synthetic": 120, "too_few": True}
+    assert found["age=20-39"] == {"num_real": 0, "num_synthetic": 1, "too_few": True}
+    assert "fid" in found["sex=F"]
+
+
+def test_a_part_that_all_pictures_are_in_is_not_measured_twice(sets):
+    whole = {"measured": "before"}
+    found = sliced_fidelity(*sets, whole=whole)
+    assert found["sex=F"] is whole and "fid" in found["edema"]
+
+
+def test_many_pictures_of_few_patients_get_no_number(sets):
+    patients = [f"p{i // 2 % 9}" for i in range(200)]  # nine patients with an edema, nine without
+    found = sliced_fidelity(*sets, real_patients=patients)
+    assert found["edema"] == {"num_real": 100, "num_synthetic": 120, "too_few": True}
+    patients = [f"p{i // 2 % 20}" for i in range(200)]
+    found = sliced_fidelity(*sets, real_patients=patients, synthetic_units=[*map(str, range(160))])
+    assert found["edema"]["kid"]["n"] == 20 and found["edema"]["precision"]["n"] == 120
+    assert sliced_fidelity(*sets, synthetic_units=["s"] * 160)["edema"]["too_few"]
