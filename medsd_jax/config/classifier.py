@@ -22,9 +22,9 @@ def classifier_config() -> ConfigDict:
     config.calibration_fraction = 0.1
 
     config.network = ConfigDict()  # DenseNet-121; group norm and one grey channel without weights
-    config.network.growth_rate = 32
+    config.network.growth_rate = 32  # channels that each layer adds
     config.network.block_config = (6, 12, 24, 16)  # layers of each dense block
-    config.network.num_init_features = 64
+    config.network.num_init_features = 64  # channels behind the first convolution
     # Start from the folder of a classifier that was trained here, or from a weight file
     # (.safetensors, .pth or .pt) of torchvision's densenet121 or torchxrayvision's
     # densenet121-res224-*; None: from random weights. The class scores start anew, batch norm keeps
@@ -37,7 +37,7 @@ def classifier_config() -> ConfigDict:
     config.augmentation.brightness = 0.15  # and moved by at most this, on [-1, 1]
 
     add_optim(config)
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 1e-3  # the largest of the schedule
     config.optim.schedule = "cosine"
     config.optim.warmup_steps = 50
 

@@ -32,7 +32,7 @@ def text_projection_config() -> ConfigDict:
     config.data.batch_size = 256  # prompts per optimizer step, over all devices
 
     add_optim(config)
-    config.optim.learning_rate = 1e-3
+    config.optim.learning_rate = 1e-3  # the largest of the schedule
     config.optim.schedule = "cosine"
     config.train = ConfigDict()
     config.train.steps = 1000  # optimizer steps

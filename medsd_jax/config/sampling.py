@@ -12,6 +12,6 @@ def sampling_config() -> ConfigDict:
     # Image i of each prompt has seed + i: only the prompts tell such images apart.
     config.same_seeds = False
     config.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
-    config.num_steps = 50
+    config.num_steps = 50  # of the sampler
     config.guidance_scale = 7.5  # 1 is no guidance
     return config

@@ -36,12 +36,13 @@ def add_data(config: ConfigDict) -> None:
 def add_optim(config: ConfigDict) -> None:
     """AdamW and its learning rate."""
     config.optim = ConfigDict()
-    config.optim.learning_rate = 1e-5
+    config.optim.learning_rate = 1e-5  # the largest of the schedule
     config.optim.schedule = "constant"  # or "linear" or "cosine", both to 0 at train.steps
     config.optim.warmup_steps = 0  # optimizer steps
-    config.optim.b1 = 0.9
-    config.optim.b2 = 0.999
-    config.optim.eps = 1e-8
+    config.optim.b1 = 0.9  # of AdamW: decay of the mean of the gradients
+    config.optim.b2 = 0.999  # of AdamW: decay of the mean of their squares
+    config.optim.eps = 1e-8  # of AdamW: added to the denominator
+    # Decoupled, as AdamW has it: times the learning rate at each step.
     config.optim.weight_decay = 1e-2
     config.optim.clip_norm = 1.0  # largest global gradient norm; 0 switches clipping off
     config.optim.no_decay = ()  # regular expressions of weights that do not decay
@@ -50,19 +51,19 @@ def add_optim(config: ConfigDict) -> None:
 def add_mesh(config: ConfigDict) -> None:
     """The device mesh."""
     config.mesh = ConfigDict()  # devices along each axis; one may be -1: all that are left
-    config.mesh.data = -1
-    config.mesh.fsdp = 1
-    config.mesh.tensor = 1
+    config.mesh.data = -1  # copies of the model, each with its part of the batch
+    config.mesh.fsdp = 1  # shards of the weights and of the batch
+    config.mesh.tensor = 1  # shards of the matrices inside a layer
 
 
 def add_log(config: ConfigDict) -> None:
     """How often scalars are written."""
     config.log = ConfigDict()
-    config.log.every_steps = 10
+    config.log.every_steps = 10  # optimizer steps between two rows of metrics.jsonl
 
 
 def add_checkpoint(config: ConfigDict) -> None:
     """When checkpoints are written."""
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500  # and at the end, and when the run is interrupted
-    config.checkpoint.keep = 2
+    config.checkpoint.keep = 2  # the newest ones; older ones are deleted

@@ -37,13 +37,15 @@ def training_config() -> ConfigDict:
     # Regular expressions on weight names. Add r"^text_encoder\." to train the text encoder too.
     # Empty for textual inversion.
     config.adaptation.train = (r"^unet\.",)
-    # LoRA alone: rank r, such as 16; the difference is multiplied by alpha / r, usually 1.
+    # LoRA only: the rank r of the difference, such as 16.
     config.adaptation.lora_rank = config_dict.placeholder(int)
+    # LoRA only; the difference is multiplied by alpha / rank, usually 1.
     config.adaptation.lora_alpha = config_dict.placeholder(float)
-    # Textual inversion alone: the new word, such as "<lung-xray>", in the captions trained on; a
-    # known word that it starts as; tokens of the new word.
+    # Textual inversion only: the new word, such as "<lung-xray>", in the captions trained on.
     config.adaptation.word = config_dict.placeholder(str)
+    # Textual inversion only: a known word that the new one starts as.
     config.adaptation.word_like = config_dict.placeholder(str)
+    # Textual inversion only: how many tokens the new word becomes.
     config.adaptation.word_vectors = config_dict.placeholder(int)
 
     add_data(config)
@@ -56,9 +58,12 @@ def training_config() -> ConfigDict:
     # The paper's few pictures: so many with a finding and as many without any, one a patient, each
     # with one of two prompts. 0: train on everything, with the data set's own captions.
     config.few_shot = ConfigDict()
+    # With the finding, and as many without any; 0: the whole data set.
     config.few_shot.images_per_prompt = 0
     config.few_shot.label = "pleural_effusion"  # 1 or 0 in the data set
+    # Caption of the images with the finding.
     config.few_shot.prompt_with = "A photo of a lung xray with a visible pleural effusion"
+    # Caption of the images without any finding.
     config.few_shot.prompt_without = "A photo of a lung xray"
 
     # Prior preservation (DreamBooth, 2208.12242): the loss of pictures that the model itself drew
@@ -76,8 +81,8 @@ def training_config() -> ConfigDict:
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
     config.prior.seed = 0  # picture i has seed + i
     config.prior.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
-    config.prior.num_steps = 50
-    config.prior.guidance_scale = 4.0
+    config.prior.num_steps = 50  # of the sampler
+    config.prior.guidance_scale = 4.0  # 1 is no guidance
 
     add_optim(config)
 
@@ -95,6 +100,7 @@ def training_config() -> ConfigDict:
     config.vae = ConfigDict()  # task "vae" only
     # Regular expressions on weight names; r"^vae\.(decoder|post_quant_conv)\." keeps the latents.
     config.vae.train = (r"^vae\.",)
+    # Of the divergence between the latents' posterior and a standard normal.
     config.vae.kl_weight = 1e-6
     # Times the distance in the feature maps of a frozen network, so that texture counts beside grey
     # values (training/perceptual.py); 0 switches it off.
@@ -117,15 +123,16 @@ def training_config() -> ConfigDict:
     # Task "diffusion": fixed prompts and seeds, sampled into a picture.
     config.preview = ConfigDict()
     config.preview.every_steps = 500  # and at the end; 0 switches it off
+    # Sampled in this order.
     config.preview.prompts = (
         "A photo of a lung xray",
         "A photo of a lung xray with a visible pleural effusion",
     )
-    config.preview.images_per_prompt = 4
+    config.preview.images_per_prompt = 4  # of each prompt
     config.preview.seed = 0  # image i of a prompt has seed + i
-    config.preview.sampler = "ddim"
-    config.preview.num_steps = 50
-    config.preview.guidance_scale = 4.0
+    config.preview.sampler = "ddim"  # as prior.sampler
+    config.preview.num_steps = 50  # of the sampler
+    config.preview.guidance_scale = 4.0  # 1 is no guidance
 
     # Task "diffusion": metrics of the averaged weights, and the best weights by one of them.
     config.evaluation = ConfigDict()
@@ -139,16 +146,17 @@ def training_config() -> ConfigDict:
     config.evaluation.features = config_dict.placeholder(str)
     # Judge of "prompt_accuracy": a folder that train-classifier wrote, and which finding it sees.
     config.evaluation.classifier = config_dict.placeholder(str)
-    config.evaluation.label = "pleural_effusion"
+    config.evaluation.label = "pleural_effusion"  # the finding that the classifier looks for
+    # Ask for the finding, in turn.
     config.evaluation.prompts_with = ("A photo of a lung xray with a visible pleural effusion",)
-    config.evaluation.prompts_without = ("A photo of a lung xray",)
+    config.evaluation.prompts_without = ("A photo of a lung xray",)  # do not ask for it, in turn
     # Pictures sampled for the distances, from captions spread over the validation split; and as
     # many for "prompt_accuracy", half of them with the finding.
     config.evaluation.num_images = 128
     # Of the first picture; picture i has seed + i, in each half of those for "prompt_accuracy".
     config.evaluation.seed = 0
-    config.evaluation.sampler = "ddim"
-    config.evaluation.num_steps = 50
-    config.evaluation.guidance_scale = 4.0
+    config.evaluation.sampler = "ddim"  # as prior.sampler
+    config.evaluation.num_steps = 50  # of the sampler
+    config.evaluation.guidance_scale = 4.0  # 1 is no guidance
 
     return config

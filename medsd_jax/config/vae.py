@@ -14,7 +14,7 @@ def reconstruction_config() -> ConfigDict:
     config.resize_mode = config_dict.placeholder(str)
     # Means that are good enough: conventions of lossy compression, no medical validation.
     config.least_psnr = 30.0  # decibels
-    config.least_ssim = 0.9
+    config.least_ssim = 0.9  # of 1 at most
     config.batch_size = 4  # on each device
     config.seed = 0  # of the intervals' resamples
     return config

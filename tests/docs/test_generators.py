@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict, config_dict
 
-from docs.generate import commands, config_keys, contributing, recipes, results, schemas
+import medsd_jax
+from docs.generate import commands, config_keys, contributing, pages, recipes, results, schemas
 from medsd_jax.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -159,3 +160,22 @@ def test_the_import_contracts_are_a_table(tmp_path):
         "type = 'forbidden'\nsource_modules = ['medsd_jax']\n"
     )
     assert contributing.importers(file).splitlines()[2:] == ["| `models` | `interop`, `training` |"]
+
+
+def test_every_key_of_every_config_is_explained():
+    """As `make docs` does; here it costs no site."""
+    found = pages.config_pages(ROOT)
+    assert set(found) == {f"reference/config/{name}.md" for name in pages.CONFIGS}
+    assert (
+        "`data.batch_size` = `64`\n:   Images per optimizer step"
+        in (found["reference/config/classifier.md"])
+    )
+    listed = (ROOT / "mkdocs.yml").read_text()
+    for path in found:
+        assert path in listed, f"mkdocs.yml lists no {path}"
+
+
+def test_the_python_page_lists_the_face():
+    page = pages.python_page()
+    assert "::: medsd_jax.load\n" in page and "::: medsd_jax.sample\n" in page
+    assert page.count(":::") == len(medsd_jax.__all__)
