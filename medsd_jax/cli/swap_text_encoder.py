@@ -5,7 +5,6 @@ from pathlib import Path
 
 from medsd_jax.bounds import MOST_FEATURES
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
-from medsd_jax.workflows.swap_text_encoder import write_swapped
 
 _EPILOG = """examples:
   python -m medsd_jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
@@ -54,6 +53,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     check_seed(args.seed)
+    from medsd_jax.workflows.swap_text_encoder import write_swapped
+
     output = args.output.expanduser()
     write_swapped(
         args.model,

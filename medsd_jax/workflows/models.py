@@ -1,4 +1,4 @@
-"""The Python API for notebooks, and the code under the command line: load, sample, save."""
+"""Models as a notebook and all commands open, extend and save them."""
 
 import math
 from dataclasses import replace
@@ -8,9 +8,11 @@ import numpy as np
 
 from medsd_jax.adaptation.lora import merge
 from medsd_jax.errors import UserError
+from medsd_jax.interop.bert_dir import load_bert
 from medsd_jax.interop.learned_embeddings import read_embeddings, with_embeddings
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
+from medsd_jax.models import text_encoder_swap
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
 load = load_pipeline
@@ -57,3 +59,40 @@ def add_embedding(
         UserError: the file cannot be read, is of another width, or the word is there already.
     """
     return with_embeddings(model, *read_embeddings(Path(path).expanduser(), word))
+
+
+def swap_text_encoder(
+    model: StableDiffusion,
+    encoder: Path | str,
+    *,
+    projection: str = "none",
+    hidden_features: int | None = None,
+    fresh_unet: bool = False,
+    max_length: int = 77,
+    seed: int = 0,
+) -> StableDiffusion:
+    """The model with a BERT in the place of its text encoder. Nothing is trained.
+
+    Args:
+        model: from `load`, weights on the host.
+        encoder: folder or hub id of a BERT.
+        projection: "none"; "linear" or "mlp" (one hidden layer) put random weights between the
+            encoder and the U-Net, to the width that the U-Net has.
+        hidden_features: width of the "mlp"'s hidden layer; the encoder's own if None.
+        fresh_unet: a U-Net of random weights that attends to the encoder's width.
+        max_length: tokens of a prompt with its two special ones.
+        seed: of random weights.
+
+    Raises:
+        UserError: the encoder cannot be read, the widths do not fit, or two of the choices
+            contradict each other.
+    """
+    return text_encoder_swap.swap_text_encoder(
+        model,
+        *load_bert(str(encoder)),
+        projection=projection,
+        hidden_features=hidden_features,
+        fresh_unet=fresh_unet,
+        max_length=max_length,
+        seed=seed,
+    )

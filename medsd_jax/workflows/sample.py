@@ -1,7 +1,7 @@
-"""The Python API for notebooks, and the code under the command line: load, sample, save."""
+"""Sampling as a notebook and all commands call it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -72,10 +72,8 @@ def sample(
     dtype: str = "float32",
     attention: str = "auto",
     progress: bool = True,
-    skip: int = 0,
-    on_images: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """Samples one picture a prompt with classifier-free guidance, or redraws given pictures.
+    """Samples one image per prompt with classifier-free guidance, or redraws given images.
 
     With `init_images` the pictures are noised and denoised again under their prompts; with `masks`
     only the masked part changes, and all pixels outside of it stay as they are.
@@ -107,16 +105,52 @@ def sample(
         dtype: of the computation, "float32" or "bfloat16".
         attention: attention implementation.
         progress: show a progress bar.
-        skip: pictures at the beginning that are not made: they are there from an earlier call.
-        on_images: is given the pictures [b, H, W, 3] uint8 of each batch in their order, as soon as
-            they are done; nothing is kept in memory then.
 
     Returns:
-        [n - skip, H, W, 3] uint8, all of it in every process; [0, H, W, 3] with `on_images`.
+        [n, H, W, 3] uint8, all of it in every process.
 
     Raises:
         UserError: a setting is out of its range, the lengths do not agree, or the model gives
-            numbers that are not finite: it names the part, and `on_images` never sees such a batch.
+            numbers that are not finite: it names the part.
+    """
+    return np.concatenate(list(sample_batches(**locals())))
+
+
+def sample_batches(
+    model: StableDiffusion,
+    prompts: Sequence[str] | str,
+    *,
+    seeds: Sequence[int] | None = None,
+    sampler: str = "ddim",
+    num_steps: int = 50,
+    guidance_scale: float = 7.5,
+    guidance_rescale: float = 0.0,
+    eta: float = 0.0,
+    negative_prompts: Sequence[str] | str = "",
+    height: int | None = None,
+    width: int | None = None,
+    latents: np.ndarray | None = None,
+    init_images: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    strength: float | None = None,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    dtype: str = "float32",
+    attention: str = "auto",
+    progress: bool = True,
+    skip: int = 0,
+) -> Iterator[np.ndarray]:
+    """`sample`, batch by batch: one batch alone is kept in memory.
+
+    The arguments are those of `sample`. The first `skip` images are not made: they are there from
+    an earlier call.
+
+    Returns:
+        An iterator over [b, H, W, 3] uint8 in the order of the prompts. Mistakes in the arguments
+        are raised by this call, before anything is computed.
+
+    Raises:
+        UserError: as `sample`; a batch with numbers that are not finite is never given out.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     n = len(prompts)
@@ -161,24 +195,25 @@ def sample(
 
     params = place_params(model.params, mesh)
     generate = compiled_sampler(shape, mesh)
-    images: list[np.ndarray] = []
-    keep = images.append if on_images is None else on_images
-    with tqdm(total=n, initial=skip, unit="image", desc="sample", disable=not progress) as bar:
-        for start in range(skip, n, batch_size):
-            stop_if_asked()
-            # The last batch is filled up and cut.
-            rows = np.arange(start, start + batch_size).clip(max=n - 1)
-            inputs = make_inputs(
-                shape, ids[rows], negative_ids[rows], seeds[rows],
-                start=None if latents is None else latents[rows], **settings,
-                **{name: rows_of_all[rows] for name, rows_of_all in given.items()},
-            )  # fmt: skip
-            made, finite = generate(params, place_inputs(inputs, mesh))
-            require_finite_images(fetch(finite)[: n - start], start, prompts, seeds)
-            made = fetch(made)[: n - start]
-            keep(made)
-            bar.update(len(made))
-    return np.concatenate([np.zeros((0, shape.height, shape.width, 3), np.uint8), *images])
+
+    def batches() -> Iterator[np.ndarray]:
+        with tqdm(total=n, initial=skip, unit="image", desc="sample", disable=not progress) as bar:
+            for start in range(skip, n, batch_size):
+                stop_if_asked()
+                # The last batch is filled up and cut.
+                rows = np.arange(start, start + batch_size).clip(max=n - 1)
+                inputs = make_inputs(
+                    shape, ids[rows], negative_ids[rows], seeds[rows],
+                    start=None if latents is None else latents[rows], **settings,
+                    **{name: rows_of_all[rows] for name, rows_of_all in given.items()},
+                )  # fmt: skip
+                made, finite = generate(params, place_inputs(inputs, mesh))
+                require_finite_images(fetch(finite)[: n - start], start, prompts, seeds)
+                made = fetch(made)[: n - start]
+                bar.update(len(made))
+                yield made
+
+    return batches()
 
 
 def _agreed_size(size: tuple[int, int], height: int | None, width: int | None) -> tuple[int, int]:

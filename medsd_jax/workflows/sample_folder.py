@@ -85,7 +85,7 @@ class SampleFolder:
 
         Args:
             images: [b, H, W, 3] uint8.
-            edit: writes a pair beside each picture (`sample_edit.Edit`), or None.
+            edit: writes a pair beside each picture (`sampling.edits.Edit`), or None.
         """
         if not is_main_process():
             return

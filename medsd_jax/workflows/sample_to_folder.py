@@ -1,6 +1,5 @@
 """Prompts to images in a folder. A call that was killed goes on where it was."""
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.multihost import is_main_process
 from medsd_jax.sampling.edits import Edit
 from medsd_jax.sampling.images import make_grid, save_png
-from medsd_jax.workflows.sample import sample, trained_side
+from medsd_jax.workflows.sample import sample_batches, trained_side
 from medsd_jax.workflows.sample_folder import SampleFolder
 
 log = logging.getLogger(__name__)
@@ -143,7 +142,7 @@ def sample_to_folder(
         if folder.done:
             log.info("%d of %d images are there already", folder.done, len(requests))
         if folder.done < len(requests):
-            sample(
+            batches = sample_batches(
                 model,
                 [r.prompt for r in requests],
                 seeds=[r.seed for r in requests],
@@ -159,9 +158,10 @@ def sample_to_folder(
                 batch_size=batch_size,
                 dtype=settings.dtype,
                 skip=folder.done,
-                on_images=functools.partial(folder.add, edit=edit),
                 **({} if edit is None else edit.arguments()),
             )
+            for images in batches:
+                folder.add(images, edit=edit)
         folder.finish()
         if is_main_process():
             shown = folder.first(GRID_LIMIT)

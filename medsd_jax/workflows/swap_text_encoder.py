@@ -1,7 +1,10 @@
-"""``python -m medsd_jax swap-text-encoder``: a BERT in the place of a model's text encoder."""
+"""A model folder whose text encoder is a BERT."""
 
 from pathlib import Path
 from typing import Any
+
+from medsd_jax.interop.pipeline_dir import check_writable
+from medsd_jax.workflows.models import load, save, swap_text_encoder
 
 
 def write_swapped(
@@ -19,17 +22,10 @@ def write_swapped(
         encoder: folder or hub id of a BERT.
         output: the folder to write.
         variant: of the model's weight files.
-        settings: of `models.text_encoder_swap.swap_text_encoder`.
+        settings: of `medsd_jax.swap_text_encoder`.
 
     Raises:
         UserError: one of them cannot be read, they do not fit, or `output` cannot be written.
     """
-    from medsd_jax.interop.bert_dir import load_bert
-    from medsd_jax.interop.pipeline_dir import check_writable
-    from medsd_jax.models.text_encoder_swap import swap_text_encoder
-    from medsd_jax.workflows.models import load, save
-
     check_writable(output)
-    bert = load_bert(encoder)
-    swapped = swap_text_encoder(load(model, variant=variant), *bert, **settings)
-    save(swapped, output)
+    save(swap_text_encoder(load(model, variant=variant), encoder, **settings), output)

@@ -187,7 +187,9 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["sets"]["synthetic"]["num_pictures"] == 20
     assert report["condition"]["labels"]["x"]["num_prompts"] == 2
-    monkeypatch.setattr("medsd_jax.workflows.sample_to_folder.sample", None)  # nothing is left
+    monkeypatch.setattr(
+        "medsd_jax.workflows.sample_to_folder.sample_batches", None
+    )  # nothing is left
     assert main(words) == 0
     for change in (["--guidance_scale", "2"], ["--seed", "1"], ["--same_seeds"]):
         assert main([*words, *change]) == 2

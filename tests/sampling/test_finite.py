@@ -36,9 +36,12 @@ def with_value(name, value=np.nan, at=0):
     return dataclasses.replace(model, params={**model.params, name: broken})
 
 
-def sample(model, prompts="effusion", **settings):
+def sample(model, prompts="effusion", seen=None, **settings):
+    """The images; with `seen`, a list that gets the batches as they come."""
     settings = {"mesh": make_mesh({}, jax.devices()[:1]), "num_steps": 3, **settings}
-    return medsd_jax.sample(model, prompts, progress=False, **settings)
+    if seen is None:
+        return medsd_jax.sample(model, prompts, progress=False, **settings)
+    return seen.extend(medsd_jax.sample_batches(model, prompts, progress=False, **settings))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -46,7 +49,7 @@ def sample(model, prompts="effusion", **settings):
 def test_every_sampler_names_the_part(part, sampler):
     seen = []
     with pytest.raises(UserError, match=f"the {part} gives numbers that are not finite") as error:
-        sample(with_value(BROKEN[part]), seeds=[7], sampler=sampler, on_images=seen.append)
+        sample(with_value(BROKEN[part]), seeds=[7], sampler=sampler, seen=seen)
     assert not seen and "image 0 (prompt 'effusion', seed 7)" in str(error.value)
 
 
@@ -69,7 +72,7 @@ def test_one_image_of_many_is_named_and_what_came_before_is_kept():
     name = "text_encoder.text_model.embeddings.token_embedding.embedding"
     model = with_value(name, at=token * 32)
     seen = []
-    settings = {"seeds": [5, 6, 7, 8], "batch_size": 2, "on_images": seen.append}
+    settings = {"seeds": [5, 6, 7, 8], "batch_size": 2, "seen": seen}
     with pytest.raises(UserError, match=r"text encoder .* image 3 .prompt 'z', seed 8., 1 of 2"):
         sample(model, ["a", "b", "a", "z"], **settings)
     (first,) = seen

@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_by_the_same_command(model, killed, tmp_path, monke
     assert len(before) == 11
     caplog.set_level("INFO")
     assert sample(model, folder, *flags) == 0
-    assert "11 of 18 pictures are there already" in caplog.text
+    assert "11 of 18 images are there already" in caplog.text
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert lines(folder) == lines(tmp_path / "whole")
     whole, resumed = pictures(tmp_path / "whole"), pictures(folder)
@@ -86,7 +86,7 @@ def test_a_killed_run_goes_on_by_the_same_command(model, killed, tmp_path, monke
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
     monkeypatch.setattr(
-        "medsd_jax.workflows.sample_to_folder.sample", None
+        "medsd_jax.workflows.sample_to_folder.sample_batches", None
     )  # nothing is left to do
     assert sample(model, folder, *flags) == 0
 
@@ -149,7 +149,7 @@ def test_two_samplings_into_one_folder(model, killed, capsys, monkeypatch):
     ) as other:
         other.stdout.readline()
         with monkeypatch.context() as patch:
-            patch.setattr("medsd_jax.workflows.sample_to_folder.sample", None)
+            patch.setattr("medsd_jax.workflows.sample_to_folder.sample_batches", None)
             assert sample(model, folder, *flags) == 2
         other.stdin.close()
     said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -163,7 +163,7 @@ def test_an_output_that_cannot_be_written_is_told_before_drawing(
     model, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("medsd_jax.workflows.sample_to_folder.sample", None)
+    monkeypatch.setattr("medsd_jax.workflows.sample_to_folder.sample_batches", None)
     assert sample(model, tmp_path / "file" / "look", "--prompt", "one") == 2
     assert "cannot write to" in capsys.readouterr().err
 
@@ -255,9 +255,9 @@ def test_ids_that_clash(model, tmp_path, capsys, text, flags, said):
 
 
 def test_pictures_arrive_batch_by_batch_and_are_not_kept():
-    seen, settings = [], {"num_steps": 2, "batch_size": 8, "progress": False}
+    settings = {"num_steps": 2, "batch_size": 8, "progress": False}
     prompts = [str(i) for i in range(18)]
-    kept = medsd_jax.sample(tiny_pipeline(), prompts, **settings, skip=3, on_images=seen.append)
-    assert [len(images) for images in seen] == [8, 7] and len(kept) == 0
+    seen = list(medsd_jax.sample_batches(tiny_pipeline(), prompts, **settings, skip=3))
+    assert [len(images) for images in seen] == [8, 7]
     whole = medsd_jax.sample(tiny_pipeline(), prompts, **settings)
     np.testing.assert_array_equal(np.concatenate(seen), whole[3:])
