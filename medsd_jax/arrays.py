@@ -30,6 +30,13 @@ Context = Float[Array, "B S D"]
 Timesteps = Int[Array, " B"]
 """Diffusion times, int32 in [0, T)."""
 
+# -- Range ---------------------------------------------------------------------------------------
+#
+# Rounding follows diffusers' image processor, so that equal floats give equal pixels in both:
+#
+#     images_u8 = round(255 * clip(images / 2 + 1/2, 0, 1))        half to even
+#     images    = 2 * images_u8 / 255 - 1
+
 _STEP = np.float32(1 / 127.5)
 """Between two of 256 grey levels on [-1, 1]."""
 
@@ -38,7 +45,7 @@ _STEP_LOW = _STEP - _STEP_HIGH
 """Their sum is _STEP. The first has 16 significant bits and the second 8."""
 
 
-def from_uint8(images_u8: jax.Array) -> jax.Array:
+def from_uint8(images_u8: jax.Array | np.ndarray) -> jax.Array:
     """8-bit images on the device -> the model's range; may be called inside jit.
 
     Every backend and every program gives the bits of `from_uint8_on_host`. Written as x / 127.5 - 1
@@ -52,8 +59,37 @@ def from_uint8(images_u8: jax.Array) -> jax.Array:
     Returns:
         [...] float32 in [-1, 1].
     """
-    levels = images_u8.astype(jnp.float32)
+    levels = jnp.asarray(images_u8, jnp.float32)
     return (levels * _STEP_HIGH + levels * _STEP_LOW) - 1.0
+
+
+def from_uint8_rounded_once(images_u8: jax.Array | np.ndarray) -> jax.Array:
+    """`from_uint8` as sampling and evaluation compute it, where XLA rounds it as it likes.
+
+    Inside jit it is one rounding on a CPU, and 158 levels differ from `from_uint8` by their last
+    bit. It stays because their numbers do: with the other, one pixel in some thousands of an edited
+    image would change by one level, and a classifier's scores by 1e-7.
+
+    Args:
+        images_u8: [...] uint8.
+
+    Returns:
+        [...] float32 in [-1, 1].
+    """
+    return jnp.asarray(images_u8, jnp.float32) / 127.5 - 1.0
+
+
+def to_uint8(images: jax.Array) -> jax.Array:
+    """Quantize images; may be called inside jit.
+
+    Args:
+        images: [...] float, nominally in [-1, 1]; values outside are clipped.
+
+    Returns:
+        [...] uint8; those of ``from_uint8(images_u8)`` are ``images_u8`` again.
+    """
+    unit = jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0)
+    return jnp.round(unit * 255.0).astype(jnp.uint8)
 
 
 def from_uint8_on_host(images_u8: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from medsd_jax.arrays import from_uint8_rounded_once
 from medsd_jax.data.labels import label_name
 from medsd_jax.data.transforms import check_resize_mode
 from medsd_jax.errors import UserError
@@ -78,7 +79,7 @@ def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: ArrayL
 
 def to_grey(images_u8: ArrayLike) -> jax.Array:
     """[B, H, W] or [B, H, W, 3] uint8 -> [B, H, W, 1] float32 in [-1, 1]; colours are averaged."""
-    images = jnp.asarray(images_u8, jnp.float32) / 127.5 - 1.0
+    images = from_uint8_rounded_once(images_u8)
     return images[..., None] if images.ndim == 3 else images.mean(axis=-1, keepdims=True)
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
+from medsd_jax.arrays import from_uint8_rounded_once, to_uint8
 from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.autoencoder import Autoencoder
@@ -268,13 +269,12 @@ def estimate(
 
 def _reconstruct(reconstruct: Callable, params: Any, originals_u8: jax.Array):
     """[B, S, S, 3] uint8 -> reconstructions likewise, [B] whether finite, what `compare` says."""
-    pixels = originals_u8.astype(jnp.float32)
-    # On [-1, 1] as in training, and on [0, 1] as the metrics are defined.
-    images = reconstruct(params, pixels / 127.5 - 1.0)
+    images = reconstruct(params, from_uint8_rounded_once(originals_u8))
     finite = jnp.isfinite(images).all(axis=(1, 2, 3))  # no 8-bit image can say so
+    # The metrics are defined on [0, 1].
+    originals = originals_u8.astype(jnp.float32) / 255.0
     reconstructions = jnp.clip((images + 1.0) / 2.0, 0.0, 1.0)
-    images_u8 = jnp.round(255.0 * reconstructions).astype(jnp.uint8)
-    return images_u8, finite, compare(pixels / 255.0, reconstructions)
+    return to_uint8(images), finite, compare(originals, reconstructions)
 
 
 def _ratio(parts: np.ndarray, whole: np.ndarray) -> float:

@@ -21,9 +21,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
-from medsd_jax.arrays import Images, ImagesU8
+from medsd_jax.arrays import Images, ImagesU8, from_uint8_rounded_once, to_uint8
 from medsd_jax.errors import UserError
-from medsd_jax.sampling.images import from_uint8, to_uint8
 
 RIM = 0.5
 """Width of the soft rim, in latent cells."""
@@ -50,7 +49,7 @@ def blended(
         [B, H, W, 3] uint8, equal to `given_u8` where weights are 0.
     """
     m = weights[..., None]
-    mixed = to_uint8(m * images + (1 - m) * from_uint8(given_u8))
+    mixed = to_uint8(m * images + (1 - m) * from_uint8_rounded_once(given_u8))
     return jnp.where(m > 0, mixed, given_u8)
 
 

@@ -1,10 +1,4 @@
-"""Pictures at the edge of the program: 8-bit values, PNG files that say how they were made, grids.
-
-Rounding follows diffusers' image processor, so that equal floats give equal pixels in both:
-
-    images_u8 = round(255 * clip(images / 2 + 1/2, 0, 1))        half to even
-    images    = 2 * images_u8 / 255 - 1
-"""
+"""Pictures at the edge of the program: PNG files that say how they were made, and grids."""
 
 import json
 import math
@@ -12,43 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from medsd_jax.errors import UserError
 
 _KEYWORD = "medsd_jax"
 """The PNG text chunk that holds all metadata as one JSON object: it brings the types back."""
-
-
-def to_uint8(images: Float[jax.Array, "*B H W C"]) -> UInt8[jax.Array, "*B H W C"]:
-    """Quantize pictures; may be called inside jit.
-
-    Args:
-        images: [..., H, W, C] float, nominally in [-1, 1]; values outside are clipped.
-
-    Returns:
-        [..., H, W, C] uint8.
-    """
-    unit = jnp.clip(images.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0)
-    return jnp.round(unit * 255.0).astype(jnp.uint8)
-
-
-def from_uint8(
-    images_u8: UInt8[jax.Array | np.ndarray, "*B H W C"],
-) -> Float[jax.Array, "*B H W C"]:
-    """Turn 8-bit pictures into the model's range.
-
-    Args:
-        images_u8: [..., H, W, C] uint8.
-
-    Returns:
-        [..., H, W, C] float32 in [-1, 1]; ``to_uint8`` gives the same 8-bit values back.
-    """
-    return jnp.asarray(images_u8).astype(jnp.float32) / 255.0 * 2.0 - 1.0
 
 
 def save_png(

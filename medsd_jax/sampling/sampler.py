@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from medsd_jax.arrays import Params
+from medsd_jax.arrays import Params, from_uint8_rounded_once, to_uint8
 from medsd_jax.diffusion.guidance import guided
 from medsd_jax.diffusion.samplers import SAMPLERS
 from medsd_jax.diffusion.sampling_loop import run_sampler
@@ -31,7 +31,6 @@ from medsd_jax.parallel.multihost import put_global
 from medsd_jax.parallel.sharding import tree_shardings
 from medsd_jax.sampling.editing import blended, redrawn_cells
 from medsd_jax.sampling.finite import finite_flags
-from medsd_jax.sampling.images import from_uint8, to_uint8
 from medsd_jax.sampling.inputs import SampleInputs, SamplerShape
 
 
@@ -76,7 +75,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], Gener
         if shape.edits:
             # The posterior's mean: what it is unsure about need not be drawn anew where the
             # image stays. diffusers' image-to-image draws from the posterior.
-            mean, _ = autoencoder.encode(from_uint8(inputs.given_u8))
+            mean, _ = autoencoder.encode(from_uint8_rounded_once(inputs.given_u8))
             known = mean * shape.vae.scaling_factor
             cells = redrawn_cells(inputs.weights, shape.vae.downscale)
             start = inputs.step_table.noised(0, known, unit_noise)

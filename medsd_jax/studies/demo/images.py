@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
-from medsd_jax.arrays import evenly_spread
+from medsd_jax.arrays import evenly_spread, from_uint8, to_uint8
 from medsd_jax.data.sources.phantom import FINDINGS
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import load_image
@@ -19,7 +19,7 @@ from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.reports.plots import MAIN, SECOND, new_plot, to_svg
-from medsd_jax.sampling.images import from_uint8, make_grid, read_metadata, save_png, to_uint8
+from medsd_jax.sampling.images import make_grid, read_metadata, save_png
 
 PHANTOMS_SHOWN = 8  # of each kind
 PREVIEWS_SHOWN = 6
