@@ -109,9 +109,6 @@ class DenseNetConfig:
         return 4 * side - 3
 
 
-DENSENET121 = DenseNetConfig(norm="batch", input_range="imagenet")
-"""torchvision.models.densenet121."""
-
 XRV_DENSENET121 = DenseNetConfig(in_channels=1, num_classes=18, norm="batch", input_range="xrv")
 """torchxrayvision.models.DenseNet, weights densenet121-res224-*: grey images in [-1024, 1024]."""
 

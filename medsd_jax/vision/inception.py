@@ -1,12 +1,10 @@
-"""InceptionV3 (arXiv 1512.00567) in evaluation mode, in the two forms that papers measure with.
+"""InceptionV3 (arXiv 1512.00567) in evaluation mode, as the FID literature measures with it.
 
-fid          the network of the FID literature: TensorFlow's inception-2015-12-05 graph as
-             pytorch-fid and torch-fidelity rebuilt it (pt_inception-2015-12-05-6726825d.pth).
-             Its average pools leave the padding out of the count, its last block takes a maximum
-             where the paper takes an average, and it has 1008 classes.
-torchvision  torchvision.models.inception_v3: average pools count the padding; 1000 classes.
+TensorFlow's inception-2015-12-05 graph as pytorch-fid and torch-fidelity rebuilt it
+(pt_inception-2015-12-05-6726825d.pth): its average pools leave the padding out of the count, its
+last block takes a maximum where the paper takes an average, and it has 1008 classes. Distances from
+torchvision's InceptionV3, which does none of this and has other weights, do not compare.
 
-The two have other weights too: distances from one say nothing about distances from the other.
 Names are torchvision's. The auxiliary classifier serves training only and is not built.
 """
 
@@ -18,7 +16,6 @@ from flax import nnx
 from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
-from medsd_jax.errors import UserError
 from medsd_jax.vision.layers import (
     FEATURE_PRECISION,
     FrozenBatchNorm,
@@ -31,7 +28,7 @@ from medsd_jax.vision.layers import (
 
 IMAGE_SIZE = 299
 FEATURE_SIZE = 2048
-NUM_CLASSES = {"fid": 1008, "torchvision": 1000}
+NUM_CLASSES = 1008
 SMALLEST_IMAGE = 75  # below it the last reduction has no position left
 BATCH_NORM_EPSILON = 1e-3
 
@@ -40,11 +37,7 @@ _Pool = Callable[[_Map], _Map]
 
 
 # Named functions, not partials: they are part of a graph definition, which must compare equal.
-def _avg_pool_over_padding(x: _Map) -> _Map:
-    return avg_pool(x, 3, 1, 1)
-
-
-def _avg_pool_without_padding(x: _Map) -> _Map:
+def _avg_pool(x: _Map) -> _Map:
     return avg_pool(x, 3, 1, 1, count_include_pad=False)
 
 
@@ -95,8 +88,8 @@ def _concatenate(*branches: Float[Array, "B H W _"]) -> Float[Array, "B H W _"]:
 class InceptionA(nnx.Module):
     """1x1, 5x5, two 3x3 and a pool side by side; keeps the size."""
 
-    def __init__(self, cin: int, pool_features: int, *, unit: _Unit, pool: _Pool):
-        self.pool = pool
+    def __init__(self, cin: int, pool_features: int, *, unit: _Unit):
+        self.pool = _avg_pool
         self.branch1x1 = unit(cin, 64, 1)
         self.branch5x5_1 = unit(cin, 48, 1)
         self.branch5x5_2 = unit(48, 64, 5, padding=2)
@@ -136,8 +129,8 @@ class InceptionB(nnx.Module):
 class InceptionC(nnx.Module):
     """1x1, a 7x7 and two 7x7 taken apart into rows and columns, and a pool; keeps the size."""
 
-    def __init__(self, cin: int, channels_7x7: int, *, unit: _Unit, pool: _Pool):
-        self.pool = pool
+    def __init__(self, cin: int, channels_7x7: int, *, unit: _Unit):
+        self.pool = _avg_pool
         c7 = channels_7x7
         row, column = (
             functools.partial(unit, kernel=(1, 7), padding=(0, 3)),
@@ -222,7 +215,6 @@ class InceptionV3(nnx.Module):
 
     def __init__(
         self,
-        variant: str = "fid",
         *,
         dtype=jnp.float32,
         precision: PrecisionLike = FEATURE_PRECISION,
@@ -231,17 +223,13 @@ class InceptionV3(nnx.Module):
         """Builds the layers.
 
         Args:
-            variant: "fid" or "torchvision"; see the module's text.
             dtype: of the computation between the layers.
             precision: of products.
             rngs: keys of the initial weights.
         """
-        if variant not in NUM_CLASSES:
-            raise UserError(f"InceptionV3 has the variants fid and torchvision, not {variant!r}")
         unit = functools.partial(BasicConv2d, dtype=dtype, precision=precision, rngs=rngs)
-        pool = _avg_pool_without_padding if variant == "fid" else _avg_pool_over_padding
-        block_a = functools.partial(InceptionA, unit=unit, pool=pool)
-        block_c = functools.partial(InceptionC, unit=unit, pool=pool)
+        block_a = functools.partial(InceptionA, unit=unit)
+        block_c = functools.partial(InceptionC, unit=unit)
         self.Conv2d_1a_3x3 = unit(3, 32, 3, stride=2)
         self.Conv2d_2a_3x3 = unit(32, 32, 3)
         self.Conv2d_2b_3x3 = unit(32, 64, 3, padding=1)
@@ -256,13 +244,10 @@ class InceptionV3(nnx.Module):
         self.Mixed_6d = block_c(768, 160)
         self.Mixed_6e = block_c(768, 192)
         self.Mixed_7a = InceptionD(768, unit=unit)
-        self.Mixed_7b = InceptionE(1280, unit=unit, pool=pool)
+        self.Mixed_7b = InceptionE(1280, unit=unit, pool=_avg_pool)
         # The graph of 2015 takes the maximum here and the average in the block before.
-        last_pool = _max_pool_same_size if variant == "fid" else pool
-        self.Mixed_7c = InceptionE(2048, unit=unit, pool=last_pool)
-        self.fc = nnx.Linear(
-            FEATURE_SIZE, NUM_CLASSES[variant], dtype=dtype, precision=precision, rngs=rngs
-        )
+        self.Mixed_7c = InceptionE(2048, unit=unit, pool=_max_pool_same_size)
+        self.fc = nnx.Linear(FEATURE_SIZE, NUM_CLASSES, dtype=dtype, precision=precision, rngs=rngs)
 
     def pooled_features(self, images: Float[Array, "B H W C"]) -> Float[Array, "B 2048"]:
         """The 2048 features of FID and KID.
@@ -286,9 +271,9 @@ class InceptionV3(nnx.Module):
         return [first, second, third, fourth, self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(fourth)))]
 
     def classify(self, features: Float[Array, "B 2048"]) -> Float[Array, "B K"]:
-        """Pooled features [B, 2048] -> class scores [B, 1008 or 1000] float32, before softmax."""
+        """Pooled features [B, 2048] -> class scores [B, 1008] float32, before softmax."""
         return self.fc(features).astype(jnp.float32)
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B K"]:
-        """Images as for `pooled_features` -> class scores [B, 1008 or 1000] float32."""
+        """Images as for `pooled_features` -> class scores [B, 1008] float32."""
         return self.classify(self.pooled_features(images))

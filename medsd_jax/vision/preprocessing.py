@@ -31,7 +31,7 @@ class Preprocessing:
     """A named input chain; call it with one picture.
 
     Attributes:
-        name: key in `PREPROCESSINGS`.
+        name: of the chain, for a report.
         size: side of the square that comes out.
         channels: 3, or 1 for grey.
         low: what black becomes in the first channel.
@@ -103,14 +103,6 @@ def resize(pixels: np.ndarray, height: int, width: int, resampling: Image.Resamp
     return np.stack(planes, axis=-1)
 
 
-def center_square(pixels: np.ndarray) -> np.ndarray:
-    """The middle square with the shorter side; torchxrayvision's XRayCenterCrop."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = height // 2 - side // 2, width // 2 - side // 2
-    return pixels[top : top + side, left : left + side]
-
-
 def _as_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
@@ -123,40 +115,8 @@ def _clean_fid(pixels: np.ndarray) -> np.ndarray:
     return (_clean_fid_pixels(pixels) - 128) / 128
 
 
-def _torchmetrics(pixels: np.ndarray) -> np.ndarray:
-    if not np.array_equal(pixels, np.rint(pixels)):
-        raise UserError("this chain resizes 8-bit pictures; round the pixels to whole numbers")
-    picture = Image.fromarray(_as_rgb(pixels).astype(np.uint8))
-    return (np.asarray(picture.resize((299, 299), BILINEAR), np.float32) - 128) / 128
-
-
-def _torchvision(pixels: np.ndarray, short_side: int, crop: int) -> np.ndarray:
-    """Classification transform of torchvision, up to the crop -> [crop, crop, 3] in [0, 1]."""
-    height, width = pixels.shape[:2]
-    shorter = min(height, width)
-    # The longer side is cut to a whole number, as torchvision does.
-    height, width = (int(short_side * side / shorter) for side in (height, width))
-    out = resize(_as_rgb(pixels), height, width, BILINEAR) / np.float32(255)
-    top, left = (round((side - crop) / 2) for side in (height, width))
-    return out[top : top + crop, left : left + crop]
-
-
-def _torchvision_inception(pixels: np.ndarray) -> np.ndarray:
-    return _torchvision(pixels, 342, 299) * 2 - 1
-
-
-def _torchvision_densenet(pixels: np.ndarray) -> np.ndarray:
-    mean, std = np.float32(IMAGENET_MEAN), np.float32(IMAGENET_STD)
-    return (_torchvision(pixels, 256, 224) - mean) / std
-
-
 def _xrv_range(grey: np.ndarray) -> np.ndarray:
     return 2048 * (grey / np.float32(255)) - 1024
-
-
-def _xrv(pixels: np.ndarray) -> np.ndarray:
-    grey = pixels.mean(axis=2, keepdims=True)
-    return resize(center_square(_xrv_range(grey)), 224, 224, BILINEAR)
 
 
 def _xrv_roentgen(pixels: np.ndarray) -> np.ndarray:
@@ -164,86 +124,28 @@ def _xrv_roentgen(pixels: np.ndarray) -> np.ndarray:
     return resize(_xrv_range(grey), 224, 224, BILINEAR)
 
 
-_CHAINS = (
-    Preprocessing(
-        "clean-fid",
-        299,
-        3,
-        -1.0,
-        127 / 128,
-        "grey repeated to RGB; Pillow bicubic to 299x299 per channel in float32 without keeping "
-        "the aspect ratio; clipped to [0, 255]; (x - 128) / 128",
-        _clean_fid,
-    ),
-    Preprocessing(
-        "torchmetrics",
-        299,
-        3,
-        -1.0,
-        127 / 128,
-        "grey repeated to RGB; Pillow bilinear to 299x299 in 8 bits without keeping the aspect "
-        "ratio; (x - 128) / 128",
-        _torchmetrics,
-    ),
-    Preprocessing(
-        "torchvision-inception",
-        299,
-        3,
-        -1.0,
-        1.0,
-        "grey repeated to RGB; bilinear in float32, shorter side to 342; centre crop 299x299; "
-        "2 x / 255 - 1",
-        _torchvision_inception,
-    ),
-    Preprocessing(
-        "torchvision-densenet",
-        224,
-        3,
-        -IMAGENET_MEAN[0] / IMAGENET_STD[0],
-        (1 - IMAGENET_MEAN[0]) / IMAGENET_STD[0],
-        "grey repeated to RGB; bilinear in float32, shorter side to 256; centre crop 224x224; "
-        "x / 255 minus ImageNet's mean over its standard deviation, per channel",
-        _torchvision_densenet,
-    ),
-    Preprocessing(
-        "xrv",
-        224,
-        1,
-        -1024.0,
-        1024.0,
-        "mean of the channels; 2048 x / 255 - 1024; middle square; bilinear to 224x224 in float32",
-        _xrv,
-    ),
-    Preprocessing(
-        "xrv-roentgen",
-        224,
-        1,
-        -1024.0,
-        2048 * sum(LUMA) - 1024,
-        "grey repeated to RGB; Pillow bicubic to 299x299 per channel in float32 without keeping "
-        "the aspect ratio; clipped to [0, 255]; 0.2989 R + 0.587 G + 0.114 B; 2048 x / 255 - 1024; "
-        "bilinear to 224x224 in float32",
-        _xrv_roentgen,
-    ),
+CLEAN_FID = Preprocessing(
+    "clean-fid",
+    299,
+    3,
+    -1.0,
+    127 / 128,
+    "grey repeated to RGB; Pillow bicubic to 299x299 per channel in float32 without keeping "
+    "the aspect ratio; clipped to [0, 255]; (x - 128) / 128",
+    _clean_fid,
 )
+"""InceptionV3 as clean-fid's mode "clean" feeds it (RoentGen's FID)."""
 
-PREPROCESSINGS: dict[str, Preprocessing] = {chain.name: chain for chain in _CHAINS}
-"""Input chains by name.
-
-clean-fid             InceptionV3 "fid" as clean-fid's mode "clean" feeds it (RoentGen's FID).
-torchmetrics          InceptionV3 "fid" as torchmetrics feeds it after Resize((299, 299)) on a
-                      Pillow picture (CheXGenBench's FID and KID).
-torchvision-inception InceptionV3 "torchvision" as the transform of its weights feeds it, with the
-                      network's own change from ImageNet's range to [-1, 1] done here.
-torchvision-densenet  torchvision's DenseNets, likewise.
-xrv                   torchxrayvision's DenseNets as its README feeds them.
-xrv-roentgen          torchxrayvision's DenseNet as RoentGen's calculate_fid.py feeds it: the
-                      picture has been through clean-fid's resize first.
-"""
-
-
-def preprocessing(name: str) -> Preprocessing:
-    """The chain of that name; UserError where there is none."""
-    if name not in PREPROCESSINGS:
-        raise UserError(f"no input chain {name!r}; there are {', '.join(PREPROCESSINGS)}")
-    return PREPROCESSINGS[name]
+XRV_ROENTGEN = Preprocessing(
+    "xrv-roentgen",
+    224,
+    1,
+    -1024.0,
+    2048 * sum(LUMA) - 1024,
+    "grey repeated to RGB; Pillow bicubic to 299x299 per channel in float32 without keeping "
+    "the aspect ratio; clipped to [0, 255]; 0.2989 R + 0.587 G + 0.114 B; 2048 x / 255 - 1024; "
+    "bilinear to 224x224 in float32",
+    _xrv_roentgen,
+)
+"""torchxrayvision's DenseNet as RoentGen's calculate_fid.py feeds it: the picture has been through
+clean-fid's resize first."""

@@ -1,4 +1,4 @@
-"""Published weights of the feature networks: torch's files to our parameters, and back.
+"""Published weights of the feature networks: torch's files to our parameters.
 
 .safetensors is read without torch. .pth and .pt are pickles and need torch, which opens them in the
 mode that builds tensors and runs nothing. A pickle of a whole module (torchxrayvision's own files)
@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 
 from medsd_jax.errors import UserError
-from medsd_jax.files import save_tensors
 from medsd_jax.interop.safetensors_io import read_weights_file
-from medsd_jax.interop.torch_layout import from_torch, to_torch
+from medsd_jax.interop.torch_layout import from_torch
 
 _log = logging.getLogger(__name__)
 
@@ -64,16 +63,6 @@ def load_weights(path: Path, like: Mapping[str, Any], network: str) -> dict[str,
     return from_torch(
         tensors, like, str(path), owner=network, advice="take the file that belongs to this network"
     )
-
-
-def save_weights(path: Path, params: Mapping[str, Any]) -> None:
-    """Writes a network's weights under torch's names to a .safetensors file, in their dtypes.
-
-    Batch-norm networks load it in torch with `load_state_dict(load_file(path))`.
-    """
-    # The raw buffer is stored: a transposed view would be written in the wrong order.
-    tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(params).items()}
-    save_tensors(path, tensors, {"format": "pt"})
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from medsd_jax.vision.densenet import DENSENET121, XRV_DENSENET121, DenseNet, DenseNetConfig
+from medsd_jax.vision.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
 from medsd_jax.vision.inception import InceptionV3
+from medsd_jax.vision.preprocessing import CLEAN_FID, XRV_ROENTGEN
 
+# torchvision.models.densenet121, with whose weights a classifier may start.
+DENSENET121 = DenseNetConfig(norm="batch", input_range="imagenet")
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {
     "growth_rate": 8,
@@ -25,8 +28,7 @@ TINY_GROUPS = {16: 4, 24: 4, 32: 8, 40: 8}
 # Case -> (our module, shape of the images). Odd sides: pools then leave a row or column out.
 # InceptionV3 ends at 2x3 positions: at a single one its last maximum equals an average.
 CASES = {
-    "inception_fid": (functools.partial(InceptionV3, "fid"), (2, 107, 139, 3)),
-    "inception_torchvision": (functools.partial(InceptionV3, "torchvision"), (2, 107, 139, 3)),
+    "inception_fid": (InceptionV3, (2, 107, 139, 3)),
     "densenet121": (functools.partial(DenseNet, DENSENET121), (2, 64, 64, 3)),
     "xrv_densenet121": (functools.partial(DenseNet, XRV_DENSENET121), (2, 64, 64, 1)),
     "xrv_tiny": (
@@ -38,6 +40,7 @@ CASES = {
         (2, 33, 47, 1),
     ),
 }
+CHAINS = {chain.name: chain for chain in (CLEAN_FID, XRV_ROENTGEN)}
 GRADIENT_CASE = "groupnorm_tiny"
 PICTURES = ("wide_rgb", "tall_grey", "small_grey", "native_rgb")
 EVERY = 19

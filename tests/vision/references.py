@@ -6,7 +6,7 @@ golden/, by this file:
 
     pip install --no-deps --target ORACLES torchvision==0.28.0 torchxrayvision==1.5.7 \
         pytorch-fid==0.3.0 clean-fid==0.1.35 pandas python-dateutil six
-    PYTHONPATH=ORACLES:. python -m tests.evaluation.features.references
+    PYTHONPATH=ORACLES:. python -m tests.vision.references
 
 test_references.py repeats the comparison wherever the four can be imported.
 """
@@ -19,7 +19,6 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image
 
 from tests.vision import cases
 
@@ -58,8 +57,6 @@ def network(case: str) -> torch.nn.Module:
                 module = inception.fid_inception_v3()
             finally:
                 torch.nn.Module.load_state_dict = load
-        case "inception_torchvision":
-            module = tv.models.inception_v3(weights=None, init_weights=False)
         case "densenet121":
             module = tv.models.densenet121(weights=None)
         case "xrv_densenet121" | "xrv_tiny" | "groupnorm_tiny":
@@ -123,28 +120,9 @@ def preprocessed(chain: str, name: str) -> np.ndarray:
     tv = import_torchvision()
     pixels = cases.picture(name)
     rgb = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
-    planes = torch.from_numpy(np.moveaxis(rgb, -1, 0).astype(np.float32))
     match chain:
         case "clean-fid":
             return (_clean_resize(rgb) - 128) / 128
-        case "torchmetrics":
-            small = tv.transforms.Resize((299, 299))(Image.fromarray(rgb))
-            u8 = (tv.transforms.ToTensor()(small) * 255).to(torch.uint8)
-            return _hwc((u8.float() - 128) / 128)
-        case "torchvision-inception":
-            preset = tv.models.Inception_V3_Weights.DEFAULT.transforms()
-            model = tv.models.inception_v3(init_weights=False, transform_input=True)
-            return _hwc(model._transform_input(preset(planes / 255)[None])[0])
-        case "torchvision-densenet":
-            preset = tv.models.DenseNet121_Weights.DEFAULT.transforms()
-            return _hwc(preset(planes / 255))
-        case "xrv":
-            import torchxrayvision as xrv
-
-            grey = xrv.utils.normalize(pixels, 255)
-            grey = grey.mean(2)[None] if grey.ndim == 3 else grey[None]
-            square = torch.from_numpy(xrv.datasets.XRayCenterCrop()(grey))[None]
-            return _hwc(xrv.utils.fix_resolution(square, 224, None)[0])
         case "xrv-roentgen":
             x = torch.from_numpy(np.moveaxis(_clean_resize(rgb), -1, 0).copy())
             x = 2048 * (tv.transforms.functional.rgb_to_grayscale(x, 1) / 255) - 1024
@@ -177,13 +155,11 @@ def _replace_norms(module: torch.nn.Module) -> None:
 
 def main() -> None:
     """Writes golden/outputs.npz and golden/shapes.json."""
-    from medsd_jax.vision.preprocessing import PREPROCESSINGS
-
     arrays, listed = {}, {}
     for case in cases.CASES:
         listed[case] = shapes(network(case))
         arrays |= {f"{case}/{name}": x for name, x in outputs(case).items()}
-    for chain in PREPROCESSINGS:
+    for chain in cases.CHAINS:
         for name in cases.PICTURES:
             arrays[f"{chain}/{name}"] = preprocessed(chain, name)[:: cases.EVERY, :: cases.EVERY]
     assert all(x.dtype == np.float32 for x in arrays.values())

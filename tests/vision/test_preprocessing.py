@@ -5,9 +5,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.vision.preprocessing import (
     BICUBIC,
     BILINEAR,
-    PREPROCESSINGS,
-    center_square,
-    preprocessing,
+    XRV_ROENTGEN,
     resize,
 )
 from tests.vision import cases
@@ -19,14 +17,14 @@ def golden():
 
 
 @pytest.mark.parametrize("name", cases.PICTURES)
-@pytest.mark.parametrize("chain", PREPROCESSINGS)
+@pytest.mark.parametrize("chain", cases.CHAINS)
 def test_equals_reference(chain, name, golden):
-    """Whole chains, against clean-fid, torchvision, torchxrayvision and RoentGen's recipe."""
+    """Whole chains, against clean-fid and RoentGen's recipe for torchxrayvision."""
     theirs = golden[f"{chain}/{name}"]
-    ours = preprocessing(chain)(cases.picture(name))[:: cases.EVERY, :: cases.EVERY]
+    ours = cases.CHAINS[chain](cases.picture(name))[:: cases.EVERY, :: cases.EVERY]
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()
     print(f"{chain} {name}: {error:.1e}")
-    if chain in ("clean-fid", "torchmetrics"):
+    if chain == "clean-fid":
         np.testing.assert_array_equal(ours, theirs)
     else:
         # torch places its windows in float32, Pillow in float64: at column 400 that is 3e-5 of a
@@ -64,11 +62,11 @@ def test_resize_to_the_same_size_changes_nothing():
         np.testing.assert_array_equal(resize(pixels, 17, 23, resampling), pixels)
 
 
-@pytest.mark.parametrize("chain", PREPROCESSINGS)
+@pytest.mark.parametrize("chain", cases.CHAINS)
 @pytest.mark.parametrize("shape", [(40, 50), (40, 50, 1), (300, 256, 3)])
 def test_black_and_white_become_the_stated_range(chain, shape):
     """The trap of XRV features: a network for [-1024, 1024] that is fed [-1, 1]."""
-    chain = preprocessing(chain)
+    chain = cases.CHAINS[chain]
     for value, stated in ((0, chain.low), (255, chain.high)):
         out = chain(np.full(shape, value, np.uint8))
         assert out.shape == (chain.size, chain.size, chain.channels)
@@ -77,10 +75,10 @@ def test_black_and_white_become_the_stated_range(chain, shape):
         np.testing.assert_allclose(out[..., 0], stated, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("chain", PREPROCESSINGS)
+@pytest.mark.parametrize("chain", cases.CHAINS)
 def test_grey_uint8_float_and_rgb_are_one_picture(chain):
     grey = cases.picture("tall_grey")
-    chain = preprocessing(chain)
+    chain = cases.CHAINS[chain]
     expected = chain(grey)
     for same in (grey[:, :, None], grey.astype(np.float64), np.stack([grey] * 3, axis=-1)):
         # The mean of three equal float32 numbers may round.
@@ -88,23 +86,11 @@ def test_grey_uint8_float_and_rgb_are_one_picture(chain):
 
 
 def test_batch_takes_pictures_of_several_sizes():
-    chain = preprocessing("xrv")
+    chain = XRV_ROENTGEN
     pictures = [cases.picture(name) for name in cases.PICTURES]
     out = chain.batch(pictures)
     assert out.shape == (len(pictures), 224, 224, 1)
     np.testing.assert_array_equal(out[1], chain(pictures[1]))
-
-
-@pytest.mark.parametrize(
-    ("shape", "rows", "columns"),
-    [((5, 8), (0, 5), (2, 7)), ((9, 4), (2, 6), (0, 4)), ((6, 6), (0, 6), (0, 6))],
-)
-def test_center_square_cuts_as_xraycentercrop(shape, rows, columns):
-    """Start at half the side minus half the crop, both rounded down."""
-    pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(*shape, 1)
-    np.testing.assert_array_equal(
-        center_square(pixels), pixels[rows[0] : rows[1], columns[0] : columns[1]]
-    )
 
 
 @pytest.mark.parametrize(
@@ -120,16 +106,6 @@ def test_center_square_cuts_as_xraycentercrop(shape, rows, columns):
     ],
 )
 def test_what_is_no_picture_is_refused(image, message):
-    for chain in PREPROCESSINGS.values():
+    for chain in cases.CHAINS.values():
         with pytest.raises(UserError, match=message):
             chain(image)
-
-
-def test_eight_bit_chain_refuses_fractions():
-    with pytest.raises(UserError, match="8-bit"):
-        preprocessing("torchmetrics")(np.full((4, 4), 0.5))
-
-
-def test_unknown_chain_is_named():
-    with pytest.raises(UserError, match="'xrayvision'; there are clean-fid, "):
-        preprocessing("xrayvision")

@@ -17,7 +17,6 @@ if MISSING:
         allow_module_level=True,
     )
 
-from medsd_jax.vision.preprocessing import PREPROCESSINGS  # noqa: E402
 from tests.vision import cases, references  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -34,12 +33,12 @@ def test_stored_outputs(case):
 
 
 @pytest.mark.parametrize("name", cases.PICTURES)
-@pytest.mark.parametrize("chain", PREPROCESSINGS)
+@pytest.mark.parametrize("chain", cases.CHAINS)
 def test_stored_inputs(chain, name):
     theirs = references.preprocessed(chain, name)
     stored = cases.golden()[f"{chain}/{name}"]
     assert (
         np.abs(theirs[:: cases.EVERY, :: cases.EVERY] - stored).max() <= 1e-6 * np.abs(stored).max()
     )
-    ours = PREPROCESSINGS[chain](cases.picture(name))  # every pixel of it
+    ours = cases.CHAINS[chain](cases.picture(name))  # every pixel of it
     assert np.abs(ours - theirs).max() <= 3e-5 * np.abs(theirs).max()

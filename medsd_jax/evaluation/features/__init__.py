@@ -1,15 +1,7 @@
-"""Networks that turn images into feature vectors, with the exact input chain of each reference.
+"""Features of images by the networks of `medsd_jax.vision`, for metrics and for losses.
 
-layers               what the convolutional networks share
-inception            InceptionV3, as in the FID literature and as in torchvision
-densenet             DenseNet, as in torchvision and torchxrayvision; with group norm for training
-clip_vision          CLIP's image tower, as in transformers
-dinov2               DINOv2, as in transformers: RAD-DINO
-positions            position embeddings for images of another size
-latent               the encoder's half of a Stable Diffusion VAE
-preprocessing        images of any size to a network's input, on the host
-image_processor      the same, as a preprocessor_config.json states it
-weights              torch's weight files to our parameters and back
-transformers_folder  image towers from a folder of transformers
-extraction           networks by name, and the features of whole sets of pictures
+extraction   networks by name, and the features of whole sets of images
+latent       the encoder's half of a Stable Diffusion VAE as one of these networks
+perceptual   feature maps that a loss can be differentiated through
+rough        thumbnails and means, which need no network
 """

@@ -42,7 +42,7 @@ from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
 from medsd_jax.vision.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
 from medsd_jax.vision.inception import InceptionV3
-from medsd_jax.vision.preprocessing import preprocessing
+from medsd_jax.vision.preprocessing import CLEAN_FID, XRV_ROENTGEN
 from medsd_jax.vision.transformers_folder import open_tower
 from medsd_jax.vision.weights import load_weights
 
@@ -134,8 +134,8 @@ def open_network(spec: str) -> FeatureNetwork:
             f"x / 127.5 - 1{to_own}", graphdef, classifier.params,
         )  # fmt: skip
     make, chain = {
-        "inception": (functools.partial(InceptionV3, "fid"), preprocessing("clean-fid")),
-        "xrv": (functools.partial(DenseNet, XRV_DENSENET121), preprocessing("xrv-roentgen")),
+        "inception": (InceptionV3, CLEAN_FID),
+        "xrv": (functools.partial(DenseNet, XRV_DENSENET121), XRV_ROENTGEN),
     }[kind]
     graphdef, like = abstract(make)
     return FeatureNetwork(kind, chain.batch, chain.steps, graphdef, load_weights(path, like, kind))

@@ -68,7 +68,7 @@ def open_feature_maps(spec: str) -> FeatureMaps:
     else:
         make, prepare = {
             "xrv": (functools.partial(DenseNet, XRV_DENSENET121), _xrv),
-            "inception": (functools.partial(InceptionV3, "fid"), _clean_fid),
+            "inception": (InceptionV3, _clean_fid),
         }[kind]
         graphdef, like = abstract(make)
         params = load_weights(path, like, kind)
@@ -90,11 +90,11 @@ def _grey(images: _Images) -> _Prepared:
 
 
 def _xrv(images: _Images) -> _Prepared:
-    """preprocessing.py's chain "xrv"."""
+    """As torchxrayvision's README feeds its DenseNets."""
     return resize(1024.0 * _grey(images), 224, "bilinear")
 
 
 def _clean_fid(images: _Images) -> _Prepared:
-    """preprocessing.py's chain "clean-fid"."""
+    """`preprocessing.CLEAN_FID` in JAX."""
     pixels = resize(127.5 * (images + 1.0), 299, "cubic")
     return (jnp.clip(pixels, 0.0, 255.0) - 128.0) / 128.0

@@ -23,9 +23,8 @@ FID is biased upwards by (4), and the more so the fewer the images: FIDs at diff
 compare. `extrapolated_frechet_distance` estimates FID_inf.
 """
 
-import functools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,28 +150,6 @@ def moments_of(features: Features, name: str = "features") -> Moments:
     for start in range(0, len(features), _ROWS):
         accumulator.update(features[start : start + _ROWS])
     return accumulator.result()
-
-
-def merge_moments(parts: Iterable[Moments]) -> Moments:
-    """Merge the moments of disjoint sets by (2), such as those of several hosts.
-
-    Hosts must exchange them as bytes: JAX's collectives turn float64 into float32.
-
-    Args:
-        parts: At least one; parts of no vectors are welcome.
-
-    Returns:
-        The moments of the union.
-    """
-    return functools.reduce(_merged, parts)
-
-
-def _merged(a: Moments, b: Moments) -> Moments:
-    count = a.count + b.count
-    step = b.mean - a.mean
-    share = b.count / max(count, 1)
-    scatter = a.scatter + b.scatter + (a.count * share) * np.outer(step, step)
-    return Moments(count, a.mean + share * step, scatter)
 
 
 def frechet_distance(real: Moments, synthetic: Moments) -> float:

@@ -16,31 +16,32 @@ from jaxtyping import Shaped
 
 from medsd_jax.errors import UserError
 
+_LEVEL = 0.95
+_TAIL = (1.0 - _LEVEL) / 2.0
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its confidence interval.
+    """A number and its 95 % confidence interval.
 
     Attributes:
         value: The number on all data.
         ci_low: Lower end of the interval.
         ci_high: Upper end.
         n: How many independent units it rests on: patients, or images where each is its own unit.
-        level: Confidence, in (0, 1).
     """
 
     value: float
     ci_low: float
     ci_high: float
     n: int
-    level: float = 0.95
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entry of a report: value, n and, for 95 %, ci95 = [low, high]."""
+        """Return the entry of a report: value, n and ci95 = [low, high]."""
         return {
             "value": self.value,
             "n": self.n,
-            f"ci{100 * self.level:g}": [self.ci_low, self.ci_high],
+            "ci95": [self.ci_low, self.ci_high],
         }
 
 
@@ -49,7 +50,6 @@ def bootstrap_interval(
     *arrays: Shaped[np.ndarray, "n ..."],
     units: Shaped[np.ndarray, " n"] | None = None,
     num_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
     """Compute a statistic and its percentile bootstrap interval.
@@ -60,7 +60,6 @@ def bootstrap_interval(
         *arrays: One or more of [n, ...], rows belonging together, such as labels and scores.
         units: [n], the unit of each row, such as its patient id; None makes each row a unit.
         num_resamples: Number of resamples.
-        level: Confidence, in (0, 1).
         seed: Of the resampling.
 
     Returns:
@@ -102,19 +101,17 @@ def bootstrap_interval(
             f"{undefined} of {num_resamples} resamples of {num_units} units do not define the "
             "statistic; there are too few units for an interval"
         )
-    tail = (1.0 - level) / 2.0
-    low, high = np.nanquantile(values, [tail, 1.0 - tail])
-    return Estimate(float(statistic(*arrays)), float(low), float(high), num_units, level)
+    low, high = np.nanquantile(values, [_TAIL, 1.0 - _TAIL])
+    return Estimate(float(statistic(*arrays)), float(low), float(high), num_units)
 
 
-def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Estimate:
+def wilson_interval(successes: int, n: int) -> Estimate:
     """Compute a share and its Wilson score interval, which stays in [0, 1] at 0 and n successes.
 
     Args:
         successes: How many of the n, in [0, n].
         n: Number of independent trials, at least 1. Where one patient has several images, use
             `bootstrap_interval` instead.
-        level: Confidence, in (0, 1).
 
     Returns:
         The share with its interval.
@@ -125,15 +122,13 @@ def wilson_interval(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     if n < 1:
         raise UserError("a share of 0 trials is not defined; the group is empty")
     assert 0 <= successes <= n, (successes, n)
-    interval = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), n, level)
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(_LEVEL, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
 
 def share_interval(
     right: Shaped[np.ndarray, " n"],
     units: Shaped[np.ndarray, " n"] | None = None,
-    *,
-    level: float = 0.95,
 ) -> Estimate:
     """Compute a share and Wilson's interval, at as many trials as the units are worth.
 
@@ -145,7 +140,6 @@ def share_interval(
     Args:
         right: [n] bool.
         units: [n], of each row; each row its own unit if None.
-        level: Confidence, in (0, 1).
 
     Returns:
         The share with its interval; n is the number of units.
@@ -158,15 +152,15 @@ def share_interval(
     numbers = np.arange(n) if units is None else np.unique(units, return_inverse=True)[1]
     num_units = int(numbers.max()) + 1 if n else 0
     if num_units == n:
-        return wilson_interval(int(right.sum()), n, level=level)
+        return wilson_interval(int(right.sum()), n)
     share = float(right.mean())
-    z = scipy.stats.norm.ppf((1.0 + level) / 2.0)
+    z = scipy.stats.norm.ppf((1.0 + _LEVEL) / 2.0)
     worth = float(num_units)
     if 0.0 < share < 1.0 and num_units > 1:
         sums = np.bincount(numbers, weights=right - share)
         variance = num_units / (num_units - 1) * float(sums @ sums) / n**2
         worth = min(n, share * (1.0 - share) / variance) if variance else float(n)
-        worth *= (z / scipy.stats.t.ppf((1.0 + level) / 2.0, num_units - 1)) ** 2
+        worth *= (z / scipy.stats.t.ppf((1.0 + _LEVEL) / 2.0, num_units - 1)) ** 2
     # Wilson (1927) at a number of trials that need not be whole.
     middle = (share + z * z / (2 * worth)) / (1 + z * z / worth)
     reach = z / (1 + z * z / worth)
@@ -174,4 +168,4 @@ def share_interval(
     # Rounding must not leave the share itself outside.
     low = 0.0 if share == 0.0 else float(middle - reach)
     high = 1.0 if share == 1.0 else float(middle + reach)
-    return Estimate(share, low, high, num_units, level)
+    return Estimate(share, low, high, num_units)

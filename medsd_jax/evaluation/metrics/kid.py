@@ -71,24 +71,6 @@ class Kid:
         return self.value - reach, self.value + reach + added
 
 
-@dataclass(frozen=True)
-class KidOfSubsets:
-    """KID as most papers print it: over random subsets.
-
-    Attributes:
-        mean: Mean of the subsets' KID; unbiased.
-        std: Their standard deviation (divisor: number of subsets). It grows as `subset_size`
-            shrinks and is no standard error of the mean.
-        num_subsets: Number of subsets.
-        subset_size: Vectors of each set in a subset.
-    """
-
-    mean: float
-    std: float
-    num_subsets: int
-    subset_size: int
-
-
 def kid(
     real: Features,
     synthetic: Features,
@@ -146,52 +128,6 @@ def kid(
         num_synthetic=n,
         num_units=min(len(x.sizes), len(y.sizes)),
     )
-
-
-def kid_of_subsets(
-    real: Features,
-    synthetic: Features,
-    *,
-    num_subsets: int = 100,
-    subset_size: int = 1000,
-    seed: int = 0,
-) -> KidOfSubsets:
-    """Average KID over random subsets, each drawn without replacement from both sets.
-
-    As papers do, images are drawn one by one: pairs of one patient count. `kid` leaves them out.
-
-    Args:
-        real: [m, d].
-        synthetic: [n, d].
-        num_subsets: Number of subsets.
-        subset_size: Vectors drawn from each set, in [2, min(m, n)].
-        seed: Of the draws.
-
-    Returns:
-        Mean and standard deviation over the subsets.
-
-    Raises:
-        UserError: If the subsets do not fit the sets or the features cannot be measured.
-    """
-    check_pair(real, synthetic)
-    m, n = len(real), len(synthetic)
-    if not 2 <= subset_size <= min(m, n):
-        raise UserError(
-            f"subset_size={subset_size} does not fit {m} real and {n} synthetic images; "
-            f"choose one from 2 to {min(m, n)}"
-        )
-    if num_subsets < 1:
-        raise UserError(f"num_subsets={num_subsets} leaves nothing to average; choose at least 1")
-    x, y = np.asarray(real, np.float64), np.asarray(synthetic, np.float64)
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(num_subsets):
-        xs = x[rng.permutation(m)[:subset_size]]
-        ys = y[rng.permutation(n)[:subset_size]]
-        within = (_sums_within(xs).sum() + _sums_within(ys).sum()) / (subset_size - 1)
-        between = _sums_between(xs, ys)[0].sum() / subset_size
-        values.append((within - 2.0 * between) / subset_size)
-    return KidOfSubsets(float(np.mean(values)), float(np.std(values)), num_subsets, subset_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@ import pytest
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.metrics import kid as kid_module
-from medsd_jax.evaluation.metrics.kid import kid, kid_of_subsets
+from medsd_jax.evaluation.metrics.kid import kid
 
 
 def textbook(x, y):
@@ -37,10 +37,6 @@ def test_equals_torchmetrics(feature_sets):
         *(torch.tensor(s, dtype=torch.float64) for s in (real, synthetic))
     )
     np.testing.assert_allclose(kid(real, synthetic).value, float(expected), rtol=1e-9)
-    # A subset of everything is everything, in another order.
-    found = kid_of_subsets(real, synthetic, num_subsets=3, subset_size=80)
-    np.testing.assert_allclose(found.mean, float(expected), rtol=1e-9)
-    assert found.std < 1e-9 * found.mean
 
 
 def test_standard_error_is_the_jackknife(feature_sets):
@@ -115,19 +111,6 @@ def test_standard_error_covers_other_draws(feature_sets):
     np.testing.assert_allclose(np.mean([d.standard_error for d in draws]), spread, rtol=0.3)
 
 
-def test_subsets_are_seeded_and_centred_on_the_whole(feature_sets):
-    real, synthetic = feature_sets(real=200, synthetic=300, shift=0.5)
-    whole = kid(real, synthetic).value
-    first, again, other = (
-        kid_of_subsets(real, synthetic, num_subsets=60, subset_size=50, seed=s) for s in (1, 1, 2)
-    )
-    assert first == again != other
-    # Unbiased at every size: the mean of 60 subsets, within 4 of its standard errors.
-    assert abs(first.mean - whole) < 4 * first.std / np.sqrt(60)
-    larger = kid_of_subsets(real, synthetic, num_subsets=60, subset_size=150, seed=1)
-    assert larger.std < first.std
-
-
 def test_blind_to_order(feature_sets):
     real, synthetic = feature_sets()
     expected = kid(real, synthetic)
@@ -143,10 +126,6 @@ def test_bad_sets_are_named(feature_sets):
         kid(real[:2], synthetic)
     with pytest.raises(UserError, match="12 wide and synthetic ones 11"):
         kid(real, synthetic[:, 1:])
-    with pytest.raises(UserError, match="subset_size=1000 does not fit 70 real and 90 synthetic"):
-        kid_of_subsets(real, synthetic)
-    with pytest.raises(UserError, match="num_subsets=0"):
-        kid_of_subsets(real, synthetic, num_subsets=0, subset_size=50)
     real[3, 0] = np.nan
     with pytest.raises(UserError, match=r"real: 1 of 70 .* row 3"):
         kid(real, synthetic)
