@@ -1,23 +1,13 @@
 """``python -m medsd_jax data``: prepare a data set and show what is in it."""
 
 import argparse
-import logging
-import os
 from pathlib import Path
-
-from PIL import Image
 
 from medsd_jax.bounds import MOST_PHANTOMS
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
-from medsd_jax.data.dataset import SOURCES, open_dataset
-from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.data.dataset import SOURCES
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
-from medsd_jax.files import whole_file
-from medsd_jax.workflows.prepare_data import contact_sheet
-
-_log = logging.getLogger(__name__)
 
 _EXAMPLES = """examples:
   python -m medsd_jax data --source phantom --num_images 300 --output runs/phantoms
@@ -84,7 +74,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+    """Runs the command; returns the exit code."""
+    from medsd_jax.workflows.prepare_data import prepare_data, write_phantom_folder
+
     if args.seed is not None:
         check_seed(args.seed)
     params = {
@@ -97,28 +89,21 @@ def run(args: argparse.Namespace) -> int:
         if given:
             raise UserError(f"--{given[0]} is for --source phantom; leave it out")
     elif args.export_folder:
-        records = phantom_records(**{"num_images": 3000, **params})
-        write_image_folder(records, Path(args.export_folder))
-        print(f"image folder: {args.export_folder} ({len(records)} images, metadata.csv)")
-    output = Path(args.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output} is a file; name a folder")
-    dataset = open_dataset(
+        count = write_phantom_folder(Path(args.export_folder), **params)
+        print(f"image folder: {args.export_folder} ({count} images, metadata.csv)")
+    dataset, sheet = prepare_data(
         args.source,
         args.path,
+        Path(args.output),
         params=params,
-        cache_dir=output,
         validation_fraction=args.validation_fraction,
+        resize_mode=args.resize_mode,
+        num_shown=args.num_shown,
     )
     print(f"prepared data: {dataset.info.folder}")
     for line in dataset.info.lines():
         print(line)
     print(f"labels: {', '.join(dataset.info.label_names) or 'none'}")
-    sheet = output / "contact_sheet.png"
-    if not os.access(output, os.W_OK):  # somebody else's cache is fine to read
-        _log.warning("%s is not written: this user may not write there", sheet)
-        return 0
-    with whole_file(sheet) as part:
-        Image.fromarray(contact_sheet(dataset, args.num_shown, args.resize_mode)).save(part)
-    print(f"contact sheet: {sheet}")
+    if sheet is not None:
+        print(f"contact sheet: {sheet}")
     return 0

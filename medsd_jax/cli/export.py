@@ -1,17 +1,10 @@
 """``python -m medsd_jax export``: a diffusers folder, checked against PyTorch on request."""
 
 import argparse
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medsd_jax.cli.flags import at_most
 from medsd_jax.cli.model_flags import add_model_flags, load_model
-from medsd_jax.files import write_text
-
-if TYPE_CHECKING:  # importing the API waits for JAX, which --help need not
-    pass
-from medsd_jax.workflows.verify_export import CERTIFICATE, PICTURES, summary, verify
 
 _EXAMPLES = """examples:
   python -m medsd_jax export --model runs/demo --output runs/demo/export
@@ -53,27 +46,26 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
+    """Runs the command; returns the exit code."""
     from medsd_jax.interop.pipeline_dir import check_writable
     from medsd_jax.interop.torch_verify import require_torch
     from medsd_jax.parallel.start import start_devices
-    from medsd_jax.workflows.models import save
+    from medsd_jax.workflows.verify_export import export, summary
 
     output = args.output.expanduser()
     check_writable(output)
     if args.verify:
         require_torch()
     start_devices(alone="export")
-    model = load_model(args)
-    for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
-        (output / name).unlink(missing_ok=True)
-    save(model, output, dtype=args.dtype)
+    certificate = export(
+        load_model(args),
+        output,
+        dtype=args.dtype,
+        verify_steps=args.num_steps if args.verify else None,
+        source=args.model,
+    )
     print(f"the model is in {output} ({args.dtype} weights)")
-    if not args.verify:
+    if certificate is None:
         return 0
-    certificate = verify(model, output, dtype=args.dtype, num_steps=args.num_steps)
-    certificate["settings"]["model"] = args.model
-    text = json.dumps(certificate, indent=2, allow_nan=False) + "\n"
-    write_text(output / CERTIFICATE, text)
     print(summary(certificate))
     return 0 if certificate["passed"] else 1

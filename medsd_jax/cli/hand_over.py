@@ -26,20 +26,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from tqdm import tqdm
+    from medsd_jax.workflows.export_images import export_images
 
-    from medsd_jax.evaluation.images.export import write_hand_over
-    from medsd_jax.evaluation.images.image_sets import open_pictures
-    from medsd_jax.evaluation.images.prompt_labels import known_labels
-
-    sets = {
-        name: open_pictures(getattr(args, name), patients=False) for name in ("real", "synthetic")
-    }
-    labels = {name: known_labels(pictures) for name, pictures in sets.items()}
-    with tqdm(total=sum(map(len, sets.values())), unit="image", desc="hand over") as bar:
-        counts = write_hand_over(args.output, sets["real"], sets["synthetic"], labels, bar.update)
+    counts = export_images(args.real, args.synthetic, args.output)
     print(
-        f"{args.output}: {counts['real']} real and {counts['synthetic']} generated pictures of "
+        f"{args.output}: {counts['real']} real and {counts['synthetic']} generated images of "
         f"{counts['prompts']} prompts, for clean-fid, RoentGen's scripts and CheXGenBench"
     )
     return 0

@@ -1,13 +1,25 @@
-"""``python -m medsd_jax export``: a diffusers folder, checked against PyTorch on request."""
+"""A diffusers folder, and whether torch computes the same with it."""
 
+import json
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import flax
+import jax
 import numpy as np
+import transformers
 
-if TYPE_CHECKING:  # importing the API waits for JAX, which --help need not
-    from medsd_jax.models.stable_diffusion import StableDiffusion
+import medsd_jax
+from medsd_jax.files import write_text
+from medsd_jax.interop import torch_verify
+from medsd_jax.interop.tokenization import encode_prompts
+from medsd_jax.interop.torch_verify import COMPONENTS, compare, torch_versions
+from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.parallel.mesh import make_mesh
+from medsd_jax.sampling.images import save_png
+from medsd_jax.workflows.models import save
+from medsd_jax.workflows.sample import sample
 
 CERTIFICATE = "certificate.json"
 PICTURES = ("jax.png", "torch.png", "difference.png")
@@ -22,8 +34,39 @@ NEGATIVE_PROMPT = ""
 SEED = 0
 
 
+def export(
+    model: StableDiffusion,
+    output: Path,
+    *,
+    dtype: str = "float32",
+    verify_steps: int | None = None,
+    source: str | None = None,
+) -> dict[str, Any] | None:
+    """Writes a diffusers folder and, if asked, compares it with what torch makes of it.
+
+    Args:
+        model: what is exported.
+        output: the folder.
+        dtype: of the stored weights.
+        verify_steps: of DDIM, for the comparison; None: nothing is compared.
+        source: where the model came from, for the certificate.
+
+    Returns:
+        The certificate, which is in OUTPUT/certificate.json, too; None where nothing was compared.
+    """
+    for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
+        (output / name).unlink(missing_ok=True)
+    save(model, output, dtype=dtype)
+    if verify_steps is None:
+        return None
+    certificate = verify(model, output, dtype=dtype, num_steps=verify_steps)
+    certificate["settings"]["model"] = source
+    write_text(output / CERTIFICATE, json.dumps(certificate, indent=2, allow_nan=False) + "\n")
+    return certificate
+
+
 def verify(
-    model: "StableDiffusion", folder: Path, *, dtype: str, num_steps: int = 10
+    model: StableDiffusion, folder: Path, *, dtype: str, num_steps: int = 10
 ) -> dict[str, Any]:
     """Compares a model with what torch makes of its exported folder, and writes the pictures.
 
@@ -36,9 +79,6 @@ def verify(
     Returns:
         The certificate: JSON values only, numbers that are not finite as None.
     """
-    from medsd_jax.interop import torch_verify
-    from medsd_jax.interop.tokenization import encode_prompts
-
     side = model.unet.sample_size * model.vae.downscale
     settings = {
         "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "seed": SEED, "sampler": "ddim",
@@ -126,7 +166,6 @@ def _number(value: float | None) -> str:
 def _compare_components(
     ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    from medsd_jax.interop.torch_verify import COMPONENTS, compare
 
     results = {}
     for name in COMPONENTS:
@@ -140,14 +179,9 @@ def _compare_components(
 
 
 def _sample_ours(
-    model: "StableDiffusion", latents: np.ndarray, settings: dict[str, Any]
+    model: StableDiffusion, latents: np.ndarray, settings: dict[str, Any]
 ) -> np.ndarray:
     """One picture [H, W, 3] uint8 on one device, in true float32 on accelerators too."""
-    import jax
-
-    from medsd_jax.parallel.mesh import make_mesh
-    from medsd_jax.workflows.sample import sample
-
     with jax.default_matmul_precision("highest"):
         return sample(
             model, [settings["prompt"]], negative_prompts=settings["negative_prompt"],
@@ -165,7 +199,6 @@ def _write_pictures(
     difference: np.ndarray,
     settings: dict[str, Any],
 ) -> None:
-    from medsd_jax.sampling.images import save_png
 
     amplified = np.minimum(difference * AMPLIFICATION, 255).astype(np.uint8)
     about = ({"framework": "jax"}, {"framework": "torch"}, {"amplification": AMPLIFICATION})
@@ -175,12 +208,6 @@ def _write_pictures(
 
 
 def _versions() -> dict[str, str]:
-    import flax
-    import jax
-    import transformers
-
-    import medsd_jax
-    from medsd_jax.interop.torch_verify import torch_versions
 
     return {
         "medsd_jax": medsd_jax.__version__,

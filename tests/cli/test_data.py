@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax.cli import data
 from medsd_jax.cli.main import main
-from medsd_jax.workflows import prepare_data
 
 
 def test_the_examples_of_the_help_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = prepare_data._EXAMPLES.replace("\\\n", " ")
+    text = data._EXAMPLES.replace("\\\n", " ")
     examples = [shlex.split(line) for line in text.splitlines() if "medsd_jax data" in line]
     assert len(examples) == 3
     for words in examples:

@@ -165,7 +165,7 @@ def test_verify_finds_a_planted_fault(source, tmp_path, monkeypatch, capsys, fau
         save(model, folder, **settings)
         plant(folder)
 
-    monkeypatch.setattr("medsd_jax.workflows.models.save", save_with_fault)
+    monkeypatch.setattr("medsd_jax.workflows.verify_export.save", save_with_fault)
     assert run(source, tmp_path / "out", "--verify") == 1
     printed = capsys.readouterr().out
     certificate = certificate_of(tmp_path / "out")

@@ -190,11 +190,11 @@ def test_mistakes_are_told_before_the_first_step(root, tmp_path, capsys, words, 
 
 def test_vae_runs_have_no_such_metrics(root, tmp_path, capsys):
     config = config_of(root, task="vae")
-    assert exit_code(lambda: commands.train(config, tmp_path)) == 2
+    assert exit_code(lambda: train(config, tmp_path)) == 2
     assert "evaluation.every_steps = 2 needs task = 'diffusion'" in capsys.readouterr().err
 
 
 def test_too_few_pictures_to_compare_with(root, tmp_path, capsys):
     config = config_of(root, data__num_images=40, data__validation_fraction=0.05)
-    assert exit_code(lambda: commands.train(config, tmp_path)) == 2
+    assert exit_code(lambda: train(config, tmp_path)) == 2
     assert "validation split has" in capsys.readouterr().err.splitlines()[-1]
