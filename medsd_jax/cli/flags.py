@@ -112,7 +112,7 @@ def parse_train_flags(
     argv: Sequence[str],
     prog: str = "python train.py",
     example: str = "--config configs/base.py --workdir runs/first "
-    "--config.optim.learning_rate=1e-5",
+    "--config.model.path=runs/demo --config.optim.learning_rate=1e-5",
 ) -> TrainFlags:
     """Read the flags of a training run.
 

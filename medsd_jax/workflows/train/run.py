@@ -42,7 +42,7 @@ from medsd_jax.workflows.workdir import working_in
 log = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
+def train(config: ConfigDict, workdir: Path | str) -> None:
     """One run. Everything that can be wrong with the config is found before the first step.
 
     Args:
@@ -54,6 +54,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
         DivergedError: the training diverged.
         KeyboardInterrupt: it was interrupted, and can be resumed.
     """
+    workdir = Path(workdir)
     check_config(config)
     mesh = make_mesh(config.mesh.to_dict())
     names = ["data.batch_size"] + (["prior.batch_size"] if config.prior.weight else [])
