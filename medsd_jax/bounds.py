@@ -3,15 +3,15 @@
 They are no advice, and far above what is sensible; see cli/config_ranges.py for all of a recipe.
 """
 
-MOST_IMAGES = 10**6
+MAX_IMAGES = 10**6
 """Of one call or data set: each is an entry in memory before the work begins."""
-MOST_PHANTOMS = 10**5
+MAX_PHANTOMS = 10**5
 """Of a phantom data set: a million take minutes before the first is drawn."""
-MOST_AT_ONCE = 4096
+MAX_AT_ONCE = 4096
 """Images in one forward pass."""
-MOST_PIXELS = 8192
+MAX_PIXELS = 8192
 """Of an image along one side."""
-MOST_FEATURES = 65536
+MAX_FEATURES = 65536
 """Of one layer."""
-MOST_GUIDANCE = 1000
+MAX_GUIDANCE = 1000
 """Of either sign: papers use 4 to 10, and from about 100 on only black and white are left."""

@@ -16,15 +16,15 @@ class DivergedError(FloatingPointError):
     """A training whose numbers are not finite any more, told in one line; exit code 1."""
 
 
-_MOST_CHARACTERS = 700
+_MAX_CHARACTERS = 700
 
 
 def one_line(text: str) -> str:
     """A message in one line, without the middle of one that quotes pages of somebody's file."""
     line = " ".join(text.split())
-    if len(line) <= _MOST_CHARACTERS:
+    if len(line) <= _MAX_CHARACTERS:
         return line
-    return f"{line[: _MOST_CHARACTERS - 200]} ... {line[-195:]}"
+    return f"{line[: _MAX_CHARACTERS - 200]} ... {line[-195:]}"
 
 
 def closest(word: str, known: Iterable[str]) -> str:

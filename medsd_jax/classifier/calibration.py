@@ -8,7 +8,7 @@ statistics are in one with batch norm: see features/densenet.py.
 import numpy as np
 from scipy.optimize import minimize
 
-_LEAST_SLOPE = 1e-3
+_MIN_SLOPE = 1e-3
 """Of calibration, for scores of unit variance: all probabilities are then nearly the base rate."""
 
 
@@ -44,7 +44,7 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
             return float(np.mean(np.logaddexp(0, z) - wanted * z))
 
         found = minimize(
-            negative_likelihood, np.array([1.0, 0.0]), bounds=[(_LEAST_SLOPE, None), (None, None)]
+            negative_likelihood, np.array([1.0, 0.0]), bounds=[(_MIN_SLOPE, None), (None, None)]
         )
         slopes[label], intercepts[label] = found.x[0] / spread, found.x[1]
     return slopes.astype(np.float32), intercepts.astype(np.float32)

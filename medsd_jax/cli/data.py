@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from medsd_jax.bounds import MOST_PHANTOMS
+from medsd_jax.bounds import MAX_PHANTOMS
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
 from medsd_jax.data.dataset import SOURCES
 from medsd_jax.data.transforms import RESIZE_MODES
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--num_images",
-        type=at_most(MOST_PHANTOMS),
+        type=at_most(MAX_PHANTOMS),
         metavar="N",
         help="phantom: how many (default 3000)",
     )

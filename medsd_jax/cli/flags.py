@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
-from medsd_jax.bounds import MOST_IMAGES
+from medsd_jax.bounds import MAX_IMAGES
 from medsd_jax.cli.host_flags import add_host_flags, host_flags
 from medsd_jax.config.overrides import missing_keys, override
 from medsd_jax.config.recipes import load_config
@@ -66,7 +66,7 @@ def check_seed(seed: int) -> None:
         raise UserError(f"--seed {seed} must be at least 0 and below 2**32")
 
 
-def positive_int(text: str, most: int = MOST_IMAGES) -> int:
+def positive_int(text: str, most: int = MAX_IMAGES) -> int:
     """Read a flag's value that counts something: the ``type=`` of an argument that starts at 1.
 
     Args:

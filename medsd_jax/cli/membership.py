@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from medsd_jax.bounds import MOST_AT_ONCE
+from medsd_jax.bounds import MAX_AT_ONCE
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
 from medsd_jax.cli.host_flags import add_host_flags, host_flags
 
@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add("--num_timesteps", type=positive_int, default=10, metavar="K", help="default 10")
     add("--num_draws", type=positive_int, default=4, metavar="D", help="at each time (default 4)")
-    add("--batch_size", type=at_most(MOST_AT_ONCE), default=8, help="on each device (default 8)")
+    add("--batch_size", type=at_most(MAX_AT_ONCE), default=8, help="on each device (default 8)")
     add("--seed", type=int, default=0, help="of noise and resamples (default 0)")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from medsd_jax.bounds import MOST_AT_ONCE, MOST_PIXELS
+from medsd_jax.bounds import MAX_AT_ONCE, MAX_PIXELS
 from medsd_jax.cli.edit_flags import add_edit_flags, read_edit
 from medsd_jax.cli.flags import ArgumentParser, at_most, positive_int
 from medsd_jax.cli.host_flags import add_host_flags, host_flags
@@ -65,17 +65,17 @@ def make_parser(prog: str) -> ArgumentParser:
         "--negative_prompt", default="", help="what to push away from (default: the empty prompt)"
     )
     parser.add_argument(
-        "--height", type=at_most(MOST_PIXELS), help="pixels (default: the model's training size)"
+        "--height", type=at_most(MAX_PIXELS), help="pixels (default: the model's training size)"
     )
     parser.add_argument(
-        "--width", type=at_most(MOST_PIXELS), help="pixels (default: the model's training size)"
+        "--width", type=at_most(MAX_PIXELS), help="pixels (default: the model's training size)"
     )
     parser.add_argument(
         "--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts picture i"
     )
     parser.add_argument(
         "--batch_size",
-        type=at_most(MOST_AT_ONCE),
+        type=at_most(MAX_AT_ONCE),
         help="images at once (default: by their size)",
     )
     parser.add_argument(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from medsd_jax.bounds import MOST_FEATURES
+from medsd_jax.bounds import MAX_FEATURES
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
 
 _EPILOG = """examples:
@@ -36,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="random layer(s) from the encoder's width to the U-Net's (default none)",
     )  # fmt: skip
     add(
-        "--hidden_features", type=at_most(MOST_FEATURES), metavar="H",
+        "--hidden_features", type=at_most(MAX_FEATURES), metavar="H",
         help="of --projection mlp (default: the encoder's width)",
     )  # fmt: skip
     add(

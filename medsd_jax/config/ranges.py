@@ -12,12 +12,12 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from medsd_jax.bounds import (
-    MOST_AT_ONCE,
-    MOST_FEATURES,
-    MOST_GUIDANCE,
-    MOST_IMAGES,
-    MOST_PHANTOMS,
-    MOST_PIXELS,
+    MAX_AT_ONCE,
+    MAX_FEATURES,
+    MAX_GUIDANCE,
+    MAX_IMAGES,
+    MAX_PHANTOMS,
+    MAX_PIXELS,
 )
 from medsd_jax.data.labels import label_name
 from medsd_jax.errors import UserError
@@ -67,25 +67,25 @@ RANGES = {
             "validation.every_steps preview.every_steps evaluation.every_steps optim.warmup_steps",
         ),
         (
-            Range(1, MOST_IMAGES),
+            Range(1, MAX_IMAGES),
             "data.batch_size train.accumulation_steps validation.num_images"
             " validation.num_prompts evaluation.num_images prior.num_images prior.batch_size"
             " num_images real_images checkpoint.keep",
         ),
-        (Range(1, MOST_PHANTOMS), "data.num_images"),
-        (Range(0, MOST_IMAGES), "few_shot.images_per_prompt"),
-        (Range(1, MOST_PIXELS), "data.image_size image_size"),
+        (Range(1, MAX_PHANTOMS), "data.num_images"),
+        (Range(0, MAX_IMAGES), "few_shot.images_per_prompt"),
+        (Range(1, MAX_PIXELS), "data.image_size image_size"),
         (Range(1, 1000), "preview.images_per_prompt seeds"),
-        (Range(1, MOST_AT_ONCE), "batch_size adaptation.lora_rank"),
+        (Range(1, MAX_AT_ONCE), "batch_size adaptation.lora_rank"),
         (
             Range(1, 1000),
             "preview.num_steps evaluation.num_steps prior.num_steps num_steps",
         ),
         (Range(0, 1024), "data.num_workers"),
-        (Range(-1, MOST_IMAGES), "mesh.data mesh.fsdp mesh.tensor"),
+        (Range(-1, MAX_IMAGES), "mesh.data mesh.fsdp mesh.tensor"),
         (Range(1, 75), "adaptation.word_vectors"),  # a prompt has 77 tokens, two of them its ends
         (Range(1, 8192), "max_length"),
-        (Range(1, MOST_FEATURES), "projection.hidden_features"),
+        (Range(1, MAX_FEATURES), "projection.hidden_features"),
         (Range(1, 100_000), "num_resamples"),
         (Range(1, 128), "network.growth_rate network.block_config"),
         (Range(1, 4096), "network.num_init_features"),
@@ -103,7 +103,7 @@ RANGES = {
             "optim.weight_decay optim.clip_norm vae.kl_weight vae.perceptual_weight prior.weight",
         ),
         (
-            Range(-MOST_GUIDANCE, MOST_GUIDANCE),
+            Range(-MAX_GUIDANCE, MAX_GUIDANCE),
             "guidance_scale preview.guidance_scale evaluation.guidance_scale prior.guidance_scale",
         ),
         (_ANY, "adaptation.lora_alpha"),

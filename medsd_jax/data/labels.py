@@ -51,9 +51,9 @@ NO_FINDINGS = frozenset(
     ).split()
 )
 """Names of columns that are no findings, in the spelling of `label_name`."""
-_MOST_LABELS_TEXT = 20_000
+_MAX_LABELS_TEXT = 20_000
 _DAYS_OF_UNIT = {"Y": 365.25, "M": 30.4375, "W": 7.0, "D": 1.0}
-_MOST_YEARS = 125
+_MAX_YEARS = 125
 _AGE = re.compile(r"(\d{1,3})(?:\.\d*)?\s*(?:([YMWD])(?:EARS?|ONTHS?|EEKS?|AYS?)?)?", re.ASCII)
 
 
@@ -263,7 +263,7 @@ def _findings_of_object(cell: Any, where: str) -> dict[str, int]:
 def _literal(cell: Any) -> Any:
     if not isinstance(cell, str):
         return cell
-    if len(cell) > _MOST_LABELS_TEXT:
+    if len(cell) > _MAX_LABELS_TEXT:
         raise ValueError("too long")
     return ast.literal_eval(re.sub(r"\bnan\b", "None", cell))
 
@@ -289,7 +289,7 @@ def age_in_years(text: str) -> int | None:
     if (found := _AGE.fullmatch(text.strip().upper())) is None:
         return None
     years = int(int(found[1]) * _DAYS_OF_UNIT[found[2] or "Y"] / _DAYS_OF_UNIT["Y"])
-    return years if years <= _MOST_YEARS else None
+    return years if years <= _MAX_YEARS else None
 
 
 def plain_value(cell: Any) -> LabelValue:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from medsd_jax.errors import UserError
 
-_MOST_GREY = 0.25
+_MAX_GREY = 0.25
 _GREY_TOLD = 0.02
 
 
@@ -41,7 +41,7 @@ def redrawn(pixels: np.ndarray, transparent: bool, where: str) -> tuple[np.ndarr
         raise UserError(f"{where} is black all over: nothing would be redrawn")
     mask = 2 * values >= largest
     grey = float(((4 * values > largest) & (4 * values < 3 * largest)).mean())
-    if grey > _MOST_GREY:
+    if grey > _MAX_GREY:
         raise UserError(
             f"{where} is no mask: {grey:.0%} of it is neither black nor white; draw white on black"
         )

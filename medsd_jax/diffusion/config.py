@@ -95,7 +95,7 @@ _PREDICT_EPSILON = "predict_epsilon"
 """What prediction_type was in diffusers 0.3 to 0.10: true for "epsilon", false for "sample"."""
 _LIKE_A_KEY = 0.9
 """Keys that are as similar as this to one of the noise process are taken for a slip of the pen."""
-_MOST_TIMES = 1_000_000
+_MAX_TIMES = 1_000_000
 """Of training. Published models have 1000; a table of so many is laid out before any work."""
 
 
@@ -236,10 +236,10 @@ def _problem(values: Mapping[str, Any]) -> str | None:
         if type(values[key]) is not bool:
             return f"{key}={values[key]!r} must be true or false"
     for key, low in (("num_train_timesteps", 2), ("steps_offset", 0)):
-        if type(values[key]) is not int or not low <= values[key] <= _MOST_TIMES:
+        if type(values[key]) is not int or not low <= values[key] <= _MAX_TIMES:
             return (
                 f"{key}={values[key]!r} must be a whole number of at least {low} and at most "
-                f"{_MOST_TIMES}"
+                f"{_MAX_TIMES}"
             )
     # The last bound is one that float32 holds.
     for key, high in (("beta_start", 1.0), ("beta_end", 1.0), ("clip_sample_range", 1e30)):

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from medsd_jax.diffusion.schedule import ScheduleConfig, alphas_cumprod
 from medsd_jax.errors import UserError
 
-_LEAST_ALPHA_CUMPROD = 2.0**-24
+_MIN_ALPHA_CUMPROD = 2.0**-24
 _RHO = 7.0
 
 
@@ -25,7 +25,7 @@ def sigma_table(config: ScheduleConfig) -> Float[np.ndarray, " T"]:
     """Tabulates (1) for all training times, float32 and increasing."""
     a = alphas_cumprod(config)
     if config.rescale_betas_zero_snr:
-        a[-1] = _LEAST_ALPHA_CUMPROD
+        a[-1] = _MIN_ALPHA_CUMPROD
     return np.sqrt((1 - a) / a)
 
 

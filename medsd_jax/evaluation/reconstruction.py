@@ -41,7 +41,7 @@ SIMILARITY = ("rmse", "psnr", "ssim", "ms_ssim")
 COLOUR_CAST = ("red_green", "green_blue", "blue_red")
 BANDS = ("air", "lung", "soft_tissue", "bone")
 """Names for orientation: which grey a tissue has is a matter of each picture's window."""
-MOST_PSNR = 100.0
+MAX_PSNR = 100.0
 """In decibels, of pictures that are equal or nearly so: infinity has no mean."""
 QUANTILES = (0.05, 0.5, 0.95)
 CAVEAT = (
@@ -104,7 +104,7 @@ def compare(originals: jax.Array, reconstructions: jax.Array) -> dict[str, jax.A
     x, y = (jnp.mean(p, axis=-1, keepdims=True) for p in (originals, reconstructions))
     found = {
         "rmse": rmse(x, y),
-        "psnr": jnp.minimum(psnr(x, y), MOST_PSNR),
+        "psnr": jnp.minimum(psnr(x, y), MAX_PSNR),
         "ssim": ssim(x, y),
         "ms_ssim": ms_ssim(x, y, num_scales=most_scales(*x.shape[1:3])),
     }

@@ -54,7 +54,7 @@ class BertTextConfig(JsonConfig):
     projection: TextProjectionConfig | None = None
 
     _CLASS_NAME = "BertModel"
-    _MOST: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 200}
+    _MAX: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 200}
     _MAY_BE_ZERO = frozenset({"pad_token_id"})
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "add_cross_attention": (False,),

@@ -47,7 +47,7 @@ class UNetConfig(JsonConfig):
         "reverse_transformer_layers_per_block only_cross_attention".split()
     )
     _SIDES = frozenset({"sample_size"})
-    _MOST: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**13}
+    _MAX: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**13}
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
         "addition_embed_type": (None,),
@@ -151,7 +151,7 @@ class VAEConfig(JsonConfig):
     _CLASS_NAME = "AutoencoderKL"
     _SIDES = frozenset({"sample_size"})
     _ABOVE_ZERO = frozenset({"scaling_factor"})
-    _MOST: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**16}
+    _MAX: ClassVar[Mapping[str, int]] = {"layers_per_block": 16, "sample_size": 2**16}
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "act_fn": ("silu", "swish"),
         "latents_mean": (None,),
@@ -197,7 +197,7 @@ class CLIPTextConfig(JsonConfig):
     initializer_factor: float = 1.0
 
     _CLASS_NAME = "CLIPTextModel"
-    _MOST: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 200}
+    _MAX: ClassVar[Mapping[str, int]] = {"num_hidden_layers": 200}
     _MAY_BE_ZERO = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"})
     _FIXED: ClassVar[Mapping[str, tuple]] = {
         "add_cross_attention": (False,),
@@ -250,15 +250,15 @@ def check_transformer(config: Any, where: str, activations: tuple[str, ...]) -> 
         )
 
 
-_MOST_LEVELS = 8  # each halves the sides; published models have four
+_MAX_LEVELS = 8  # each halves the sides; published models have four
 
 
 def _check_blocks(
     where: str, key: str, blocks: tuple[str, ...], levels: int, known: tuple[str, ...]
 ) -> None:
-    if not 1 <= levels <= _MOST_LEVELS:
+    if not 1 <= levels <= _MAX_LEVELS:
         raise UserError(
-            f"{where}: block_out_channels has {levels} entries; a model has 1 to {_MOST_LEVELS}"
+            f"{where}: block_out_channels has {levels} entries; a model has 1 to {_MAX_LEVELS}"
         )
     if len(blocks) != levels:
         raise UserError(

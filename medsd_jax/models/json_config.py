@@ -37,8 +37,8 @@ TRANSFORMERS_NOTES = frozenset(
 """What transformers writes for every model and what no encoding depends on."""
 
 
-_MOST = 10**7  # entries of one axis: a hundred times the largest vocabulary of a text encoder
-_MOST_SHOWN = 200  # characters of a value
+_MAX = 10**7  # entries of one axis: a hundred times the largest vocabulary of a text encoder
+_MAX_SHOWN = 200  # characters of a value
 
 
 def _listed(values) -> tuple:
@@ -53,7 +53,7 @@ def _entries(value: Any) -> tuple:
 def _shown(value: Any) -> str:
     """The value for a message of one line; a file may hold anything."""
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -73,7 +73,7 @@ class JsonConfig:
     _NOTES = NOTES
     _MAY_BE_ZERO: frozenset[str] = frozenset()
     _ABOVE_ZERO: frozenset[str] = frozenset()
-    _MOST: ClassVar[Mapping[str, int]] = {}
+    _MAX: ClassVar[Mapping[str, int]] = {}
     # Keys that diffusers takes as one value or as a list with one for each of block_out_channels.
     _ONE_A_LEVEL: frozenset[str] = frozenset()
     _SIDES: frozenset[str] = frozenset()
@@ -155,8 +155,8 @@ class JsonConfig:
         for number in _entries(value):
             if type(number) is int and number < 1 and key not in cls._MAY_BE_ZERO:
                 return "at least 1"
-            if type(number) is int and number > cls._MOST.get(key, _MOST):
-                return f"at most {cls._MOST.get(key, _MOST)}"
+            if type(number) is int and number > cls._MAX.get(key, _MAX):
+                return f"at most {cls._MAX.get(key, _MAX)}"
         return ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from medsd_jax.bounds import MOST_GUIDANCE, MOST_PIXELS
+from medsd_jax.bounds import MAX_GUIDANCE, MAX_PIXELS
 from medsd_jax.diffusion.samplers import check_sampler, make_step_table
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.errors import UserError
@@ -64,8 +64,8 @@ class SamplerShape:
                 raise UserError(
                     f"{name} = {size} must be a positive multiple of {self.vae.downscale} pixels"
                 )
-            if size > MOST_PIXELS:
-                raise UserError(f"{name} = {size} must be at most {MOST_PIXELS} pixels")
+            if size > MAX_PIXELS:
+                raise UserError(f"{name} = {size} must be at most {MAX_PIXELS} pixels")
         if (
             self.unet.in_channels != self.vae.latent_channels
             or self.unet.out_channels != self.vae.latent_channels
@@ -152,10 +152,10 @@ def make_inputs(
         UserError: a value is out of its range or an array has the wrong shape.
     """
     shape.check()
-    if not abs(guidance_scale) <= MOST_GUIDANCE:
+    if not abs(guidance_scale) <= MAX_GUIDANCE:
         raise UserError(
             f"guidance_scale = {guidance_scale} must be a finite number, at least "
-            f"{-MOST_GUIDANCE} and at most {MOST_GUIDANCE}"
+            f"{-MAX_GUIDANCE} and at most {MAX_GUIDANCE}"
         )
     if not 0.0 <= guidance_rescale <= 1.0:
         raise UserError(f"guidance_rescale = {guidance_rescale} must lie between 0 (off) and 1")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medsd_jax.bounds import MOST_IMAGES
+from medsd_jax.bounds import MAX_IMAGES
 from medsd_jax.data.sources.tables import is_no_text, read_csv
 from medsd_jax.errors import UserError
 from medsd_jax.files import content_hash, read_array
@@ -203,10 +203,10 @@ def read_requests(
         rows += _read_csv(table)
     if not rows:
         raise UserError("no prompt: give one, or a table of prompts")
-    if len(rows) * num_images > MOST_IMAGES:
+    if len(rows) * num_images > MAX_IMAGES:
         raise UserError(
             f"{len(rows)} prompts with {num_images} images each are {len(rows) * num_images} "
-            f"images, more than the {MOST_IMAGES} of one call: ask for fewer, and go on with "
+            f"images, more than the {MAX_IMAGES} of one call: ask for fewer, and go on with "
             "another seed and folder"
         )
     requests: list[SamplingRequest] = []

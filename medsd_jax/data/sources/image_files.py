@@ -28,7 +28,7 @@ _BESIDE_IMAGES = (
 _LINKED_FOLDER = "linked folder"
 _CLOSED_FOLDER = "folder that cannot be opened"
 _NO_FILE = "link to nowhere or no plain file"
-_MOST_HINTS = 20
+_MAX_HINTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ class FileFinder:
             images: of the folder, relative to it, with slashes.
         """
         listed = [(image, _parts(image)) for image in images]
-        for name in self._missing[:_MOST_HINTS]:
+        for name in self._missing[:_MAX_HINTS]:
             found = _most_alike(_parts(name), listed)
             if found is not None:
                 return f" (for {name!r} there is {found!r}: write that)"

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medsd_jax.bounds import MOST_PHANTOMS
+from medsd_jax.bounds import MAX_PHANTOMS
 from medsd_jax.data.findings import (
     CARDIOMEGALY,
     EFFUSION,
@@ -266,9 +266,9 @@ def phantom_records(
     Returns:
         Records without a split. `read_bytes()` draws the picture: an RGB PNG, three equal channels.
     """
-    if not 1 <= num_images <= MOST_PHANTOMS:
+    if not 1 <= num_images <= MAX_PHANTOMS:
         raise UserError(
-            f"num_images is {num_images}: ask for at least one phantom and at most {MOST_PHANTOMS}"
+            f"num_images is {num_images}: ask for at least one phantom and at most {MAX_PHANTOMS}"
         )
     if not MIN_SIZE <= image_size <= MAX_SIZE:
         raise UserError(

@@ -17,7 +17,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import score_labels
 from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.evaluation.metrics.intervals import share_interval
-from medsd_jax.evaluation.metrics.subgroups import LEAST_PICTURES, parts
+from medsd_jax.evaluation.metrics.subgroups import MIN_PICTURES, parts
 
 PROMPTS_TOLD = 50
 """A data set of prompts has thousands; each has few pictures then."""
@@ -189,7 +189,7 @@ def judge_pictures(
         entries[label] = judgement.to_dict() | {
             "by_part": {
                 name: {"num_images": int(part.sum()), "too_few": True}
-                if part.sum() < LEAST_PICTURES
+                if part.sum() < MIN_PICTURES
                 else judgement.share(part)
                 for name, part in of_parts.items()
             }

@@ -39,7 +39,7 @@ CHEXPERT = (
     "Pneumonia", "Pneumothorax", "Support Devices",
 )  # fmt: skip
 """CheXpert's labels by their own names."""
-_MOST_BYTES = 200
+_MAX_BYTES = 200
 """Of an id: file systems take 255, from which the layouts' prefixes and suffixes are taken."""
 
 
@@ -152,7 +152,7 @@ def numbered_ids(
         if not _fits(name):
             raise UserError(
                 f"{where}: the id {name[:40]!r}... has {len(own)} characters, too many for the "
-                f"name of a file; give one of at most {_MOST_BYTES}"
+                f"name of a file; give one of at most {_MAX_BYTES}"
             )
         if prompt_of.setdefault(name, text) != text:
             raise UserError(
@@ -171,7 +171,7 @@ def chexpert_cell(labels: Mapping[str, Any]) -> str:
 
 
 def _fits(name: str) -> bool:
-    return len(name.encode()) <= _MOST_BYTES
+    return len(name.encode()) <= _MAX_BYTES
 
 
 def _safe(name: str) -> str:

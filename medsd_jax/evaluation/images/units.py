@@ -10,7 +10,7 @@ from medsd_jax.evaluation.images.tables import SAMPLES_FILE, find_table
 
 _log = logging.getLogger(__name__)
 
-_LEAST_SEEDS = 10
+_MIN_SEEDS = 10
 """With fewer start noises their spread is not known, and each image counts by itself."""
 
 
@@ -44,7 +44,7 @@ def units_of_seeds(
     """
     if seeds is None or len(set(seeds)) == len(seeds):
         return None
-    if len(set(seeds)) >= _LEAST_SEEDS:
+    if len(set(seeds)) >= _MIN_SEEDS:
         return [str(seed) for seed in seeds]
     units = [f"{seed} {prompt}" for seed, prompt in zip(seeds, prompts, strict=True)]
     _log.warning(

@@ -31,7 +31,7 @@ from medsd_jax.errors import UserError
 
 QUANTILE = 0.01
 """q: one in a hundred images of strangers, where there are 99 held-out patients or more."""
-LEAST_PATIENTS = 20
+MIN_PATIENTS = 20
 """The alarm then goes off for one stranger in 21; with fewer it says next to nothing."""
 
 FEW_PATIENTS = 99
@@ -89,10 +89,10 @@ def make_alarm(held_out: Float[np.ndarray, " h"], patients: Sequence[str] | None
         UserError: If there are too few patients.
     """
     num_patients = len(held_out) if patients is None else len(set(patients))
-    if num_patients < LEAST_PATIENTS:
+    if num_patients < MIN_PATIENTS:
         raise UserError(
             f"{len(held_out)} held-out images of {num_patients} patients cannot tell what is near "
-            f"by chance; give images of {LEAST_PATIENTS} patients or more"
+            f"by chance; give images of {MIN_PATIENTS} patients or more"
         )
     return alarm_at(held_out, patients, max(1, round(QUANTILE * (len(held_out) + 1))))
 
@@ -139,7 +139,7 @@ def is_of_another_origin(
         held_out: [h], their distances to the nearest training image.
         training: [t], distances of training images of t patients to the nearest one of another.
     """
-    if len(training) < LEAST_PATIENTS:
+    if len(training) < MIN_PATIENTS:
         return False  # too few to tell
     _, _, most = alarm.by_chance(len(training), level=0.998)
     set_off = int(np.sum(training < alarm.threshold))

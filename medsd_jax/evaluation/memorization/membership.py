@@ -39,7 +39,7 @@ from medsd_jax.parallel.multihost import fetch, put_global, replicated_key
 from medsd_jax.parallel.sharding import tree_shardings
 from medsd_jax.training.step import DiffusionModel, denoising_loss, encode_images, eval_draws
 
-MOST_DRAWS = 100_000
+MAX_DRAWS = 100_000
 """Of an image: the losses of all of them lie on the device at once."""
 
 
@@ -130,10 +130,10 @@ def make_denoising_losses(
         )
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
     most = model.schedule.num_train_timesteps
-    if num_timesteps > most or num_timesteps * num_draws > MOST_DRAWS:
+    if num_timesteps > most or num_timesteps * num_draws > MAX_DRAWS:
         raise UserError(
             f"{num_timesteps} timesteps with {num_draws} draws each: the model has {most} "
-            f"timesteps, and more than {MOST_DRAWS} draws of an image are never needed"
+            f"timesteps, and more than {MAX_DRAWS} draws of an image are never needed"
         )
     fixed_times = times(model, num_timesteps)
 

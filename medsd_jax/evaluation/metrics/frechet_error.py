@@ -35,7 +35,7 @@ from medsd_jax.evaluation.metrics.feature_sets import Features, check_pair
 from medsd_jax.evaluation.metrics.frechet import Moments, covariance_factor, moments_of
 
 _ROWS = 1024
-_LEAST = 1e-7
+_MIN = 1e-7
 """Of the largest singular value: smaller ones are rounding of zeros, and (4) divides by them."""
 
 
@@ -66,7 +66,7 @@ def frechet_standard_error(
     first, second = moments or (moments_of(real, "real"), moments_of(synthetic, "synthetic"))
     factors = covariance_factor(first), covariance_factor(second)
     u, s, vt = scipy.linalg.svd(factors[0].T @ factors[1], full_matrices=False)
-    kept = s > _LEAST * s[0]
+    kept = s > _MIN * s[0]
     root = np.sqrt(s[kept])
     step = first.mean - second.mean
     of_real = _influence(real, first, factors[1] @ vt.T[:, kept] / root, step)

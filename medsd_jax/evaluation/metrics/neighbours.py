@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.metrics.feature_sets import Features, check_widths
 
-_LEAST_BLOCK_ROWS = 256
+_MIN_BLOCK_ROWS = 256
 """XLA sums blocks of a few rows in another order, and a distance would differ in its last bit."""
 _BLOCK_ROWS = 1024
 _BLOCK_VALUES = 2**24
@@ -106,7 +106,7 @@ def _blocks(features: Features) -> Iterator[tuple[int, int, Float[np.ndarray, "B
     One size means one compilation.
     """
     most = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // features.shape[1]))
-    size = min(most, max(_LEAST_BLOCK_ROWS, 1 << max(0, len(features) - 1).bit_length()))
+    size = min(most, max(_MIN_BLOCK_ROWS, 1 << max(0, len(features) - 1).bit_length()))
     for start in range(0, len(features), size):
         rows = np.asarray(features[start : start + size], np.float32)
         yield start, len(rows), np.pad(rows, ((0, size - len(rows)), (0, 0)))

@@ -13,9 +13,9 @@ from medsd_jax.evaluation.metrics.feature_sets import Features
 from medsd_jax.evaluation.metrics.fidelity import fidelity
 
 AGE_BAND = 20  # years
-LEAST_PICTURES = 50
+MIN_PICTURES = 50
 """Of each set in a part."""
-LEAST_UNITS = 10
+MIN_UNITS = 10
 """Patients of a part: many pictures of a few patients say little, and nothing of their spread."""
 _TRAITS = ("sex", "view")
 
@@ -56,7 +56,7 @@ def sliced_fidelity(
     *,
     real_patients: Sequence[str] | None = None,
     synthetic_units: Sequence[str] | None = None,
-    least: int = LEAST_PICTURES,
+    least: int = MIN_PICTURES,
     seed: int = 0,
     whole: dict[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -69,7 +69,7 @@ def sliced_fidelity(
         synthetic_labels: [m].
         real_patients: [n], as `fidelity` takes them.
         synthetic_units: [m], likewise.
-        least: pictures of each set that a part needs, of `LEAST_UNITS` patients or more.
+        least: pictures of each set that a part needs, of `MIN_UNITS` patients or more.
         seed: of the estimates.
         whole: what `fidelity` returned for all pictures with these settings, for a part that all of
             them are in: it is not measured twice.
@@ -91,7 +91,7 @@ def sliced_fidelity(
             continue
         patients = _of(real_patients, rows)
         units = _of(synthetic_units, others)
-        if any(len(set(x)) < LEAST_UNITS for x in (patients, units) if x is not None):
+        if any(len(set(x)) < MIN_UNITS for x in (patients, units) if x is not None):
             found[name] = {**counts, "too_few": True}
             continue
         if whole is not None and rows.all() and others.all():

@@ -39,7 +39,7 @@ Metrics = dict[str, float]
 Sample = Callable[[Params, Sequence[str]], np.ndarray]
 """``(weights, prompts) -> [n, H, W, 3] uint8``, picture i from the i-th seed."""
 
-_LEAST = NEIGHBOURS + 1
+_MIN = NEIGHBOURS + 1
 _READ_AT_ONCE = 256
 
 
@@ -66,9 +66,9 @@ def check_evaluation(config: ConfigDict) -> None:
         raise UserError(
             f"evaluation.metrics: {needs[0]!r} needs evaluation.features, such as classifier=FOLDER"
         )
-    if needs and asked.num_images < _LEAST:
+    if needs and asked.num_images < _MIN:
         raise UserError(
-            f"evaluation.num_images = {asked.num_images} must be at least {_LEAST} for {needs[0]!r}"
+            f"evaluation.num_images = {asked.num_images} must be at least {_MIN} for {needs[0]!r}"
         )
     if "prompt_accuracy" not in asked.metrics:
         return
@@ -144,10 +144,10 @@ def _make_distances(
 ) -> Callable[[Params], Metrics]:
     """Pictures of captions spread over the split, against all pictures of the split."""
     count = len(split)
-    if count < _LEAST:
+    if count < _MIN:
         raise UserError(
             f"the {split.name} split has {count} pictures, but {names[0]!r} compares with at least "
-            f"{_LEAST}: raise data.validation_fraction"
+            f"{_MIN}: raise data.validation_fraction"
         )
     most = max(config.evaluation.num_images, min(count, _READ_AT_ONCE))
     extract = make_extractor(network, mesh, most)
