@@ -137,10 +137,12 @@ def training_config() -> ConfigDict:
     # Task "diffusion": metrics of the averaged weights, and the best weights by one of them.
     config.evaluation = ConfigDict()
     config.evaluation.every_steps = 0  # and at the end; 0 switches it off
-    # Any of "validation_loss", "prompt_accuracy" and, against the validation split's pictures,
-    # "fid", "kid", "precision" and "recall".
+    # Any of "validation_loss", "prompt_accuracy" and, against the validation split's images, "fid",
+    # "kid", "precision" and "recall"; and classes of your own as "FILE.py:CLASS" or "MODULE:CLASS"
+    # (workflows/train/evaluators).
     config.evaluation.metrics = ("validation_loss",)
-    # The metric by which WORKDIR/best holds the best weights; None: none are kept.
+    # The metric, any scalar of theirs, by which WORKDIR/best holds the best weights; None: none are
+    # kept.
     config.evaluation.keep_best = config_dict.placeholder(str)
     # Feature space of the four distances, as for `evaluate`: "classifier=FOLDER", "inception=FILE".
     config.evaluation.features = config_dict.placeholder(str)

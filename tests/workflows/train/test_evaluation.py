@@ -1,5 +1,6 @@
 """Metrics while training: the same numbers as `evaluate`, the best weights kept, mistakes first."""
 
+import ast
 import json
 
 import numpy as np
@@ -8,7 +9,9 @@ from PIL import Image
 
 from medsd_jax.classifier.model import load_classifier, predict
 from medsd_jax.cli.main import exit_code
+from medsd_jax.config import training_config
 from medsd_jax.data.transforms import load_image
+from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.extraction import features_of, open_network
 from medsd_jax.evaluation.images.image_sets import open_pictures
 from medsd_jax.evaluation.metrics.fidelity import fidelity
@@ -16,8 +19,10 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.models import load
 from medsd_jax.workflows.sample import sample
-from medsd_jax.workflows.train import evaluation
+from medsd_jax.workflows.train import preview
 from medsd_jax.workflows.train.data import open_data
+from medsd_jax.workflows.train.evaluation import check_evaluation
+from medsd_jax.workflows.train.evaluators import distances
 from medsd_jax.workflows.train.run import train
 from tests import commands
 from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
@@ -131,7 +136,7 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
 def test_planted_best_comes_early_and_survives_a_resume(root, tmp_path, monkeypatch):
     """KID 0.4, 0.1, 0.3 | 0.2, the bar being a resume: what is kept is the model of step 4."""
     values = iter([0.4, 0.1, 0.3, 0.2])
-    monkeypatch.setattr(evaluation, "distances", lambda *_: {"kid": next(values)})
+    monkeypatch.setattr(distances, "distances", lambda *_: {"kid": next(values)})
     asked = {"evaluation__metrics": ("kid",), "evaluation__keep_best": "kid"}
     for steps in (6, 8):
         train(config_of(root, train__steps=steps, **asked), tmp_path / "run")
@@ -145,6 +150,76 @@ def test_planted_best_comes_early_and_survives_a_resume(root, tmp_path, monkeypa
     assert_same_weights(tmp_path / "run" / "best", tmp_path / "four")
     last, best = (load(tmp_path / "run" / name).params for name in ("model", "best"))
     assert any(not np.array_equal(last[name], best[name]) for name in best)
+
+
+OWN = """
+from medsd_jax.workflows.train.evaluators.evaluator import Evaluator
+
+class Brightness(Evaluator):
+    scalars = {"brightness": True}
+
+    def __call__(self, params, step):
+        yield "brightness", self.run.sample(params, self.run.captions()).mean()
+"""
+
+
+def test_a_metric_of_your_own(root, tmp_path, monkeypatch):
+    """A class in a file and an entry in the recipe: its scalar is logged and keeps the best."""
+    (tmp_path / "own.py").write_text(OWN)
+    calls = []
+    draw = preview.sample_images
+    monkeypatch.setattr(
+        preview, "sample_images", lambda *args, **kw: calls.append(args[1]) or draw(*args, **kw)
+    )
+    config = config_of(
+        root,
+        evaluation__metrics=("precision", f"{tmp_path / 'own.py'}:Brightness"),
+        evaluation__keep_best="brightness",
+    )
+    workdir = tmp_path / "run"
+    train(config, workdir)
+    found = evaluations(workdir)
+    assert {tuple(row) for row in found.values()} == {("precision", "brightness")}
+    assert len(calls) == len(found) == 2  # both metrics look at the same images
+
+    texts = open_data(config, workdir).validation.texts
+    prompts = [texts[i * len(texts) // NUM] for i in range(NUM)]
+    sampled = {"num_steps": 2, "guidance_scale": 4.0, "height": 16, "width": 16}
+    images = sample(load(workdir), prompts, seeds=range(NUM), **sampled)
+    assert found[4]["brightness"] == pytest.approx(images.mean(), abs=0.01)
+
+    about = json.loads((workdir / "best" / "best.json").read_text())
+    best = max(found, key=lambda step: found[step]["brightness"])
+    assert (about["step"], about["metric"], about["metrics"]) == (best, "brightness", found[best])
+
+
+@pytest.mark.parametrize(
+    ("change", "entries", "message"),
+    [
+        (("", ""), "('{file}:Brigthness',)", "no class Brigthness .*did you mean Brightness"),
+        (("", ""), "('{file}:Evaluator',)", "does not name its scalars"),
+        (("", ""), "('{file}',)", "does not exist .* FILE.py:CLASS"),
+        (("", ""), "('absent_module:Brightness',)", "cannot be imported .*absent_module"),
+        (("import", "imptor"), "('{file}:Brightness',)", "cannot be imported .*SyntaxError"),
+        (('"brightness": True', '"kid": True'), "('kid', '{file}:Brightness')", "'kid' a second"),
+    ],
+)
+def test_mistakes_in_a_metric_of_your_own(tmp_path, change, entries, message):
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace(*change))
+    config = training_config()
+    config.evaluation.every_steps = 1
+    config.evaluation.metrics = ast.literal_eval(entries.format(file=file))
+    with pytest.raises(UserError, match=message):
+        check_evaluation(config)
+
+
+def test_a_metric_that_yields_what_it_does_not_name(root, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace('yield "brightness"', 'yield "darkness"'))
+    config = config_of(root, evaluation__metrics=(f"{file}:Brightness",))
+    with pytest.raises(UserError, match=r"gave darkness at step 2, .* the scalars brightness"):
+        train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
