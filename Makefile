@@ -42,9 +42,9 @@ lint: $(VENV)/.stamp-dev
 
 check: lint test
 
-# The theme announces its successor on every build.
+# The theme announces its successor on every build. With --quiet --strict would see no warnings.
 docs: $(VENV)/.stamp-docs
-	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(BIN)/python -m mkdocs build --strict
 	@echo "site/index.html is built; $(BIN)/python -m http.server -d site shows it, with its search"
 
 format: $(VENV)/.stamp-dev
