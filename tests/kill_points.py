@@ -31,7 +31,7 @@ from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.training.best import KeepBest
 from medsd_jax.workflows.models import load
 from medsd_jax.workflows.sample_folder import SampleFolder
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
 
 WORK = Path(sys.argv[1])
 _CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")

@@ -16,8 +16,8 @@ from medsd_jax.workflows.sample import schedule_of
 from medsd_jax.workflows.train import latents as train_latents
 from medsd_jax.workflows.train.steps import make_diffusion_model
 from tests.models.test_precision import equations
-from tests.tiny_pipeline import LENGTH, SIDE, tiny_pipeline
-from tests.training.tiny_training import empty_prompt_ids, full, make_batch, make_run, tiny_model
+from tests.tiny.pipeline import LENGTH, SIDE, tiny_pipeline
+from tests.tiny.training import empty_prompt_ids, full, make_batch, make_run, tiny_model
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -26,7 +26,7 @@ from medsd_jax.folders import (
 from medsd_jax.interop import pipeline_dir
 from medsd_jax.locks import lock
 from medsd_jax.workflows.models import load, save
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
 
 ROOT = Path(__file__).parent.parent
 

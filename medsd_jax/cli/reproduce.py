@@ -10,10 +10,7 @@ from pathlib import Path
 
 from medsd_jax.cli.flags import positive_int
 from medsd_jax.diffusion.config import SAMPLER_NAMES
-from medsd_jax.studies.chambon2022.experiments import (
-    BASE_RECIPE,
-    EXPERIMENTS,
-)
+from medsd_jax.studies.chambon2022.experiments import BASE_RECIPE, EXPERIMENTS
 
 _EXAMPLES = """examples:
   python -m medsd_jax reproduce --scale phantom --output runs/reproduction

@@ -10,11 +10,7 @@ from medsd_jax.config.ranges import check_ranges
 from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.errors import UserError
 from medsd_jax.workflows.models import load
-from medsd_jax.workflows.sample_to_folder import (
-    SamplingSettings,
-    read_requests,
-    sample_to_folder,
-)
+from medsd_jax.workflows.sample_to_folder import SamplingSettings, read_requests, sample_to_folder
 
 SETTINGS = ("num_images", "sampler", "num_steps", "guidance_scale")
 """Keys that are flags of the same name here, in sample.py and in `reproduce`."""

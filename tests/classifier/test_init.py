@@ -18,7 +18,7 @@ from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.models.params import bind
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.vision.densenet import DenseNetConfig
-from tests.tiny_judge import write_judge
+from tests.tiny.classifier import write_judge
 from tests.vision import cases
 
 ASKED = DenseNetConfig(

@@ -13,12 +13,11 @@ from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.classifier.training import Augmentation, classification_loss, fit, make_step
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.state import init_state
-from medsd_jax.vision.densenet import DenseNetConfig, random_params
+from medsd_jax.vision.densenet import random_params
+from tests.tiny.classifier import tiny_network
 
 STILL = Augmentation(shift=0.0, contrast=0.0, brightness=0.0)
-NETWORK = DenseNetConfig(
-    growth_rate=8, block_config=(1, 1), num_init_features=8, num_classes=1, in_channels=1
-)
+NETWORK = tiny_network(1)
 
 
 def test_loss_equals_torch_on_the_known_labels():

@@ -16,7 +16,7 @@ from medsd_jax.evaluation.by_classifier.downstream_utility import ARMS
 from medsd_jax.reports.writing import schema
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows import classifier_recipe, downstream_utility
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 SIDE = 16
 STEPS = 60

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax.classifier.model import Classifier, save_classifier
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.cli.main import main
 from medsd_jax.config.recipes import load_config
 from medsd_jax.evaluation.features import extraction
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.reports.writing import schema
-from medsd_jax.vision.densenet import DenseNetConfig, random_params
 from medsd_jax.workflows import evaluate as evaluate_command
 from medsd_jax.workflows import sample_for_evaluation
 from medsd_jax.workflows.models import save
-from tests.e2e.tiny_run import ROOT
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.classifier import write_judge
+from tests.tiny.pipeline import tiny_pipeline
+from tests.tiny.run import ROOT
 
 SIDE, NUM = 24, 40
 
@@ -40,12 +39,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
     for name, seed, brightness in (("real", 0, 128), ("alike", 1, 128), ("darker", 2, 60)):
         write_pictures(root / name, seed, brightness)
-    network = DenseNetConfig(
-        growth_rate=8, block_config=(1, 1), num_init_features=8, num_classes=1, in_channels=1
-    )
-    params = random_params(network, np.random.default_rng(0))
-    one = np.ones(1, np.float32)
-    save_classifier(Classifier(network, ("x",), SIDE, "pad", params, one, 0 * one), root / "judge")
+    write_judge(root / "judge", SIDE, ("x",))
     return root
 
 
@@ -193,7 +187,7 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
     assert main(words) == 0
     for change in (["--guidance_scale", "2"], ["--seed", "1"], ["--same_seeds"]):
         assert main([*words, *change]) == 2
-        assert "was sampled in another way" in capsys.readouterr().err
+        assert "holds samples already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

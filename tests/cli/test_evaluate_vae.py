@@ -14,9 +14,9 @@ from medsd_jax.cli.main import main
 from medsd_jax.evaluation import autoencoder
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.reports.writing import schema
-from tests.e2e.tiny_run import ROOT
-from tests.tiny_judge import write_judge
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.classifier import write_judge
+from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.run import ROOT
 
 NUM = 20
 

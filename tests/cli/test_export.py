@@ -12,7 +12,7 @@ import medsd_jax
 from medsd_jax.cli.main import main
 from medsd_jax.workflows import verify_export
 from medsd_jax.workflows.models import load
-from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from medsd_jax.cli.main import main
 from medsd_jax.errors import UserError
 from medsd_jax.reports.writing import schema
 from medsd_jax.workflows.train.run import train
-from tests.e2e.tiny_run import recipe, write_model
+from tests.tiny.run import recipe, write_model
 
 
 @pytest.fixture(scope="module")

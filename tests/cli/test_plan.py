@@ -8,7 +8,7 @@ import pytest
 from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.plan import run_words
 from medsd_jax.workflows.plan import in_words
-from tests.e2e.tiny_run import ROOT, write_model
+from tests.tiny.run import ROOT, write_model
 
 BASE = ["--config", str(ROOT / "configs" / "base.py")]
 

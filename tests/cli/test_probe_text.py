@@ -12,9 +12,9 @@ from PIL import Image
 from medsd_jax.cli.main import main
 from medsd_jax.reports.writing import schema
 from medsd_jax.workflows.models import save
-from tests.e2e.tiny_run import ROOT
-from tests.tiny_bert import CONFIG, write_bert
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.bert import CONFIG, write_bert
+from tests.tiny.pipeline import tiny_pipeline
+from tests.tiny.run import ROOT
 
 _SIDES, _SIZES = ("left", "right"), ("large", "small")
 

@@ -11,7 +11,7 @@ from medsd_jax.cli.main import exit_code
 from medsd_jax.sampling.images import read_metadata
 from medsd_jax.workflows.models import load, save
 from tests import commands
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
 
 
 @pytest.fixture(scope="module")

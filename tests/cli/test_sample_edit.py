@@ -13,7 +13,7 @@ from medsd_jax.sampling.edits import DIFFERENCE_TIMES
 from medsd_jax.sampling.images import read_metadata
 from medsd_jax.workflows.models import save
 from tests import commands
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 WIDE = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
 WHOLE = ["--prompt", "a", "--num_images", "1"]

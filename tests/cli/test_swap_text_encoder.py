@@ -15,9 +15,9 @@ from medsd_jax.workflows.models import load, save
 from medsd_jax.workflows.sample import sample
 from medsd_jax.workflows.train.run import train
 from medsd_jax.workflows.verify_export import verify
-from tests.e2e.tiny_run import recipe, write_model
-from tests.tiny_bert import bert_params, write_bert
-from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.bert import bert_params, write_bert
+from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.run import recipe, write_model
 
 PROMPT = "Chest X-ray. Large left pleural effusion."
 

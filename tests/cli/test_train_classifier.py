@@ -10,7 +10,7 @@ from medsd_jax.classifier.model import load_classifier, predict
 from medsd_jax.cli.main import main
 from medsd_jax.workflows import classifier_recipe
 from tests.classifier.test_init import write_weights
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 TINY = {
     "data.num_images": 160,

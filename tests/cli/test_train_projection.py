@@ -15,8 +15,8 @@ from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.models import load
 from medsd_jax.workflows.train.projection import projected, train_projection
 from tests import commands
-from tests.e2e.tiny_run import ROOT, write_model
-from tests.tiny_bert import WORDS, write_bert
+from tests.tiny.bert import WORDS, write_bert
+from tests.tiny.run import ROOT, write_model
 
 
 @pytest.fixture(scope="module")

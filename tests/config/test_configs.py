@@ -30,9 +30,9 @@ from medsd_jax.workflows import (
 )
 from medsd_jax.workflows.train import preview, projection, run
 from medsd_jax.workflows.train.checks import check_config, check_prior_prompts
-from tests.e2e.tiny_run import recipe, write_model
-from tests.tiny_bert import write_bert
-from tests.tiny_judge import write_judge
+from tests.tiny.bert import write_bert
+from tests.tiny.classifier import write_judge
+from tests.tiny.run import recipe, write_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 

@@ -30,7 +30,7 @@ from medsd_jax.workflows import (
 )
 from medsd_jax.workflows.train import checks, projection
 from tests import commands
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 CHECKS = {
     training_config: checks.check_config,

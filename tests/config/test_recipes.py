@@ -13,7 +13,7 @@ from medsd_jax.cli.recipe_flags import settings_of
 from medsd_jax.config import reconstruction_config, sampling_config, text_probe_config
 from medsd_jax.config.recipes import find_recipe, load_config, recipes_folder
 from medsd_jax.errors import UserError
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 COMMANDS = [
     (evaluate, sampling_config, sampling_flags.RECIPE),

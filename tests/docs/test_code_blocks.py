@@ -24,8 +24,8 @@ from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.interop.learned_embeddings import add_word, write_embeddings
 from medsd_jax.interop.lora_files import write_lora
 from tests.docs.blocks import Block, code_blocks, command_lines, commands_in_text
-from tests.tiny_judge import write_judge
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.classifier import write_judge
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 START = """
 import sys

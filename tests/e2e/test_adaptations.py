@@ -11,7 +11,7 @@ from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.models import add_embedding, add_lora, load, save
 from medsd_jax.workflows.train.run import train
 from tests import commands
-from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
+from tests.tiny.run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 LORA = {
     "adaptation__name": "lora",

@@ -11,7 +11,7 @@ from medsd_jax.workflows.models import load
 from medsd_jax.workflows.train import preview
 from medsd_jax.workflows.train.run import train
 from tests import commands
-from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
+from tests.tiny.run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 FEW = {
     "few_shot__images_per_prompt": 4,

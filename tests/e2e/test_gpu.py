@@ -15,14 +15,14 @@ from medsd_jax.models import params, unet, vae
 from medsd_jax.models.attention import attention_implementation
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.workflows.sample import sample
-from tests.models import tiny
-from tests.tiny_pipeline import SIDE, tiny_pipeline
-from tests.training.tiny_training import make_batch, make_run
+from tests.tiny import networks
+from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.training import make_batch, make_run
 
 pytestmark = pytest.mark.gpu
 
 # Heads 8 and 16 wide: cuDNN's kernel takes multiples of 8.
-UNET = dataclasses.replace(tiny.UNET_SD1, block_out_channels=(32, 64))
+UNET = dataclasses.replace(networks.UNET_SD1, block_out_channels=(32, 64))
 TOLERANCE = 1e-5
 """Of all, in float32: sums in another order. Tiny networks lose 5e-6 against torch."""
 
@@ -37,8 +37,8 @@ def forward_and_gradient(attend: str, dtype, device) -> dict[str, np.ndarray]:
     make = functools.partial(
         unet.UNet2DConditionModel, UNET, dtype=dtype, attend=attention_implementation(attend)
     )
-    graphdef, weights = tiny.random_weights(make)
-    inputs = tiny.unet_inputs(UNET, 16, 16)
+    graphdef, weights = networks.random_weights(make)
+    inputs = networks.unet_inputs(UNET, 16, 16)
 
     def loss(weights, *inputs):
         out = params.bind(graphdef, weights)(*inputs)
@@ -77,7 +77,7 @@ def test_unet_in_bfloat16(cpu):
 
 
 def test_vae(cpu):
-    graphdef, weights = tiny.random_weights(functools.partial(vae.AutoencoderKL, tiny.VAE))
+    graphdef, weights = networks.random_weights(functools.partial(vae.AutoencoderKL, networks.VAE))
     rng = np.random.default_rng(0)
     inputs = {
         "encode": rng.uniform(-1, 1, (2, 32, 24, 3)).astype(np.float32),
@@ -88,7 +88,7 @@ def test_vae(cpu):
         for device in (jax.devices()[0], cpu):
             placed = jax.device_put(weights, device)
             with jax.default_device(device), jax.default_matmul_precision("highest"):
-                both.append(tiny.run(graphdef, placed, x, method=method, jit=jax.jit))
+                both.append(networks.run(graphdef, placed, x, method=method, jit=jax.jit))
         ours, theirs = (np.concatenate([np.ravel(y) for y in jax.tree.leaves(o)]) for o in both)
         assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()
 

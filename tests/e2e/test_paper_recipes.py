@@ -9,8 +9,8 @@ import pytest
 from medsd_jax.cli.main import exit_code, main
 from medsd_jax.workflows.models import load
 from tests.commands import train
-from tests.e2e.tiny_run import ROOT, quick_compilation, write_model  # noqa: F401
-from tests.tiny_bert import write_bert
+from tests.tiny.bert import write_bert
+from tests.tiny.run import ROOT, quick_compilation, write_model  # noqa: F401
 
 SHORT = ("data.num_images=200", "train.steps=2", "optim.warmup_steps=1", "validation.every_steps=0")
 # Eight devices share a batch: ten pictures cannot be dealt out to them.

@@ -9,15 +9,15 @@ from PIL import Image
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.models import load
 from tests.e2e.processes import START, run
-from tests.e2e.tiny_run import write_model
-from tests.tiny_judge import write_judge
+from tests.tiny.classifier import write_judge
+from tests.tiny.run import write_model
 
 TRAIN = (
     START
     + """
 model, judge, data, workdir, steps = words
 from medsd_jax.cli.train import train
-from tests.e2e.tiny_run import recipe
+from tests.tiny.run import recipe
 config = recipe(
     Path(model),
     Path(data),

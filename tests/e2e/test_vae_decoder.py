@@ -9,8 +9,8 @@ from medsd_jax.workflows.models import load
 from medsd_jax.workflows.train.run import train
 from medsd_jax.workflows.train.vae import open_features
 from tests import commands
-from tests.e2e.tiny_run import ROOT, recipe, write_model
-from tests.tiny_judge import write_judge
+from tests.tiny.classifier import write_judge
+from tests.tiny.run import ROOT, recipe, write_model
 
 DECODER = r"^vae\.(decoder|post_quant_conv)\."
 

@@ -22,7 +22,7 @@ from medsd_jax.evaluation.reconstruction import (
 )
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.parallel.mesh import make_mesh
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 NUM = 11
 MARKED = 4

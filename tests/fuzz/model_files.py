@@ -26,9 +26,9 @@ from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
 from medsd_jax.vision.image_processor import read_image_processor
 from medsd_jax.vision.weights import read_state_dict
 from tests.fuzz.mutations import Mutator, dumped, packed
-from tests.tiny_bert import CONFIG, write_bert
-from tests.tiny_judge import write_judge
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.bert import CONFIG, write_bert
+from tests.tiny.classifier import write_judge
+from tests.tiny.pipeline import tiny_pipeline
 
 Read = Callable[[Mutator], Any]
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U8": 1, "BOOL": 1, "F64": 8, "F8_E4M3": 1}

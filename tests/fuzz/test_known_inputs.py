@@ -27,7 +27,7 @@ from medsd_jax.workflows.membership import config_of_run
 from medsd_jax.workflows.sample_folder import SampleFolder
 from tests.fuzz.model_files import LAYER
 from tests.fuzz.mutations import encoded
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
 
 DEEP = b"[" * 100_000
 

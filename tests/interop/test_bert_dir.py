@@ -17,7 +17,7 @@ from medsd_jax.interop.bert_dir import load_bert
 from medsd_jax.interop.tokenization import encode_prompts, load_tokenizer, save_tokenizer
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.text_encoder import text_encoder_module
-from tests.tiny_bert import CONFIG, VOCABULARY, bert_params, write_bert
+from tests.tiny.bert import CONFIG, VOCABULARY, bert_params, write_bert
 
 TEXT = "Chest x-ray. Large left pleural effusion."
 

@@ -10,7 +10,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop.pipeline_dir import load_pipeline
 from medsd_jax.models.params import abstract, component
 from medsd_jax.models.unet import UNet2DConditionModel
-from tests.models import tiny
+from tests.tiny import networks
 
 SPELLINGS = {
     "layers": {"layers_per_block": [1, 1]},
@@ -56,9 +56,9 @@ def test_the_u_net_is_torch_s(folder, name):
     made = folder("unet", **SPELLINGS[name])
     theirs = diffusers.UNet2DConditionModel.from_pretrained(made / "unet").eval()
     model = load_pipeline(made)
-    latents, times, context = tiny.unet_inputs(model.unet, 8, 8)
+    latents, times, context = networks.unet_inputs(model.unet, 8, 8)
     graphdef, _ = abstract(lambda rngs: UNet2DConditionModel(model.unet, rngs=rngs))
-    ours = tiny.run(graphdef, component(model.params, "unet"), latents, times, context)
+    ours = networks.run(graphdef, component(model.params, "unet"), latents, times, context)
     with torch.no_grad():
         wanted = theirs(
             torch.from_numpy(latents.transpose(0, 3, 1, 2).copy()),

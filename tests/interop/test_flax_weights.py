@@ -25,7 +25,7 @@ from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.params import abstract, component
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
-from tests.models import tiny
+from tests.tiny import networks
 
 STEMS = {
     "unet": "diffusion_flax_model",
@@ -246,7 +246,7 @@ def test_what_the_last_upstream_flax_computed(shared_assets):
 
     def run(cls, part, *inputs, method="__call__"):
         graphdef, _ = abstract(lambda rngs: cls(getattr(model, part), rngs=rngs))
-        return tiny.run(graphdef, component(model.params, part), *inputs, method=method)
+        return networks.run(graphdef, component(model.params, part), *inputs, method=method)
 
     def error(ours, name):
         theirs = wanted[name]

@@ -24,7 +24,7 @@ from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.workflows.models import add_embedding
 from medsd_jax.workflows.sample import sample
 from medsd_jax.workflows.train.adaptation import make_adaptation
-from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TABLE = "text_encoder.text_model.embeddings.token_embedding.embedding"
 WORD, PROMPT = "<cxr>", "a <cxr> b"

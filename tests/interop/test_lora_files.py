@@ -14,7 +14,7 @@ from medsd_jax.interop.lora_files import KOHYA_FILE, PEFT_FILE, read_lora, write
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.workflows.models import add_lora
 from medsd_jax.workflows.sample import sample
-from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TARGETS = (r"^unet\..*attn\d\.to_(q|k|v|out\.0)\.", r"^unet\..*proj_in\.", r"_proj\.")
 RANK, ALPHA = 4, 6.0

@@ -13,7 +13,7 @@ from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.workflows.models import add_lora
 from medsd_jax.workflows.sample import sample
-from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 UNET = (f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_out.0")

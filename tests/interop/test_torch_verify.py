@@ -17,7 +17,7 @@ from medsd_jax.interop import torch_verify
 from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.workflows.sample import schedule_of
-from tests.tiny_pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from medsd_jax.models.bert import BertModel
 from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.models.text_encoder import context_width, text_encoder_module
-from tests.models import tiny
+from tests.tiny import networks
 
 TINY = BertTextConfig(
     vocab_size=60,
@@ -238,7 +238,7 @@ def test_config_of_todays_transformers_is_read_and_written():
     assert (config.hidden_size, config.num_hidden_layers) == (96, 2)
     assert BertTextConfig.from_dict(config.to_dict()) == config
     assert BertConfig(**config.to_dict()).hidden_size == 96
-    assert tiny.CLIP_SD1.to_dict()["model_type"] != config.to_dict()["model_type"]
+    assert networks.CLIP_SD1.to_dict()["model_type"] != config.to_dict()["model_type"]
 
 
 @pytest.mark.parametrize(

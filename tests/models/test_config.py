@@ -6,14 +6,14 @@ import pytest
 
 from medsd_jax.errors import UserError
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
-from tests.models import tiny
+from tests.tiny import networks
 
 CONFIGS = {
-    "unet_sd1": tiny.UNET_SD1,
-    "unet_sd2": tiny.UNET_SD2,
-    "vae": tiny.VAE,
-    "clip_sd1": tiny.CLIP_SD1,
-    "clip_sd2": tiny.CLIP_SD2,
+    "unet_sd1": networks.UNET_SD1,
+    "unet_sd2": networks.UNET_SD2,
+    "vae": networks.VAE,
+    "clip_sd1": networks.CLIP_SD1,
+    "clip_sd2": networks.CLIP_SD2,
 }
 
 
@@ -100,7 +100,11 @@ def test_round_trip_through_json(name):
     ],
 )
 def test_refuses_what_it_does_not_implement(cls, key, value):
-    base = {UNetConfig: tiny.UNET_SD1, VAEConfig: tiny.VAE, CLIPTextConfig: tiny.CLIP_SD1}[cls]
+    base = {
+        UNetConfig: networks.UNET_SD1,
+        VAEConfig: networks.VAE,
+        CLIPTextConfig: networks.CLIP_SD1,
+    }[cls]
     with pytest.raises(UserError) as caught:
         cls.from_dict({**base.to_dict(), key: value}, "some/folder/config.json")
     message = str(caught.value)
@@ -123,27 +127,28 @@ def test_a_model_has_some_levels(cls, levels):
 
 
 def test_lists_of_equal_values_are_that_value():
-    levels = len(tiny.UNET_SD1.block_out_channels)
+    levels = len(networks.UNET_SD1.block_out_channels)
     lists = {
-        k: [tiny.UNET_SD1.to_dict()[k]] * levels
+        k: [networks.UNET_SD1.to_dict()[k]] * levels
         for k in ("layers_per_block", "cross_attention_dim")
     }
     lists |= {
         "transformer_layers_per_block": [1] * levels,
         "only_cross_attention": [False] * levels,
     }
-    assert UNetConfig.from_dict({**tiny.UNET_SD1.to_dict(), **lists}) == tiny.UNET_SD1
-    square = {"sample_size": [tiny.VAE.sample_size] * 2}
-    assert VAEConfig.from_dict({**tiny.VAE.to_dict(), **square}) == tiny.VAE
-    unsaid = {**tiny.UNET_SD1.to_dict(), "sample_size": None}
+    assert UNetConfig.from_dict({**networks.UNET_SD1.to_dict(), **lists}) == networks.UNET_SD1
+    square = {"sample_size": [networks.VAE.sample_size] * 2}
+    assert VAEConfig.from_dict({**networks.VAE.to_dict(), **square}) == networks.VAE
+    unsaid = {**networks.UNET_SD1.to_dict(), "sample_size": None}
     assert UNetConfig.from_dict(unsaid).sample_size == UNetConfig().sample_size
 
 
 def test_names_every_missing_field():
-    values = tiny.VAE.to_dict()
+    values = networks.VAE.to_dict()
     assert VAEConfig.from_dict({"_class_name": "AutoencoderKL"}) == VAEConfig()
     assert (
-        VAEConfig.from_dict({k: v for k, v in values.items() if k != "scaling_factor"}) == tiny.VAE
+        VAEConfig.from_dict({k: v for k, v in values.items() if k != "scaling_factor"})
+        == networks.VAE
     )
 
 
@@ -159,11 +164,11 @@ def test_accepts_notes_of_the_libraries():
         "use_ema_warmup": False,
     }
     notes = {"_name_or_path": "a/b", "_diffusers_version": "0.21.4", **ema}
-    assert UNetConfig.from_dict({**tiny.UNET_SD1.to_dict(), **notes}) == tiny.UNET_SD1
+    assert UNetConfig.from_dict({**networks.UNET_SD1.to_dict(), **notes}) == networks.UNET_SD1
     notes = {"_name_or_path": "a/b", "transformers_version": "4.25.1", "torch_dtype": "float16"}
-    assert CLIPTextConfig.from_dict({**tiny.CLIP_SD1.to_dict(), **notes}) == tiny.CLIP_SD1
+    assert CLIPTextConfig.from_dict({**networks.CLIP_SD1.to_dict(), **notes}) == networks.CLIP_SD1
     notes = {"is_decoder": False, "tie_word_embeddings": True, "top_k": 50, "pruned_heads": {}}
-    assert CLIPTextConfig.from_dict({**tiny.CLIP_SD1.to_dict(), **notes}) == tiny.CLIP_SD1
+    assert CLIPTextConfig.from_dict({**networks.CLIP_SD1.to_dict(), **notes}) == networks.CLIP_SD1
 
 
 @pytest.mark.torch

@@ -10,13 +10,13 @@ from flax import nnx
 
 from medsd_jax.errors import UserError
 from medsd_jax.models import attention, clip, params, unet, vae
-from tests.models import tiny
+from tests.tiny import networks
 
 MODULES = {
-    "unet_sd1": functools.partial(unet.UNet2DConditionModel, tiny.UNET_SD1),
-    "unet_sd2": functools.partial(unet.UNet2DConditionModel, tiny.UNET_SD2),
-    "vae": functools.partial(vae.AutoencoderKL, tiny.VAE),
-    "clip": functools.partial(clip.CLIPTextModel, tiny.CLIP_SD1),
+    "unet_sd1": functools.partial(unet.UNet2DConditionModel, networks.UNET_SD1),
+    "unet_sd2": functools.partial(unet.UNet2DConditionModel, networks.UNET_SD2),
+    "vae": functools.partial(vae.AutoencoderKL, networks.VAE),
+    "clip": functools.partial(clip.CLIPTextModel, networks.CLIP_SD1),
 }
 
 
@@ -72,7 +72,7 @@ class Recorder:
 def test_attention_can_be_replaced():
     recorder = Recorder()
     for make, method, args in [
-        (MODULES["unet_sd1"], "__call__", tiny.unet_inputs(tiny.UNET_SD1, 8, 8)),
+        (MODULES["unet_sd1"], "__call__", networks.unet_inputs(networks.UNET_SD1, 8, 8)),
         (MODULES["vae"], "encode", (np.zeros((2, 16, 16, 3), np.float32),)),
         (MODULES["clip"], "__call__", (np.zeros((2, 13), np.int32),)),
     ]:
@@ -87,21 +87,21 @@ def test_attention_can_be_replaced():
     top = [((2, 64, 4, 4), (2, 64, 4, 4), False), ((2, 64, 4, 4), (2, 7, 4, 4), False)]
     middle = [((2, 16, 4, 8), (2, 16, 4, 8), False), ((2, 16, 4, 8), (2, 7, 4, 8), False)]
     pixels = [((2, 16, 1, 32), (2, 16, 1, 32), False)]
-    text = [((2, 13, 4, 8), (2, 13, 4, 8), True)] * tiny.CLIP_SD1.num_hidden_layers
+    text = [((2, 13, 4, 8), (2, 13, 4, 8), True)] * networks.CLIP_SD1.num_hidden_layers
     assert recorder.calls == top + middle + top * 2 + pixels + text
 
 
 def test_replaced_attention_decides_the_output():
     make = MODULES["clip"]
-    graphdef, weights = tiny.random_weights(make)
+    graphdef, weights = networks.random_weights(make)
     prompt_ids = np.arange(26, dtype=np.int32).reshape(2, 13)
-    usual = tiny.run(graphdef, weights, prompt_ids)
+    usual = networks.run(graphdef, weights, prompt_ids)
 
     def no_attention(query, key, value, *, is_causal=False):
         return value
 
     other, _ = params.abstract(functools.partial(make, attend=no_attention))
-    assert not np.allclose(tiny.run(other, weights, prompt_ids), usual)
+    assert not np.allclose(networks.run(other, weights, prompt_ids), usual)
 
 
 def test_attention_by_name():
@@ -151,11 +151,11 @@ def test_attention_keeps_the_dtype_and_accumulates_in_float32():
 
 def test_text_sees_no_later_token():
     """Causality: a changed token changes its own position and later ones only."""
-    graphdef, weights = tiny.random_weights(MODULES["clip"])
+    graphdef, weights = networks.random_weights(MODULES["clip"])
     prompt_ids = np.arange(13, dtype=np.int32)[None]
     changed = prompt_ids.copy()
     changed[0, 6] = 77
-    before, after = (tiny.run(graphdef, weights, ids) for ids in (prompt_ids, changed))
+    before, after = (networks.run(graphdef, weights, ids) for ids in (prompt_ids, changed))
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
     assert (np.abs(before[:, 6:] - after[:, 6:]).max(axis=-1) > 1e-3).all()
 
@@ -168,7 +168,7 @@ def test_sample_posterior():
 
 def test_too_long_prompts_are_told():
     """JAX would read the last position's embedding again, or NaN, and go on."""
-    graphdef, weights = tiny.random_weights(MODULES["clip"])
-    most = tiny.CLIP_SD1.max_position_embeddings
+    graphdef, weights = networks.random_weights(MODULES["clip"])
+    most = networks.CLIP_SD1.max_position_embeddings
     with pytest.raises(UserError, match=f"{most + 1} tokens.*{most} positions"):
-        tiny.run(graphdef, weights, np.zeros((1, most + 1), np.int32))
+        networks.run(graphdef, weights, np.zeros((1, most + 1), np.int32))

@@ -10,16 +10,17 @@ from flax import nnx  # noqa: E402
 
 from medsd_jax.models import params  # noqa: E402
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig  # noqa: E402
-from tests.models import oracles, tiny  # noqa: E402
+from tests.models import oracles  # noqa: E402
+from tests.tiny import networks  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 TINY = {
-    "unet_sd1": tiny.UNET_SD1,
-    "unet_sd2": tiny.UNET_SD2,
-    "vae": tiny.VAE,
-    "clip_sd1": tiny.CLIP_SD1,
-    "clip_sd2": tiny.CLIP_SD2,
+    "unet_sd1": networks.UNET_SD1,
+    "unet_sd2": networks.UNET_SD2,
+    "vae": networks.VAE,
+    "clip_sd1": networks.CLIP_SD1,
+    "clip_sd2": networks.CLIP_SD2,
 }
 # (config, class, list of keys, number of weights that the model cards state)
 PUBLISHED = [

@@ -16,7 +16,8 @@ import numpy as np  # noqa: E402
 
 from medsd_jax.models import layers, params  # noqa: E402
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig  # noqa: E402
-from tests.models import oracles, tiny  # noqa: E402
+from tests.models import oracles  # noqa: E402
+from tests.tiny import networks  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -40,9 +41,9 @@ def check(request, name: str, ours, theirs, seconds: float) -> None:
 
 def timed(small: bool, graphdef, weights, *args, method="__call__"):
     """Output, and the seconds it took with compilation."""
-    jit = tiny.jit if small else jax.jit
+    jit = networks.jit if small else jax.jit
     start = time.perf_counter()
-    out = jax.block_until_ready(tiny.run(graphdef, weights, *args, method=method, jit=jit))
+    out = jax.block_until_ready(networks.run(graphdef, weights, *args, method=method, jit=jit))
     return out, time.perf_counter() - start
 
 
@@ -56,8 +57,8 @@ def swap_weights(module, cfg):
 @pytest.mark.parametrize(
     ("source", "height", "width"),
     [
-        pytest.param(tiny.UNET_SD1, 8, 8, id="sd1-8x8"),
-        pytest.param(tiny.UNET_SD2, 10, 6, id="sd2-10x6"),
+        pytest.param(networks.UNET_SD1, 8, 8, id="sd1-8x8"),
+        pytest.param(networks.UNET_SD2, 10, 6, id="sd2-10x6"),
         pytest.param("sd15_unet_config", 64, 64, id="sd15", marks=full),
         pytest.param("sd21base_unet_config", 64, 64, id="sd21base", marks=full),
         pytest.param("sd21_unet_config", 96, 96, id="sd21", marks=full),
@@ -66,7 +67,7 @@ def swap_weights(module, cfg):
 def test_unet(request, source, height, width):
     cfg = config_of(source, UNetConfig)
     small = cfg is source
-    inputs = tiny.unet_inputs(
+    inputs = networks.unet_inputs(
         cfg, height, width, batch=2 if small else 1, tokens=7 if small else 77
     )
     latents, timesteps, context = inputs
@@ -86,7 +87,7 @@ def test_unet(request, source, height, width):
 @pytest.mark.parametrize(
     ("source", "height", "width"),
     [
-        pytest.param(tiny.VAE, 32, 24, id="tiny"),
+        pytest.param(networks.VAE, 32, 24, id="tiny"),
         pytest.param("sd15_vae_config", 512, 512, id="sd15", marks=full),
     ],
 )
@@ -113,13 +114,15 @@ def test_vae(request, source, height, width):
 
 def test_vae_odd_image_and_clipped_logvar():
     """Sides that 4 does not divide lose the remainder; a wild log variance is clipped."""
-    module = oracles.random_torch_module(tiny.VAE, seed=2)
+    module = oracles.random_torch_module(networks.VAE, seed=2)
     with torch.no_grad():
         module.quant_conv.weight *= 300
     images = np.random.default_rng(3).uniform(-1, 1, (2, 19, 22, 3)).astype(np.float32)
     with torch.inference_mode():
         theirs = oracles.nhwc(module.encode(oracles.nchw(images)).latent_dist.logvar)
-    _, ours = tiny.run(*oracles.ours_with_weights_of(module, tiny.VAE), images, method="encode")
+    _, ours = networks.run(
+        *oracles.ours_with_weights_of(module, networks.VAE), images, method="encode"
+    )
     assert theirs.min() == -30
     assert theirs.max() == 20
     assert oracles.error(ours, theirs) <= TOLERANCE
@@ -128,8 +131,8 @@ def test_vae_odd_image_and_clipped_logvar():
 @pytest.mark.parametrize(
     "source",
     [
-        pytest.param(tiny.CLIP_SD1, id="quick_gelu"),
-        pytest.param(tiny.CLIP_SD2, id="gelu"),
+        pytest.param(networks.CLIP_SD1, id="quick_gelu"),
+        pytest.param(networks.CLIP_SD2, id="gelu"),
         pytest.param("sd15_text_encoder_config", id="sd15", marks=full),
         pytest.param("sd21base_text_encoder_config", id="sd21base", marks=full),
     ],
@@ -150,8 +153,8 @@ def test_clip(request, source):
 
 def test_unet_gradients_equal_torch_autograd():
     """Of a weighted sum of the output, for every weight and for the inputs; odd latent sides."""
-    cfg = tiny.UNET_SD1
-    latents, timesteps, context = tiny.unet_inputs(cfg, 9, 7)
+    cfg = networks.UNET_SD1
+    latents, timesteps, context = networks.unet_inputs(cfg, 9, 7)
     weighting = np.random.default_rng(5).standard_normal(latents.shape, np.float32)
     module = oracles.random_torch_module(cfg, seed=0)
     graphdef, weights = oracles.ours_with_weights_of(module, cfg)
@@ -165,7 +168,7 @@ def test_unet_gradients_equal_torch_autograd():
         out = params.bind(graphdef, weights)(latents, jnp.asarray(timesteps), context)
         return jnp.sum(out * weighting)
 
-    grads, d_latents, d_context = tiny.jit(jax.grad(loss, argnums=(0, 1, 2)))(
+    grads, d_latents, d_context = networks.jit(jax.grad(loss, argnums=(0, 1, 2)))(
         weights, latents, context
     )
     ours = oracles.to_torch(grads)

@@ -9,8 +9,7 @@ import pytest
 
 from medsd_jax.models import clip, params, unet, vae
 from medsd_jax.models.text_encoder import text_encoder_module
-from tests import tiny_bert
-from tests.models import tiny
+from tests.tiny import bert, networks
 
 # Their results are statistics or probabilities: 8 bits of mantissa are not enough. exp, max and sum
 # are the softmax's; sum and rsqrt the norms'; sin and cos the time's.
@@ -36,12 +35,12 @@ def case(name: str, dtype):
     """(make_module, method, inputs) of one tiny model."""
     rng = np.random.default_rng(0)
     if name == "unet":
-        make = functools.partial(unet.UNet2DConditionModel, tiny.UNET_SD1, dtype=dtype)
-        return make, "__call__", tiny.unet_inputs(tiny.UNET_SD1, 8, 8)
+        make = functools.partial(unet.UNet2DConditionModel, networks.UNET_SD1, dtype=dtype)
+        return make, "__call__", networks.unet_inputs(networks.UNET_SD1, 8, 8)
     if name == "clip":
-        make = functools.partial(clip.CLIPTextModel, tiny.CLIP_SD1, dtype=dtype)
+        make = functools.partial(clip.CLIPTextModel, networks.CLIP_SD1, dtype=dtype)
         return make, "__call__", (rng.integers(0, 99, (2, 13), np.int32),)
-    make = functools.partial(vae.AutoencoderKL, tiny.VAE, dtype=dtype)
+    make = functools.partial(vae.AutoencoderKL, networks.VAE, dtype=dtype)
     if name == "encode":
         return make, "encode", (rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32),)
     return make, "decode", (rng.standard_normal((2, 4, 4, 4), np.float32),)
@@ -59,11 +58,11 @@ def flattened(outputs) -> np.ndarray:
 @pytest.mark.parametrize("name", CASES)
 def test_bfloat16_is_close_to_float32(name):
     make, method, inputs = case(name, jnp.float32)
-    graphdef, weights = tiny.random_weights(make)
-    exact = flattened(tiny.run(graphdef, weights, *inputs, method=method))
+    graphdef, weights = networks.random_weights(make)
+    exact = flattened(networks.run(graphdef, weights, *inputs, method=method))
     graphdef, like = params.abstract(case(name, jnp.bfloat16)[0])
     assert {x.dtype.name for x in like.values()} == {"float32"}
-    rounded = flattened(tiny.run(graphdef, weights, *inputs, method=method))
+    rounded = flattened(networks.run(graphdef, weights, *inputs, method=method))
     error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     print(f"bfloat16 {name}: relative error {error:.2e}")
     # One rounding is at most 2**-9 = 2e-3; about a hundred independent ones follow each other on
@@ -99,10 +98,10 @@ def test_statistics_and_softmax_are_float32(name):
 
 
 def test_upcast_attention_multiplies_queries_and_keys_in_float32():
-    make = functools.partial(unet.UNet2DConditionModel, tiny.UNET_SD2, dtype=jnp.bfloat16)
+    make = functools.partial(unet.UNet2DConditionModel, networks.UNET_SD2, dtype=jnp.bfloat16)
     graphdef, like = params.abstract(make)
     traced = jax.make_jaxpr(lambda p, *a: params.bind(graphdef, p)(*a))(
-        like, *tiny.unet_inputs(tiny.UNET_SD2, 8, 8)
+        like, *networks.unet_inputs(networks.UNET_SD2, 8, 8)
     )
     batched = [
         e
@@ -119,7 +118,7 @@ def test_upcast_attention_multiplies_queries_and_keys_in_float32():
 def test_float32_products_are_not_rounded(name, dtype):
     """As TPUs and GPUs would by JAX's default; forward and backward."""
     if name == "bert":
-        make = text_encoder_module(tiny_bert.CONFIG, dtype=dtype)
+        make = text_encoder_module(bert.CONFIG, dtype=dtype)
         method, inputs = "__call__", (np.zeros((2, 5), np.int32),)
     else:
         make, method, inputs = case(name, dtype)

@@ -9,7 +9,7 @@ import numpy as np
 
 from medsd_jax.models import params, unet
 from medsd_jax.models.config import UNetConfig
-from tests.models import tiny
+from tests.tiny import networks
 
 ONE_LEVEL = UNetConfig(
     down_block_types=("CrossAttnDownBlock2D",),
@@ -24,8 +24,8 @@ ONE_LEVEL = UNetConfig(
 
 def loss_of(remat: bool):
     make = functools.partial(unet.UNet2DConditionModel, ONE_LEVEL, remat=remat)
-    graphdef, weights = tiny.random_weights(make)
-    latents, timesteps, context = map(jnp.asarray, tiny.unet_inputs(ONE_LEVEL, 8, 8))
+    graphdef, weights = networks.random_weights(make)
+    latents, timesteps, context = map(jnp.asarray, networks.unet_inputs(ONE_LEVEL, 8, 8))
 
     def loss(weights):
         return jnp.mean(jnp.square(params.bind(graphdef, weights)(latents, timesteps, context)))
@@ -43,8 +43,8 @@ def residual_bytes(remat: bool) -> int:
 
 def test_remat_gives_the_same_loss_and_gradients():
     plain, weights = loss_of(remat=False)
-    value, grads = tiny.jit(jax.value_and_grad(plain))(weights)
-    again, again_grads = tiny.jit(jax.value_and_grad(loss_of(remat=True)[0]))(weights)
+    value, grads = networks.jit(jax.value_and_grad(plain))(weights)
+    again, again_grads = networks.jit(jax.value_and_grad(loss_of(remat=True)[0]))(weights)
     np.testing.assert_allclose(again, value, rtol=1e-6)
     assert grads.keys() == again_grads.keys()
     for name, grad in grads.items():

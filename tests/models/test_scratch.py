@@ -10,7 +10,7 @@ from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.scratch import random_model, random_params
 from medsd_jax.models.unet import UNet2DConditionModel
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
 
 
 def make(seed: int):

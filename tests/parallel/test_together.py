@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 CODE = """
 import os, signal, sys, time

@@ -16,8 +16,8 @@ from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
 from medsd_jax.parallel import mesh as meshes
-from tests.e2e.tiny_run import ROOT
 from tests.parallel.topologies import slice_devices
+from tests.tiny.run import ROOT
 
 
 def owners(mesh) -> list[tuple[int, ...]]:

@@ -13,7 +13,7 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.editing import box_mask, polygon_mask, redrawn_cells, soft_weights
 from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample import sample, schedule_of
-from tests.tiny_pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)

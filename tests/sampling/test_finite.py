@@ -17,7 +17,7 @@ from medsd_jax.sampling.finite import PARTS
 from medsd_jax.workflows.models import add_lora, save
 from medsd_jax.workflows.train.preview import make_preview
 from tests import commands
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 BROKEN = {
     "text encoder": "text_encoder.text_model.final_layer_norm.scale",

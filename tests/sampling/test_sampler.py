@@ -14,7 +14,7 @@ from medsd_jax.sampling.inputs import SamplerShape, make_inputs
 from medsd_jax.sampling.sampler import compiled_sampler
 from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample import MAX_STEPS, schedule_of
-from tests.tiny_pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 PROMPTS = ["effusion", "clear lung"]
 NEGATIVES = ["", "blur"]

@@ -12,7 +12,7 @@ from medsd_jax.training import best as best_module
 from medsd_jax.training.best import KeepBest
 from medsd_jax.training.checkpoint import has_checkpoint
 from medsd_jax.training.metrics import read_scalars
-from tests.training.toy_run import ToyRun
+from tests.tiny.toy_run import ToyRun
 
 SETTINGS = {"num_images": 8, "prompts": ("a", "b")}
 

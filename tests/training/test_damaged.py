@@ -12,7 +12,7 @@ import pytest
 from medsd_jax.errors import UserError
 from medsd_jax.training.checksums import CHECKSUMS, find_damage
 from medsd_jax.training.metrics import read_scalars
-from tests.training.toy_run import ToyRun
+from tests.tiny.toy_run import ToyRun
 
 
 def files_of(step):

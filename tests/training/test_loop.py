@@ -12,7 +12,7 @@ import pytest
 from medsd_jax.errors import DivergedError, UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.metrics import read_scalars
-from tests.training.toy_run import ToyRun, output, toy_params
+from tests.tiny.toy_run import ToyRun, output, toy_params
 
 
 def rows_of(run, name: str) -> dict[int, float]:

@@ -12,9 +12,9 @@ import pytest
 from medsd_jax.config.recipes import load_config
 from medsd_jax.training.memory import kept_for_backward, largest_block, num_bytes
 from medsd_jax.workflows.step_memory import step_memory
-from tests.e2e.tiny_run import recipe
 from tests.parallel.test_sharding import TEXT, UNETS, VAE, weights
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
+from tests.tiny.run import recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 STATED = re.compile(r"(\d+) GB \(computed ([\d.]+)\)")

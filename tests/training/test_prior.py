@@ -10,7 +10,7 @@ from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import ScheduleConfig
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.params import bind, component
-from tests.training.tiny_training import UNET, diffusion_model, make_run, tiny_model
+from tests.tiny.training import UNET, diffusion_model, make_run, tiny_model
 
 SHAPE = (8, 8, 4)
 CLASS, INSTANCE = encode_prompts(tiny_model().tokenizer, ["class", "instance"])

@@ -8,8 +8,8 @@ import pytest
 from medsd_jax.parallel.mesh import make_mesh, put_batch, replicated
 from medsd_jax.training.optim import make_optimizer
 from medsd_jax.training.sharded_step import shard_step
-from tests.models.tiny import QUICK
-from tests.training.tiny_training import TEXT, UNET, make_batch, make_run
+from tests.tiny.networks import QUICK
+from tests.tiny.training import TEXT, UNET, make_batch, make_run
 
 # A large eps: with a small one Adam's first step is the sign of the gradient, and rounding decides
 # the sign where the gradient is 0.

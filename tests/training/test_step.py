@@ -11,8 +11,8 @@ import pytest
 from medsd_jax.adaptation.full import full
 from medsd_jax.training.accumulation import accumulated_grad, split_micro_batches
 from medsd_jax.training.step import draw, encode_images, eval_draws, make_eval_step
-from tests.models.tiny import jit
-from tests.training.tiny_training import (
+from tests.tiny.networks import jit
+from tests.tiny.training import (
     TEXT,
     UNET,
     diffusion_model,

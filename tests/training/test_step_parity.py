@@ -13,9 +13,8 @@ from medsd_jax.training.step import draw
 from medsd_jax.training.vae_step import draw_posterior_noise
 from medsd_jax.workflows.train.vae import make_vae_steps
 from tests.models import oracles
-from tests.models.tiny import jit
-from tests.training import torch_reference
-from tests.training.tiny_training import (
+from tests.tiny.networks import jit
+from tests.tiny.training import (
     TEXT,
     UNET,
     diffusion_model,
@@ -25,6 +24,7 @@ from tests.training.tiny_training import (
     recorder,
     tiny_model,
 )
+from tests.training import torch_reference
 
 pytestmark = pytest.mark.torch
 

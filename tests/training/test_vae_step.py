@@ -18,8 +18,8 @@ from medsd_jax.training.perceptual import perceptual_distance
 from medsd_jax.training.state import apply_gradients, init_state
 from medsd_jax.training.vae_step import draw_posterior_noise, make_vae_train_step
 from medsd_jax.vision.densenet import DenseNet, DenseNetConfig
-from tests.models.tiny import jit, random_weights
-from tests.training.tiny_training import make_batch, recorder, tiny_model
+from tests.tiny.networks import jit, random_weights
+from tests.tiny.training import make_batch, recorder, tiny_model
 
 ALL, DECODER = r"^vae\.", r"^vae\.(decoder|post_quant_conv)\."
 KL = 1e-2

@@ -12,12 +12,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.vision import inception
-from medsd_jax.vision.densenet import (
-    DenseNet,
-    DenseNetConfig,
-    num_groups,
-    random_params,
-)
+from medsd_jax.vision.densenet import DenseNet, DenseNetConfig, num_groups, random_params
 from medsd_jax.vision.inception import InceptionV3
 from medsd_jax.vision.layers import avg_pool
 from tests.vision import cases

@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 
 from medsd_jax.errors import UserError
-from medsd_jax.vision.preprocessing import (
-    BICUBIC,
-    BILINEAR,
-    XRV_ROENTGEN,
-    resize,
-)
+from medsd_jax.vision.preprocessing import BICUBIC, BILINEAR, XRV_ROENTGEN, resize
 from tests.vision import cases
 
 

@@ -13,7 +13,7 @@ import medsd_jax
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.workflows.sample import _CELLS_PER_SHARD, _batch_size
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 PROMPTS = ["effusion", "clear", "nodule"]
 SETTINGS = {"seeds": [1, 2, 3], "num_steps": 4, "progress": False}

@@ -16,7 +16,7 @@ from medsd_jax.evaluation.images.export import CHEXPERT, GENERATIONS
 from medsd_jax.evaluation.images.image_sets import open_pictures
 from medsd_jax.workflows import sample_folder
 from tests import commands
-from tests.tiny_pipeline import tiny_pipeline
+from tests.tiny.pipeline import tiny_pipeline
 
 
 @pytest.fixture(scope="module")

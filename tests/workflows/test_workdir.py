@@ -13,7 +13,7 @@ from medsd_jax.cli.main import exit_code, main
 from medsd_jax.locks import LOCK_FILE
 from medsd_jax.workflows.workdir import working_in
 from tests.commands import train
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 HOLD = """
 import sys, time
@@ -105,7 +105,7 @@ import sys, time
 from pathlib import Path
 from medsd_jax.cli.main import exit_code
 from medsd_jax.workflows.workdir import working_in
-from tests.training.toy_run import ToyRun
+from tests.tiny.toy_run import ToyRun
 workdir, go = map(Path, sys.argv[1:])
 def until_the_other_has_ended(position):
     while position == 3 and not go.exists():

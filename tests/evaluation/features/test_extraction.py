@@ -15,7 +15,7 @@ from medsd_jax.evaluation.images.image_sets import open_pictures  # noqa: E402
 from medsd_jax.interop.pipeline_dir import save_pipeline  # noqa: E402
 from medsd_jax.parallel.mesh import make_mesh  # noqa: E402
 from medsd_jax.reports.writing import schema  # noqa: E402
-from tests import tiny_pipeline  # noqa: E402
+from tests.tiny import pipeline  # noqa: E402
 from tests.vision import towers  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -29,7 +29,7 @@ def places(tmp_path_factory):
     towers.save(clip, root / "clip", {**towers.CLIP_PROCESSOR, "size": 24, "crop_size": 24})
     # Pictures of another size than the trained one: positions are interpolated.
     towers.save(dino, root / "rad-dino", {**towers.RAD_DINO_PROCESSOR, "size": 56, "crop_size": 56})
-    save_pipeline(tiny_pipeline.tiny_pipeline(), root / "latent")
+    save_pipeline(pipeline.tiny_pipeline(), root / "latent")
     towers.write_pictures(root / "pictures", 19)
     return root
 

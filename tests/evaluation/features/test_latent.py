@@ -15,7 +15,7 @@ from medsd_jax.evaluation.features.extraction import open_network
 from medsd_jax.evaluation.features.latent import open_latent_space
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.models.params import bind
-from tests import tiny_pipeline
+from tests.tiny import pipeline
 from tests.vision import towers
 
 # Float32 sums in another order: 8e-7 of the largest value was measured.
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sd") / "model"
-    save_pipeline(tiny_pipeline.tiny_pipeline(), folder)
+    save_pipeline(pipeline.tiny_pipeline(), folder)
     return folder
 
 

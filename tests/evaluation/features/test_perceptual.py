@@ -16,7 +16,7 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.vision.densenet import DenseNet, DenseNetConfig
 from medsd_jax.vision.inception import SMALLEST_IMAGE, InceptionV3
 from medsd_jax.vision.preprocessing import BILINEAR, CLEAN_FID, resize
-from tests.tiny_judge import write_judge
+from tests.tiny.classifier import write_judge
 
 
 def pictures(side, channels=3):

@@ -26,9 +26,9 @@ from medsd_jax.models.params import abstract
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.state import init_state
 from medsd_jax.training.step import make_train_step
-from tests.models.tiny import jit
-from tests.tiny_pipeline import SIDE
-from tests.training.tiny_training import (
+from tests.tiny.networks import jit
+from tests.tiny.pipeline import SIDE
+from tests.tiny.training import (
     SETTINGS,
     UNET,
     diffusion_model,

@@ -12,8 +12,8 @@ from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.bert_config import TextProjectionConfig
 from medsd_jax.models.params import with_prefix
 from medsd_jax.workflows.models import save
-from tests.tiny_bert import write_bert
-from tests.tiny_pipeline import one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.bert import write_bert
+from tests.tiny.pipeline import one_torch_thread, tiny_pipeline  # noqa: F401
 
 TEXTS = ["Large left pleural effusion.", "No finding.", "Large left pleural effusion.", ""]
 POOLINGS = ["last", "mean", "cls", "kth:1", "kth:2", "kth:3"]

@@ -19,7 +19,7 @@ from medsd_jax.studies.chambon2022.experiments import (
 )
 from medsd_jax.studies.chambon2022.parts import AUDIT_RECIPE, PROBE_RECIPE
 from medsd_jax.studies.chambon2022.report import _ms_ssim, _together, findings, in_words
-from tests.e2e.tiny_run import ROOT
+from tests.tiny.run import ROOT
 
 
 def row(name, fid, accuracy, ms_ssim=0.5, spread=0.01):

@@ -27,7 +27,7 @@ from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.sampling.images import save_png
 from medsd_jax.studies.demo import report as demo_report
 from medsd_jax.workflows.sample_to_folder import read_requests
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 PROMPTS = ("A photo of a lung xray", "One <with> & effusion")
 SECONDS = {"prepare": 3.0, "vae": 61.5, "diffusion": 0.01, "sample": 2.0, "export": 1.0}

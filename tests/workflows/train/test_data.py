@@ -9,8 +9,8 @@ from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.workflows.train import data as train_data
 from medsd_jax.workflows.train.data import make_batches, make_validation, open_training_data
-from tests.e2e.tiny_run import recipe
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.run import recipe
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ from medsd_jax.workflows.train.evaluation import check_evaluation
 from medsd_jax.workflows.train.evaluators import distances
 from medsd_jax.workflows.train.run import train
 from tests import commands
-from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
-from tests.tiny_judge import write_judge
+from tests.tiny.classifier import write_judge
+from tests.tiny.run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 NUM = 9  # not divisible by the devices
 

@@ -14,7 +14,7 @@ from medsd_jax.parallel.mesh import make_mesh, put_batch
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.train import run
 from medsd_jax.workflows.train.steps import optimizer_of
-from tests.e2e.tiny_run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
+from tests.tiny.run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 PAGE = (ROOT / "docs/guides/training_loop.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

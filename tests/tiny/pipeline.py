@@ -14,7 +14,7 @@ from medsd_jax.models.params import with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
-from tests.models.tiny import random_weights
+from tests.tiny.networks import random_weights
 
 SIDE = 16
 """Pixels of a picture along one side; latents are half of it."""

@@ -19,8 +19,8 @@ from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.training.state import init_state
 from medsd_jax.training.step import make_train_step
 from medsd_jax.workflows.train.steps import make_diffusion_model
-from tests.models.tiny import jit, random_weights
-from tests.tiny_pipeline import SIDE, tiny_pipeline
+from tests.tiny.networks import jit, random_weights
+from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 UNET, TEXT = r"^unet\.", r"^text_encoder\."
 SETTINGS = {

@@ -11,7 +11,7 @@ from medsd_jax.config.recipes import load_config
 from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
 from medsd_jax.models.scratch import random_model
 from medsd_jax.workflows.models import save
-from tests.training.tiny_training import tiny_model
+from tests.tiny.training import tiny_model
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ("Chest X-ray. Large left pleural effusion.", "Frontal chest radiograph, no finding.")
