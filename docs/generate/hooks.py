@@ -41,6 +41,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         "house_rules": lambda: contributing.section(rules, "House rules"),
         "proof": lambda: contributing.section(rules, "A change proves its worth"),
         "style": lambda: contributing.section(rules, "How it reads"),
+        "floors": lambda: contributing.floors(ROOT),
         "importers": lambda: contributing.importers(ROOT / "pyproject.toml"),
     }
     return _FRAGMENT.sub(lambda found: parts[found[1]](), markdown)

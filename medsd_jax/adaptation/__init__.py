@@ -1,0 +1,1 @@
+"""What is trained of a model: pairs of functions `init` and `apply`."""

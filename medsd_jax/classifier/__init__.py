@@ -1,0 +1,1 @@
+"""The classifier of findings: its network, its training and its calibration."""

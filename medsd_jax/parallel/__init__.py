@@ -1,0 +1,1 @@
+"""The device mesh, the sharding table, batches over devices, and several hosts."""

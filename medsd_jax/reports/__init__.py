@@ -1,0 +1,1 @@
+"""What a measurement leaves: pages, plots, schemas, and how reports are written."""

@@ -1,0 +1,1 @@
+"""The one jitted sampler, the redrawing of given images, and image files."""

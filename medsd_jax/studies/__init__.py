@@ -1,0 +1,1 @@
+"""Whole studies: the papers' adaptations side by side, and the demo."""

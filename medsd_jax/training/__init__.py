@@ -1,0 +1,1 @@
+"""State, optimizer, steps, checkpoints, and the loop that calls them."""

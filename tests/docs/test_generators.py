@@ -155,11 +155,29 @@ def test_the_import_contracts_are_a_table(tmp_path):
     file = tmp_path / "pyproject.toml"
     contract = "[[tool.importlinter.contracts]]\n"
     file.write_text(
+        f"{contract}type = 'layers'\nlayers = ['cli', 'models | data', 'files']\n"
         f"{contract}type = 'protected'\nprotected_modules = ['medsd_jax.models']\n"
         f"allowed_importers = ['medsd_jax.interop', 'medsd_jax.training']\n{contract}"
         "type = 'forbidden'\nsource_modules = ['medsd_jax']\n"
     )
     assert contributing.importers(file).splitlines()[2:] == ["| `models` | `interop`, `training` |"]
+    for name in ("cli/__init__", "models/__init__", "data/__init__", "files"):
+        module = tmp_path / f"medsd_jax/{name}.py"
+        module.parent.mkdir(parents=True, exist_ok=True)
+        module.write_text(f'"""What {name[:3]} does\nin short.\n\nAnd more."""\n')
+    assert contributing.floors(tmp_path).splitlines()[2:] == [
+        "| `cli` | What cli does in short. |",
+        "| `models` | What mod does in short. |",
+        "| `data` | What dat does in short. |",
+        "| `files` | What fil does in short. |",
+    ]
+    module.write_text("x = 1\n")
+    with pytest.raises(ValueError, match=r"files\.py has no docstring"):
+        contributing.floors(tmp_path)
+
+
+def test_every_floor_says_what_it_holds():
+    assert "| `models` | U-Net, VAE" in contributing.floors(ROOT)
 
 
 def test_every_key_of_every_config_is_explained():
