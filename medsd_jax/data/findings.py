@@ -170,7 +170,9 @@ _SPOKEN = {
     "infiltration": r"infiltrat(?:ion|e)s?",
 } | {word: word for word in ("atelectasis", "consolidation", "emphysema", "fibrosis",
                              PNEUMOTHORAX, "pneumonia")}  # fmt: skip
-_NEGATED = re.compile(r"\b(?:no|without|free of|negative for|resolved|absence of)\b", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"\b(?:no|without|(?:free|clear) of|negative for|resolved|absence of)\b", re.IGNORECASE
+)
 _TURN = re.compile(r"\bbut\b|\bhowever\b", re.IGNORECASE)
 
 

@@ -35,7 +35,7 @@ def model(tmp_path_factory):
 )
 def test_mistakes_are_one_line_and_2(model, capsys, topology, words, message):
     flags = [*BASE, f"--config.model.path={model}", "--topology", topology, *words]
-    assert exit_code(lambda: run_words(flags)) == 2
+    assert exit_code(lambda: run_words(flags, "plan")) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("medsd_jax: error: ") and message in line
 
@@ -75,7 +75,7 @@ def test_a_tiny_recipe_is_compiled_for_a_slice(
     flags = [*BASE, f"--config.model.path={model}", "--topology", topology]
     flags += ["--slices", str(slices)]
     flags += [f"--config.{word}" for word in words] + ["--output", str(tmp_path / "plan.json")]
-    assert exit_code(lambda: run_words(flags)) == 0
+    assert exit_code(lambda: run_words(flags, "plan")) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
     assert found["fits"] and found["chips"] == chips and found["images_a_chip"] == 2
     assert found["operations"] > 1e6 and found["arguments"] > 0
@@ -87,6 +87,6 @@ def test_a_tiny_recipe_is_compiled_for_a_slice(
 @pytest.mark.parametrize("topology", ["v5e:3x3", "v4:3x4x4"])
 def test_a_slice_that_is_not_sold_is_one_line(model, capsys, topology):
     flags = [*BASE, f"--config.model.path={model}", "--topology", topology]
-    assert exit_code(lambda: run_words(flags)) == 2
+    assert exit_code(lambda: run_words(flags, "plan")) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"--topology {topology} cannot" in last and "x and y are even" in last
