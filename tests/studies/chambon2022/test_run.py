@@ -110,6 +110,7 @@ def test_several_trainings_make_one_row():
 
 def test_a_comparison_goes_on_with_its_own_settings_alone(tmp_path, capsys, monkeypatch):
     """Finished rows are kept: other settings would stand over numbers that are not theirs."""
+
     class Begun(Exception):
         """The comparison goes on."""
 
