@@ -1,11 +1,8 @@
-"""``python -m medsd_jax COMMAND``."""
+"""``python -m medsd_jax COMMAND`` is ``medsd-jax COMMAND``."""
 
 import sys
 
-from medsd_jax.cli.main import main
-from medsd_jax.interrupts import program
+from medsd_jax.cli.main import run_script
 
 if __name__ == "__main__":
-    with program():
-        code = main()
-    sys.exit(code)
+    sys.exit(run_script())

@@ -44,14 +44,14 @@ COMMANDS = {
 """Command -> one line of help. The file of the same name, with _ for - and space, is imported only
 when it is asked for."""
 
-_EPILOG = "example: python -m medsd_jax demo --output runs/demo"
+_EPILOG = "example: medsd-jax demo --output runs/demo"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the words after ``python -m medsd_jax``; those of this process when None.
+        argv: the words after ``medsd-jax``; those of this process when None.
 
     Returns:
         The exit code.
@@ -60,16 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _run_command(words))
 
 
-def run_script(command: str) -> int:
-    """What a script does that is one command by itself: train.py and sample.py.
+def run_script(command: str | None = None) -> int:
+    """A whole program: ``medsd-jax``, ``python -m medsd_jax``, train.py and sample.py.
 
     Args:
-        command: its name.
+        command: the one that the script is; if None, the first words of the command line name it.
 
     Returns:
         The exit code.
     """
     with program():
+        if command is None:
+            return main()
         return exit_code(lambda: _run_words(command, sys.argv[1:], f"python {command}.py"))
 
 
@@ -133,7 +135,7 @@ def _answer(error: BaseException) -> tuple[int, str | None]:
 def _run_command(words: list[str]) -> int | None:
     words, chosen = _find_command(words)
     parser = ArgumentParser(
-        prog="python -m medsd_jax",
+        prog="medsd-jax",
         description="Stable Diffusion in JAX for medical images.",
         epilog=_EPILOG,
     )
@@ -143,9 +145,7 @@ def _run_command(words: list[str]) -> int | None:
         if name == chosen:
             module = _import(_module_of(name))
             if hasattr(module, "run_words"):
-                return _run_words(
-                    name, words[words.index(name) + 1 :], f"python -m medsd_jax {name}"
-                )
+                return _run_words(name, words[words.index(name) + 1 :], f"medsd-jax {name}")
             module.add_parser(subparsers)
         else:
             # A stand-in for the list of commands: importing all of them would import jax.

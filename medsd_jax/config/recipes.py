@@ -30,14 +30,15 @@ def find_recipe(where: str | Path, folder: Path | None = None) -> Path:
     """The file of a recipe.
 
     Args:
-        where: a path, or the name of one of the project's recipes, such as "few_shot".
+        where: a path that ends in .py, or the name of one of the project's recipes, such as
+            "few_shot".
         folder: of the recipes that go by name, instead of the project's.
 
     Raises:
         UserError: there is no such file.
     """
     path = Path(where)
-    if path.suffix == "" and path.name == str(where) and not path.exists():
+    if path.suffix == "" and path.name == str(where):
         folder = recipes_folder() if folder is None else folder
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder of recipes")

@@ -35,7 +35,7 @@ def test_flag_over_recipe_over_defaults(module, factory, recipe):
     args = no_flags(module)
     defaults = factory()
     assert settings_of(args, factory, recipe) == defaults.lock()
-    args.config = ROOT / recipe
+    args.config = recipe
     assert settings_of(args, factory, recipe) == load_config(args.config).lock()
     for name, value in defaults.items(preserve_field_references=True):
         given = {"sampler": "euler", "pooling": "cls", "resize_mode": "crop"}.get(name)
@@ -51,9 +51,9 @@ def test_flag_over_recipe_over_defaults(module, factory, recipe):
 
 @pytest.mark.parametrize(("module", "factory", "recipe"), COMMANDS)
 def test_the_recipe_of_another_command_is_refused(module, factory, recipe):
-    for other in {"configs/few_shot.py", *(entry[2] for entry in COMMANDS)} - {recipe}:
+    for other in {"few_shot", *(entry[2] for entry in COMMANDS)} - {recipe}:
         args = no_flags(module)
-        args.config = ROOT / other
+        args.config = other
         with pytest.raises(
             UserError, match=f"which would not be read here.*{factory.__name__}, such as {recipe}"
         ):
@@ -104,12 +104,15 @@ def test_recipes_go_by_name_from_anywhere(tmp_path):
     assert done.stdout.strip() == "read"
 
 
-def test_a_file_of_this_folder_comes_before_a_recipe_s_name(tmp_path, monkeypatch):
+def test_a_recipe_s_name_is_no_folder_of_the_user(tmp_path, monkeypatch):
+    """After `medsd-jax demo --output demo`, the recipe `demo` must still be one."""
     monkeypatch.chdir(tmp_path)
-    assert find_recipe("lora") == recipes_folder() / "lora.py" == ROOT / "configs" / "lora.py"
     (tmp_path / "lora").mkdir()
+    assert find_recipe("lora") == recipes_folder() / "lora.py" == ROOT / "configs" / "lora.py"
     with pytest.raises(UserError, match="recipe lora is not a Python file"):
-        find_recipe("lora")
+        find_recipe("./lora")
+    (tmp_path / "lora.py").touch()
+    assert find_recipe("lora.py").samefile(tmp_path / "lora.py")
 
 
 def test_mistakes(tmp_path):
