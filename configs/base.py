@@ -1,6 +1,6 @@
 r"""The defaults, with nothing changed: a start for recipes of your own.
 
-Command:   python train.py --config configs/base.py --workdir runs/first \
+Command:   medsd-jax train --config base --workdir runs/first \
                --config.model.path=MODEL --config.data.source=folder --config.data.path=FOLDER
 Hardware:  as the model and data.image_size ask.
 Expected:  nothing of its own; medsd_jax/config/training.py says what every key means.

@@ -1,7 +1,7 @@
 r"""Second half of `make demo`: U-Net and text encoder on phantoms, from random weights, 64 pixels.
 
-Command:   python train.py --config configs/demo.py --workdir runs/demo \
-               --config.model.path=runs/demo/vae   (after configs/demo_vae.py)
+Command:   medsd-jax train --config demo --workdir runs/demo \
+               --config.model.path=runs/demo/vae   (after demo_vae)
 Hardware:  two CPU cores, about 7 minutes.
 Expected:  validation loss falls from about 1.0 to about 0.05; effusions appear when asked for.
 """

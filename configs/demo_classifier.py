@@ -1,6 +1,6 @@
 r"""The demo's judge: which findings a phantom shows, learnt from drawn phantoms alone.
 
-Command:   python -m medsd_jax train-classifier --config configs/demo_classifier.py \
+Command:   medsd-jax train-classifier --config demo_classifier \
                --workdir runs/demo/classifier
 Hardware:  two CPU cores, about a minute.
 Expected:  pleural effusion told right in at least 98 % of held-out phantoms.

@@ -1,8 +1,8 @@
 r"""What synthetic pictures add to 200 real ones, at the demo's size; phantoms stand in for both.
 
-Command:   python -m medsd_jax data --source phantom --num_images 1000 --seed 7 \
+Command:   medsd-jax data --source phantom --num_images 1000 --seed 7 \
                --output runs/compare/drawn --export_folder runs/compare/synthetic
-           python -m medsd_jax compare-training --config configs/demo_compare_training.py \
+           medsd-jax compare-training --config demo_compare_training \
                --workdir runs/compare --config.synthetic.path=runs/compare/synthetic
 Hardware:  two CPU cores, about 8 minutes.
 Expected:  no gain: mean AUROC 0.864 (0.839 to 0.890) with real pictures alone, -0.018 (-0.058 to

@@ -1,6 +1,6 @@
 r"""First half of `make demo`: a tiny VAE for 64-pixel phantoms, from random weights.
 
-Command:   python train.py --config configs/demo_vae.py --workdir runs/demo/vae \
+Command:   medsd-jax train --config demo_vae --workdir runs/demo/vae \
                --config.model.path=runs/demo/untrained   (`make demo` makes that folder)
 Hardware:  two CPU cores, about 3 minutes.
 Expected:  validation L1 (posterior mean) of about 0.08 on the [-1, 1] range; 8x8x4 latents.

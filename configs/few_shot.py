@@ -7,12 +7,12 @@ those of the same group's later code, lambda and 200 pictures DreamBooth's. The 
 ours: it names the class, an x-ray, because the loss would otherwise ask for radiographs and for
 what the model drew before under one and the same prompt.
 
-Command:   python train.py --config configs/few_shot.py --workdir runs/few_shot \
+Command:   medsd-jax train --config few_shot --workdir runs/few_shot \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
 Hardware:  one GPU or TPU chip; on N of them train.accumulation_steps=8 / N, which trains the same.
 Memory:    24 GB (computed 21.3)
-Expected:  not run at this size yet; configs/phantom_few_shot.py is the same at 64 pixels.
+Expected:  not run at this size yet; phantom_few_shot is the same at 64 pixels.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 r"""Ten radiographs and prior preservation by LoRA.
 
-Command:   python train.py --config configs/few_shot_lora.py --workdir runs/few_shot_lora \
+Command:   medsd-jax train --config few_shot_lora --workdir runs/few_shot_lora \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
 Hardware:  one GPU or TPU chip; on N of them train.accumulation_steps=4 / N.

@@ -1,6 +1,6 @@
 r"""Ten radiographs without prior preservation: what few_shot.py gains shows beside it.
 
-Command:   python train.py --config configs/few_shot_no_prior.py --workdir runs/no_prior \
+Command:   medsd-jax train --config few_shot_no_prior --workdir runs/no_prior \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
 Hardware:  as few_shot.py.

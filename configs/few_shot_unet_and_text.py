@@ -1,6 +1,6 @@
 r"""Ten radiographs, U-Net and text encoder: RoentGen's choice of components on the paper's data.
 
-Command:   python train.py --config configs/few_shot_unet_and_text.py --workdir runs/both \
+Command:   medsd-jax train --config few_shot_unet_and_text --workdir runs/both \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
 Hardware:  as few_shot.py.

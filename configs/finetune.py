@@ -1,6 +1,6 @@
 r"""Fine-tune the U-Net of a Stable Diffusion checkpoint on your own images, 512 pixels.
 
-Command:   python train.py --config configs/finetune.py --workdir runs/mine \
+Command:   medsd-jax train --config finetune --workdir runs/mine \
                --config.model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 \
                --config.data.source=folder --config.data.path=my_images
 Hardware:  one GPU or TPU chip; more devices by --config.mesh.*.

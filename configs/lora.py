@@ -1,6 +1,6 @@
 r"""LoRA on the attention of the U-Net: a few million numbers in the place of 860 million.
 
-Command:   python train.py --config configs/lora.py --workdir runs/lora \
+Command:   medsd-jax train --config lora --workdir runs/lora \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=folder --config.data.path=my_images
            The text encoder too: --config.adaptation.train="('\.to_(q|k|v|out\.0)\.', '_proj\.')"

@@ -1,7 +1,7 @@
 r"""Second step: the demo's U-Net and text encoder on NIH ChestX-ray14, 64 pixels, split by patient.
 
-Command:   python train.py --config configs/nih14_64px.py --workdir runs/nih \
-               --config.data.path=FOLDER   (after configs/nih14_vae_64px.py)
+Command:   medsd-jax train --config nih14_64px --workdir runs/nih \
+               --config.data.path=FOLDER   (after nih14_vae_64px)
 Hardware:  two CPU cores, about 6 minutes.
 Expected:  validation loss falls from about 0.17 to about 0.064.
 """

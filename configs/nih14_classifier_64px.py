@@ -1,6 +1,6 @@
 r"""The judge of pictures that were learnt from NIH ChestX-ray14 at 64 pixels, split by patient.
 
-Command:   python -m medsd_jax train-classifier --config configs/nih14_classifier_64px.py \
+Command:   medsd-jax train-classifier --config nih14_classifier_64px \
                --workdir runs/nih_classifier --config.data.path=FOLDER
 Hardware:  two CPU cores, about two minutes.
 Expected:  AUROC 0.675 (0.576 to 0.807) for pleural effusion on 59 held-out patients.

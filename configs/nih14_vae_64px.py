@@ -1,6 +1,6 @@
 r"""First step from phantoms to real X-rays: the demo's VAE learns NIH ChestX-ray14, 64 pixels.
 
-Command:   python train.py --config configs/nih14_vae_64px.py --workdir runs/nih_vae \
+Command:   medsd-jax train --config nih14_vae_64px --workdir runs/nih_vae \
                --config.data.path=FOLDER   (images/ and labels.csv; starts from runs/demo)
 Hardware:  two CPU cores, about 4 minutes.
 Expected:  the validation loss falls from 0.121 to 0.071.

@@ -1,6 +1,6 @@
 r"""Stable Diffusion as it is, asked for chest X-rays (arXiv 2210.04133, E2). Nothing is trained.
 
-Command:   python -m medsd_jax evaluate --config configs/out_of_the_box.py \
+Command:   medsd-jax evaluate --config out_of_the_box \
                --model CompVis/stable-diffusion-v1-4 --real runs/judge/data:validation \
                --judge runs/judge --features xrv=FILE --output runs/out_of_the_box
                (runs/judge: by train-classifier, on your data)

@@ -1,7 +1,7 @@
 r"""U-Net and text encoder that have never seen a pleural effusion: where few-shot recipes start.
 
-Command:   python train.py --config configs/phantom_base.py --workdir runs/base \
-               --config.model.path=runs/base_vae   (after configs/phantom_base_vae.py)
+Command:   medsd-jax train --config phantom_base --workdir runs/base \
+               --config.model.path=runs/base_vae   (after phantom_base_vae)
 Hardware:  two CPU cores, about 7 minutes.
 Expected:  asked for a pleural effusion, it draws none.
 """

@@ -1,10 +1,10 @@
 r"""A BERT in CLIP's place, trained with the U-Net on ten phantoms: RoentGen's swap made small.
 
-Command:   python -m medsd_jax swap-text-encoder --model runs/base --encoder FOLDER_OF_A_BERT \
+Command:   medsd-jax swap-text-encoder --model runs/base --encoder FOLDER_OF_A_BERT \
                --output runs/swapped
-           python train.py --config configs/phantom_bert.py --workdir runs/bert \
+           medsd-jax train --config phantom_bert --workdir runs/bert \
                --config.model.path=runs/swapped --config.prior.path=runs/base
-           `python -m medsd_jax reproduce` makes a BERT that is small enough.
+           `medsd-jax reproduce` makes a BERT that is small enough.
 Hardware:  two CPU cores, about 3 minutes.
 Expected:  93.8 % (90.1 to 96.1) of 256 pictures show what their prompt asks for.
 

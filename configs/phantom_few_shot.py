@@ -1,10 +1,10 @@
 r"""Ten phantoms, five of them with an effusion, and prior preservation: the paper's E6 made small.
 
-Command:   python train.py --config configs/phantom_few_shot.py --workdir runs/few_shot \
-               --config.model.path=runs/base   (after configs/phantom_base.py)
+Command:   medsd-jax train --config phantom_few_shot --workdir runs/few_shot \
+               --config.model.path=runs/base   (after phantom_base)
            printf '%s\n' prompt 'A photo of a lung xray' \
                'A photo of a lung xray with a visible pleural effusion' > runs/prompts.csv
-           python -m medsd_jax evaluate --real runs/demo/data:validation --model runs/few_shot \
+           medsd-jax evaluate --real runs/demo/data:validation --model runs/few_shot \
                --prompts_csv runs/prompts.csv --num_images 128 --same_seeds \
                --guidance_scale 4 \
                --features classifier=runs/demo/classifier --judge runs/demo/classifier \
@@ -13,7 +13,7 @@ Command:   python train.py --config configs/phantom_few_shot.py --workdir runs/f
            base model draws that one well, and was taught no wider class.
 Hardware:  two CPU cores, about 3 minutes, and 2 for the evaluation.
 Expected:  98.4 % (96.1 to 99.4) of the 256 pictures show what their prompt asks for; the model of
-           configs/phantom_base.py reaches 51 % (41 to 61, 100 pictures). The intervals in the
+           phantom_base reaches 51 % (41 to 61, 100 pictures). The intervals in the
            phantom recipes' headers take all 256 for independent; the command counts the 128 pairs.
 """
 

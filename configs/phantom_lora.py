@@ -1,7 +1,7 @@
 r"""Ten phantoms and prior preservation by LoRA: the U-Net's attention moves, its weights do not.
 
-Command:   python train.py --config configs/phantom_lora.py --workdir runs/lora \
-               --config.model.path=runs/base   (after configs/phantom_base.py)
+Command:   medsd-jax train --config phantom_lora --workdir runs/lora \
+               --config.model.path=runs/base   (after phantom_base)
 Hardware:  two CPU cores, about 3 minutes.
 Expected:  93.8 % (90.1 to 96.1) of 256 pictures show what their prompt asks for.
 """

@@ -1,10 +1,10 @@
 r"""The small base model as it is, asked for an effusion that it has never seen: E2 made small.
 
-Command:   python -m medsd_jax evaluate --config configs/phantom_out_of_the_box.py \
+Command:   medsd-jax evaluate --config phantom_out_of_the_box \
                --model runs/reproduction/base --real runs/reproduction/real \
                --judge runs/reproduction/judge --features classifier=runs/reproduction/judge \
                --output runs/out_of_the_box
-               (after python -m medsd_jax reproduce --scale phantom --output runs/reproduction,
+               (after medsd-jax reproduce --scale phantom --output runs/reproduction,
                which measures by this recipe, too, and samples every row by it)
 Hardware:  two CPU cores, 2 minutes.
 Expected:  50.0 % (43.9 to 56.1) of 256 pictures show what their prompt asks for: no effusions; FID

@@ -1,9 +1,9 @@
 r"""What the small base model's text encoder and a BERT know of phantoms' captions: E3 made small.
 
-Command:   python -m medsd_jax probe-text --config configs/phantom_text_probe.py \
+Command:   medsd-jax probe-text --config phantom_text_probe \
                --encoder runs/reproduction/base --encoder runs/reproduction/encoder \
                --encoder runs/reproduction/unet_and_text --source phantom --output runs/text_probe
-               (after python -m medsd_jax reproduce --scale phantom --output runs/reproduction,
+               (after medsd-jax reproduce --scale phantom --output runs/reproduction,
                which measures by this recipe, too)
 Hardware:  two CPU cores, half a minute.
 Expected:  AUROC of 1.000 and F1 of at least 0.995 for all three: a caption says a finding in one

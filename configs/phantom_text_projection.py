@@ -1,9 +1,9 @@
 r"""A projection from a small BERT into the small CLIP's space: the paper's E4 made small.
 
-Command:   python -m medsd_jax train-projection --config configs/phantom_text_projection.py \
+Command:   medsd-jax train-projection --config phantom_text_projection \
                --workdir runs/projection --config.model.path=runs/base \
-               --config.encoder.path=FOLDER_OF_A_BERT   (after configs/phantom_base.py)
-           `python -m medsd_jax reproduce` makes a BERT that is small enough.
+               --config.encoder.path=FOLDER_OF_A_BERT   (after phantom_base)
+           `medsd-jax reproduce` makes a BERT that is small enough.
 Hardware:  two CPU cores, about a minute.
 Expected:  pictures as of the base model, and no effusions: it has never seen one.
 """

@@ -1,8 +1,8 @@
 r"""One new word for ten phantoms: the paper's E5 (arXiv 2210.04133) made small.
 
-Command:   python train.py --config configs/phantom_textual_inversion.py \
+Command:   medsd-jax train --config phantom_textual_inversion \
                --workdir runs/inversion --config.model.path=runs/base
-               (after configs/phantom_base.py)
+               (after phantom_base)
 Hardware:  two CPU cores, about 2 minutes.
 Expected:  50.4 % (44.3 to 56.5) of 256 pictures show what their prompt asks for: no effusions.
 """

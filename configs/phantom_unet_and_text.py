@@ -1,7 +1,7 @@
 r"""Ten phantoms, U-Net and text encoder: RoentGen's choice of components (arXiv 2211.12737).
 
-Command:   python train.py --config configs/phantom_unet_and_text.py --workdir runs/both \
-               --config.model.path=runs/base   (after configs/phantom_base.py)
+Command:   medsd-jax train --config phantom_unet_and_text --workdir runs/both \
+               --config.model.path=runs/base   (after phantom_base)
 Hardware:  two CPU cores, about 3 minutes.
 Expected:  94.1 % (90.6 to 96.4) of 256 pictures show what their prompt asks for.
 """

@@ -1,9 +1,9 @@
 r"""What the small base model's autoencoder keeps of phantoms: the paper's E1 made small.
 
-Command:   python -m medsd_jax evaluate vae --config configs/phantom_vae_audit.py \
+Command:   medsd-jax evaluate vae --config phantom_vae_audit \
                --model runs/reproduction/base --real runs/reproduction/real \
                --judge runs/reproduction/judge --output runs/vae_audit
-               (after python -m medsd_jax reproduce --scale phantom --output runs/reproduction,
+               (after medsd-jax reproduce --scale phantom --output runs/reproduction,
                which measures by this recipe, too)
 Hardware:  two CPU cores, half a minute.
 Expected:  RMSE 0.056, PSNR 25.1 dB, SSIM 0.781, MS-SSIM 0.947: not good enough by the thresholds;

@@ -4,17 +4,17 @@ The text of every image is "{age} year old {race} {female|male}. {impression}", 
 write it into the column `text` of metadata.csv; of the data, roentgen.py tells more. The paper's
 filter, which rejects samples by classifiers of age, sex and race, is not here.
 
-Command:   python train.py --config configs/roentgen_v2.py --workdir runs/roentgen_v2 \
+Command:   medsd-jax train --config roentgen_v2 --workdir runs/roentgen_v2 \
                --config.data.source=folder --config.data.path=FOLDER
            Sampled as in the paper:
-               python sample.py --model runs/roentgen_v2 --sampler pndm --num_steps 75 \
+               medsd-jax sample --model runs/roentgen_v2 --sampler pndm --num_steps 75 \
                    --guidance_scale 3 --prompt "50 year old female. Normal chest radiograph." \
                    --output runs/roentgen_v2_samples
 Hardware:  planned for a TPU v5e-16: mesh data=4, fsdp=4, 3 images a chip, 48 in all. A chip holds
            7.44 of its 16 GiB; a step takes 10.3 TFLOP of it, 0.05 s at its peak, and 225 GB of
            operands, 0.28 s if all of them go through its memory. By (half an hour of a CPU core and
            24 GB, libtpu 0.0.42.1):
-               python -m medsd_jax plan --config configs/roentgen_v2.py --topology v5e:4x4 \
+               medsd-jax plan --config roentgen_v2 --topology v5e:4x4 \
                    --config.model.path=FOLDER --config.data.path=FOLDER
 Expected:  not run at this size yet; the paper's own FID is not known.
 Settings:  the published recipe's: learning rate 1e-5, cosine, 500 steps of warm-up, 60,000 steps,

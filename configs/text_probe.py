@@ -1,6 +1,6 @@
 r"""What text encoders know of the findings in reports: CLIP and in-domain BERTs (2210.04133, E3).
 
-Command:   python -m medsd_jax probe-text --config configs/text_probe.py \
+Command:   medsd-jax probe-text --config text_probe \
                --encoder CompVis/stable-diffusion-v1-4 --encoder PUBMEDBERT --encoder CLINICALBERT \
                --encoder SAPBERT --encoder RADBERT \
                --source folder --path my_images --output runs/text_probe

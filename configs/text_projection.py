@@ -1,6 +1,6 @@
 r"""A projection from an in-domain encoder into CLIP's space: the paper's E4 (arXiv 2210.04133).
 
-Command:   python -m medsd_jax train-projection --config configs/text_projection.py \
+Command:   medsd-jax train-projection --config text_projection \
                --workdir runs/projection --config.encoder.path=FOLDER_OF_A_BERT \
                --config.data.prompts=prompts.txt
 Hardware:  one GPU or TPU with 16 GB; both encoders run forward alone.

@@ -5,7 +5,7 @@ of vectors are not in the paper: those of diffusers' example, whose --scale_lr m
 by the images of an optimizer step (4 there, 2e-3 in all; 8 here, 4e-3). Its weight decay of 1e-2 is
 left out: it would pull the new word towards zero, where no word lies.
 
-Command:   python train.py --config configs/textual_inversion.py --workdir runs/inversion \
+Command:   medsd-jax train --config textual_inversion --workdir runs/inversion \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=nih14 --config.data.path=FOLDER
 Hardware:  one GPU or TPU chip; on N of them train.accumulation_steps=1.

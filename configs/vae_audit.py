@@ -1,6 +1,6 @@
 r"""What Stable Diffusion's autoencoder keeps of radiographs (arXiv 2210.04133, E1).
 
-Command:   python -m medsd_jax evaluate vae --config configs/vae_audit.py \
+Command:   medsd-jax evaluate vae --config vae_audit \
                --model CompVis/stable-diffusion-v1-4 --real my_images --output runs/vae_audit
 Hardware:  one GPU or TPU chip of 16 GB.
 Expected:  not run at this size yet. The paper reports RMSE, PSNR and SSIM, found the fidelity high

@@ -3,12 +3,12 @@ r"""Fine-tune the decoder of a Stable Diffusion VAE on your own images, 512 pixe
 The encoder stays as it is, and with it the latents: every U-Net that was trained on them goes on
 working, cached latents stay valid, and the new decoder can be exchanged for the old one.
 
-Command:   python train.py --config configs/vae_decoder.py --workdir runs/vae_decoder \
+Command:   medsd-jax train --config vae_decoder --workdir runs/vae_decoder \
                --config.model.path=CompVis/stable-diffusion-v1-4 \
                --config.data.source=folder --config.data.path=my_images
            Texture too: --config.vae.perceptual_weight=0.1 \
                --config.vae.perceptual_features=xrv=FILE   (or classifier=FOLDER, inception=FILE)
-           Before and after: python -m medsd_jax evaluate vae --model runs/vae_decoder \
+           Before and after: medsd-jax evaluate vae --model runs/vae_decoder \
                --real runs/vae_decoder/data:validation --output runs/vae_audit
 Hardware:  one GPU or TPU chip; on N of them train.accumulation_steps=8 / N.
 Memory:    24 GB (computed 17.3); an image of a micro-batch takes 12 of it, and by XLA's analysis of

@@ -7,11 +7,11 @@ from unittest import mock
 
 from medsd_jax.cli.main import COMMANDS, main
 
-_PROGRAM = "python -m medsd_jax"
+_PROGRAM = "medsd-jax"
 
 
 def help_of(command: str) -> str:
-    """What ``python -m medsd_jax COMMAND --help`` prints.
+    """What ``medsd-jax COMMAND --help`` prints.
 
     Raises:
         RuntimeError: the command printed no help.
@@ -31,8 +31,8 @@ def page() -> str:
     text = [
         "# Commands",
         "",
-        "Every command is called as `python -m medsd_jax COMMAND` or, once the package is "
-        "installed, as `medsd-jax COMMAND`. The texts below are what `--help` prints.",
+        "Every command is called as `medsd-jax COMMAND`; `python -m medsd_jax COMMAND` is the "
+        "same. The texts below are what `--help` prints.",
         "",
         "| command | what it does |",
         "|---|---|",

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax compare-training``: what synthetic pictures add to a classifier's training.
+"""``medsd-jax compare-training``: what synthetic pictures add to a classifier's training.
 
 The same classifier is trained on real pictures, on synthetic ones, on both, and on synthetic and
 then on real ones, with several seeds, and tested on the same real patients. An arm that is done is
@@ -11,7 +11,7 @@ from medsd_jax.workflows.downstream_utility import compare_training
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
-    """Compares by a recipe; its flags are train.py's."""
+    """Compares by a recipe; its flags are those of `train`."""
     from medsd_jax.cli.flags import parse_train_flags
     from medsd_jax.config import downstream_utility_config
     from medsd_jax.config.recipes import check_recipe
@@ -21,14 +21,14 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     flags = parse_train_flags(
         argv,
         prog,
-        "--config configs/demo_compare_training.py --workdir runs/compare "
+        "--config demo_compare_training --workdir runs/compare "
         "--config.synthetic.path=my_synthetic_images",
     )
     check_recipe(
         flags.config,
         flags.recipe,
         downstream_utility_config,
-        "configs/demo_compare_training.py",
+        "demo_compare_training",
     )
     start_devices(flags.hosts)
     report = compare_training(flags.config, flags.workdir)

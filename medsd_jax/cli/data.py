@@ -1,4 +1,4 @@
-"""``python -m medsd_jax data``: prepare a data set and show what is in it."""
+"""``medsd-jax data``: prepare a data set and show what is in it."""
 
 import argparse
 from pathlib import Path
@@ -10,10 +10,10 @@ from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 
 _EXAMPLES = """examples:
-  python -m medsd_jax data --source phantom --num_images 300 --output runs/phantoms
-  python -m medsd_jax data --source phantom --num_images 300 --output runs/phantoms \\
+  medsd-jax data --source phantom --num_images 300 --output runs/phantoms
+  medsd-jax data --source phantom --num_images 300 --output runs/phantoms \\
       --export_folder runs/my_images
-  python -m medsd_jax data --source folder --path runs/my_images --output runs/my_data
+  medsd-jax data --source folder --path runs/my_images --output runs/my_data
 
 An image folder holds images and metadata.csv with the columns file_name,text and, if you have them,
 patient_id, split (train or validation) and labels. The second line makes one to look at."""

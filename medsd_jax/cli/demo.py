@@ -1,4 +1,4 @@
-"""`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
+"""`medsd-jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from\n"
         "scratch, samples with and without pleural effusion, lets a classifier judge the\n"
         "pictures, exports, writes OUTPUT/report.html.",
-        epilog="example: python -m medsd_jax demo --output runs/demo",
+        epilog="example: medsd-jax demo --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default runs/demo")
     parser.add_argument(

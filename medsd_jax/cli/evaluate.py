@@ -1,4 +1,4 @@
-"""``python -m medsd_jax evaluate``: two sets of pictures, and every number about them."""
+"""``medsd-jax evaluate``: two sets of pictures, and every number about them."""
 
 import argparse
 import logging
@@ -13,22 +13,22 @@ from medsd_jax.workflows.evaluate import default_features, evaluate
 _log = logging.getLogger(__name__)
 
 _EXAMPLES = """examples:
-  python -m medsd_jax train-classifier --config configs/demo_classifier.py --workdir runs/judge
-  python -m medsd_jax evaluate --real runs/judge/data:validation --synthetic runs/look \\
+  medsd-jax train-classifier --config demo_classifier --workdir runs/judge
+  medsd-jax evaluate --real runs/judge/data:validation --synthetic runs/look \\
       --output runs/evaluation --features classifier=runs/judge --judge runs/judge
-  python -m medsd_jax evaluate --real runs/judge/data:validation --train runs/judge/data:train \\
+  medsd-jax evaluate --real runs/judge/data:validation --train runs/judge/data:train \\
       --model runs/demo --prompts_csv prompts.csv --guidance_scale 4 \\
       --output runs/evaluation --features classifier=runs/judge
-  python -m medsd_jax evaluate --real runs/judge/data:validation --judge runs/judge \\
-      --model CompVis/stable-diffusion-v1-4 --config configs/out_of_the_box.py \\
+  medsd-jax evaluate --real runs/judge/data:validation --judge runs/judge \\
+      --model CompVis/stable-diffusion-v1-4 --config out_of_the_box \\
       --output runs/out_of_the_box --features xrv=FILE
 
-`python -m medsd_jax evaluate vae` measures a model's autoencoder alone, on real pictures.
+`medsd-jax evaluate vae` measures a model's autoencoder alone, on real pictures.
 
 a set of pictures (R, S, T) is
   FOLDER              its pictures, or those of its metadata.csv, metadata.jsonl, samples.jsonl
   TABLE.csv           with a column of paths; further columns: prompt, patient_id, labels
-  FOLDER:validation   a prepared data set, as `python -m medsd_jax data` makes it; or FOLDER:train
+  FOLDER:validation   a prepared data set, as `medsd-jax data` makes it; or FOLDER:train
 
 feature spaces, any number of them:
   classifier=FOLDER   the judge that train-classifier wrote

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax evaluate vae``: what a model's autoencoder keeps of pictures."""
+"""``medsd-jax evaluate vae``: what a model's autoencoder keeps of pictures."""
 
 import argparse
 from pathlib import Path
@@ -10,15 +10,15 @@ from medsd_jax.config import reconstruction_config
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.workflows.reconstruct import audit, check_config, in_words
 
-RECIPE = "configs/vae_audit.py"
+RECIPE = "vae_audit"
 
 _EXAMPLES = """examples:
-  python -m medsd_jax evaluate vae --model runs/demo --real runs/demo/data:validation \\
+  medsd-jax evaluate vae --model runs/demo --real runs/demo/data:validation \\
       --output runs/vae_audit --judge runs/demo/classifier
-  python -m medsd_jax evaluate vae --model CompVis/stable-diffusion-v1-4 --real my_images \\
-      --output runs/vae_audit --config configs/vae_audit.py
+  medsd-jax evaluate vae --model CompVis/stable-diffusion-v1-4 --real my_images \\
+      --output runs/vae_audit --config vae_audit
 
-a set of pictures (R) is what `evaluate` takes: see python -m medsd_jax evaluate --help
+a set of pictures (R) is what `evaluate` takes: see medsd-jax evaluate --help
 
 The verdict compares two means with thresholds. Both thresholds are conventions of lossy image
 compression and no medical validation: 30 dB is an RMSE of 3 % of the range, the lower end of what

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax export``: a diffusers folder, checked against PyTorch on request."""
+"""``medsd-jax export``: a diffusers folder, checked against PyTorch on request."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,8 @@ from medsd_jax.cli.flags import at_most
 from medsd_jax.cli.model_flags import add_model_flags, load_model
 
 _EXAMPLES = """examples:
-  python -m medsd_jax export --model runs/demo --output runs/demo/export
-  python -m medsd_jax export --model runs/demo --output runs/demo/export --dtype float16 --verify
+  medsd-jax export --model runs/demo --output runs/demo/export
+  medsd-jax export --model runs/demo --output runs/demo/export --dtype float16 --verify
 
 The folder opens with diffusers.StableDiffusionPipeline.from_pretrained(DIR), which needs no JAX.
 --verify needs torch and diffusers. It writes certificate.json, jax.png, torch.png and

@@ -1,6 +1,6 @@
 """Flags of the command line: every mistake is one line that names the word and the way out.
 
-``train.py`` takes ``--config configs/X.py --workdir DIR --config.section.key=value ...`` with the
+A training takes ``--config RECIPE --workdir DIR --config.section.key=value ...`` with the
 syntax of ml_collections' config flags. We read them ourselves because that library answers a
 missing file with an object that fails later, an unknown key or a None default with a traceback, and
 an error inside ``get_config`` with a page of text.
@@ -91,7 +91,7 @@ def at_most(most: int) -> Callable[[str], int]:
 
 @dataclass(frozen=True)
 class TrainFlags:
-    """What ``train.py`` was asked to do.
+    """What a training was asked to do.
 
     Attributes:
         config: the recipe with the overrides applied, locked.
@@ -110,8 +110,8 @@ class TrainFlags:
 
 def parse_train_flags(
     argv: Sequence[str],
-    prog: str = "python train.py",
-    example: str = "--config configs/base.py --workdir runs/first "
+    prog: str = "medsd-jax train",
+    example: str = "--config base --workdir runs/first "
     "--config.model.path=runs/demo --config.optim.learning_rate=1e-5",
 ) -> TrainFlags:
     """Read the flags of a training run.
@@ -157,7 +157,10 @@ def parse_recipe(
     """
     plain, overrides = _split_overrides(argv)
     parser.add_argument(
-        "--config", required=True, metavar="RECIPE", help="a file or a name, see configs/"
+        "--config",
+        required=True,
+        metavar="RECIPE",
+        help="a Python file, or the name of one of the project's recipes",
     )
     parser.add_argument(
         "--config.SECTION.KEY", metavar="VALUE", help="change one key of the recipe"

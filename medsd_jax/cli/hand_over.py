@@ -1,10 +1,10 @@
-"""``python -m medsd_jax hand-over``: pictures laid out for other groups' evaluation scripts."""
+"""``medsd-jax hand-over``: pictures laid out for other groups' evaluation scripts."""
 
 import argparse
 from pathlib import Path
 
 _EXAMPLES = """example:
-  python -m medsd_jax hand-over --real runs/demo/data:validation --synthetic runs/look \\
+  medsd-jax hand-over --real runs/demo/data:validation --synthetic runs/look \\
       --output runs/hand_over
 
 Sets are given as for evaluate. OUTPUT gets clean-fid/, roentgen/ and chexgenbench/."""

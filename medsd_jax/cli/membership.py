@@ -1,4 +1,4 @@
-"""``python -m medsd_jax membership``: does a run's model give away what it was trained on?"""
+"""``medsd-jax membership``: does a run's model give away what it was trained on?"""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,8 @@ from medsd_jax.cli.host_flags import add_host_flags, host_flags
 REPORT = "membership.json"
 
 _EPILOG = """examples:
-  python -m medsd_jax membership --workdir runs/mine
-  python -m medsd_jax membership --workdir runs/mine --model runs/base --output runs/mine/before
+  medsd-jax membership --workdir runs/mine
+  medsd-jax membership --workdir runs/mine --model runs/base --output runs/mine/before
 
 The second line asks the model that the run started from, which saw neither side: what it can tell
 apart is no memorisation. The run's own config.json tells which patients were trained on and which

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax plan``: compiles a recipe's train step for a TPU slice that is not here.
+"""``medsd-jax plan``: compiles a recipe's train step for a TPU slice that is not here.
 
 libtpu compiles for a topology that it is told; what the compiled program says of its memory and
 its operations is what the slice will need. No weights are read, and nothing is run.
@@ -13,16 +13,16 @@ from medsd_jax.config import training_config
 from medsd_jax.config.recipes import check_recipe
 from medsd_jax.workflows.plan import CHIPS, in_words, plan
 
-_EXAMPLE = "--config configs/roentgen.py --topology v5e:8x8 --config.model.path=FOLDER"
+_EXAMPLE = "--config roentgen --topology v5e:8x8 --config.model.path=FOLDER"
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
     """Plans the recipe of the command line; returns the exit code: 1 where it does not fit."""
     parser = ArgumentParser(
-        prog="python -m medsd_jax plan",
+        prog=prog,
         description="Compiles a recipe's train step for a TPU slice and says what it needs.\n"
         "model.path may be a folder with config.json files and no weights.",
-        epilog=f"example: python -m medsd_jax plan {_EXAMPLE}",
+        epilog=f"example: {prog} {_EXAMPLE}",
     )
     parser.add_argument(
         "--topology", required=True, metavar="T",
@@ -34,7 +34,7 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the plan as JSON")
     args, config, _ = parse_recipe(parser, argv)
-    check_recipe(config, args.config, training_config, "configs/roentgen.py")
+    check_recipe(config, args.config, training_config, "roentgen")
     found = plan(config, args.topology, args.slices)
     print(in_words(found))
     if args.output is not None:

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax probe-text``: what do text encoders know of the findings in a text?"""
+"""``medsd-jax probe-text``: what do text encoders know of the findings in a text?"""
 
 import argparse
 from pathlib import Path
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     pass
 from medsd_jax.workflows.probe_text import REPORT, check_config, in_words, probe_encoders
 
-RECIPE = "configs/text_probe.py"
+RECIPE = "text_probe"
 
 _EPILOG = """examples:
-  python -m medsd_jax probe-text --encoder CompVis/stable-diffusion-v1-4 \\
+  medsd-jax probe-text --encoder CompVis/stable-diffusion-v1-4 \\
       --encoder StanfordAIMI/RadBERT --source folder --path my_images --output runs/probe \\
-      --config configs/text_probe.py
-  python -m medsd_jax probe-text --encoder models/radbert --encoder runs/radbert \\
+      --config text_probe
+  medsd-jax probe-text --encoder models/radbert --encoder runs/radbert \\
       --source folder --path my_images --output runs/probe
 
 The second line asks what fine-tuning did to an encoder: before it, and after. Texts are the

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax reproduce``: every adaptation of the papers on the same data, in one table.
+"""``medsd-jax reproduce``: every adaptation of the papers on the same data, in one table.
 
 Each row is trained by its recipe in configs/, samples the paper's two prompts and is measured by
 ``evaluate``. What is finished is kept, so the same command goes on after a break.
@@ -13,8 +13,8 @@ from medsd_jax.diffusion.config import SAMPLER_NAMES
 from medsd_jax.studies.chambon2022.experiments import BASE_RECIPE, EXPERIMENTS
 
 _EXAMPLES = """examples:
-  python -m medsd_jax reproduce --scale phantom --output runs/reproduction
-  python -m medsd_jax reproduce --scale full --model CompVis/stable-diffusion-v1-4 \\
+  medsd-jax reproduce --scale phantom --output runs/reproduction
+  medsd-jax reproduce --scale full --model CompVis/stable-diffusion-v1-4 \\
       --source nih14 --path FOLDER --encoder FOLDER_OF_A_BERT --real DATA:validation \\
       --judge runs/judge --features xrv=FILE --output runs/reproduction
 
@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add(
         "--num_images", type=positive_int, metavar="N",
         help="pictures of each prompt (default, as of the next three: the recipe's, "
-        f"configs/{BASE_RECIPE['phantom']}.py or {BASE_RECIPE['full']}.py)",
+        f"{BASE_RECIPE['phantom']} or {BASE_RECIPE['full']})",
     )  # fmt: skip
     add("--guidance_scale", type=float, metavar="G", help="of sampling")
     add("--sampler", choices=SAMPLER_NAMES, help="of the pictures that are measured")

@@ -13,7 +13,7 @@ from medsd_jax.errors import UserError
 if TYPE_CHECKING:  # importing it waits for JAX, which --help need not
     from medsd_jax.workflows.sample_for_evaluation import Sampling
 
-RECIPE = "configs/out_of_the_box.py"
+RECIPE = "out_of_the_box"
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:

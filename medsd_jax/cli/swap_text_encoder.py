@@ -1,4 +1,4 @@
-"""``python -m medsd_jax swap-text-encoder``: a BERT in the place of a model's text encoder."""
+"""``medsd-jax swap-text-encoder``: a BERT in the place of a model's text encoder."""
 
 import argparse
 from pathlib import Path
@@ -7,9 +7,9 @@ from medsd_jax.bounds import MAX_FEATURES
 from medsd_jax.cli.flags import at_most, check_seed, positive_int
 
 _EPILOG = """examples:
-  python -m medsd_jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
+  medsd-jax swap-text-encoder --model CompVis/stable-diffusion-v1-4 \\
       --encoder StanfordAIMI/RadBERT --output models/radbert
-  python train.py --config configs/finetune.py --workdir runs/radbert \\
+  medsd-jax train --config finetune --workdir runs/radbert \\
       --config.model.path=models/radbert --config.data.path=my_images
 
 The encoder is a folder or hub id of a BERT with model.safetensors and vocab.txt. RadBERT, SapBERT,

@@ -1,4 +1,4 @@
-"""train.py: a recipe becomes a run. Here the config ends; below are typed arguments only."""
+"""``medsd-jax train``: adapt a model by a recipe."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def run_words(argv: Sequence[str], prog: str) -> int:
         0; or 1 when the training diverged.
     """
     flags = parse_train_flags(argv, prog)
-    check_recipe(flags.config, flags.recipe, training_config, "configs/finetune.py")
+    check_recipe(flags.config, flags.recipe, training_config, "finetune")
     start_devices(flags.hosts)
     train(flags.config, flags.workdir)
     print(f"the trained model is in {flags.workdir / 'model'}")

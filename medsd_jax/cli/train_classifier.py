@@ -1,4 +1,4 @@
-"""``python -m medsd_jax train-classifier``: the judge of generated pictures, from real ones."""
+"""``medsd-jax train-classifier``: the judge of generated pictures, from real ones."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from medsd_jax.workflows.train_classifier import REPORT, _in_words, train_classi
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
-    """Trains by a recipe; its flags are train.py's."""
+    """Trains by a recipe; its flags are those of `train`."""
     from medsd_jax.cli.flags import parse_train_flags
     from medsd_jax.config import classifier_config
     from medsd_jax.config.recipes import check_recipe
@@ -15,9 +15,9 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     flags = parse_train_flags(
         argv,
         prog,
-        "--config configs/demo_classifier.py --workdir runs/judge",
+        "--config demo_classifier --workdir runs/judge",
     )
-    check_recipe(flags.config, flags.recipe, classifier_config, "configs/demo_classifier.py")
+    check_recipe(flags.config, flags.recipe, classifier_config, "demo_classifier")
     start_devices(flags.hosts)
     report = train_classifier(flags.config, flags.workdir)
     for name, scores in report["labels"].items():

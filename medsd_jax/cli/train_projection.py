@@ -1,4 +1,4 @@
-"""``python -m medsd_jax train-projection``: a frozen BERT is taught to speak CLIP's language."""
+"""``medsd-jax train-projection``: a frozen BERT is taught to speak CLIP's language."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from medsd_jax.workflows.train.projection import train_projection
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
-    """Trains by a recipe; its flags are train.py's."""
+    """Trains by a recipe; its flags are those of `train`."""
     from medsd_jax.cli.flags import parse_train_flags
     from medsd_jax.config import text_projection_config
     from medsd_jax.config.recipes import check_recipe
@@ -15,10 +15,10 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     flags = parse_train_flags(
         argv,
         prog,
-        "--config configs/text_projection.py --workdir runs/projection "
+        "--config text_projection --workdir runs/projection "
         "--config.encoder.path=StanfordAIMI/RadBERT --config.data.prompts=prompts.txt",
     )
-    check_recipe(flags.config, flags.recipe, text_projection_config, "configs/text_projection.py")
+    check_recipe(flags.config, flags.recipe, text_projection_config, "text_projection")
     start_devices(flags.hosts)
     train_projection(flags.config, flags.workdir)
     print(f"the model with the trained projection is in {flags.workdir / 'model'}")

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def text_probe_config() -> ConfigDict:
-    """How `python -m medsd_jax probe-text` measures."""
+    """How `medsd-jax probe-text` measures."""
     config = ConfigDict()
     # How a text becomes one vector: "last", "mean", "cls" or "kth:N"; its --help says more.
     config.pooling = "mean"

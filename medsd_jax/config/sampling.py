@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 
 def sampling_config() -> ConfigDict:
-    """What `python -m medsd_jax evaluate --model` draws before it measures."""
+    """What `medsd-jax evaluate --model` draws before it measures."""
     config = ConfigDict()
     config.prompts = ()  # or give --prompts_csv
     config.num_images = 1  # of each prompt

@@ -13,7 +13,7 @@ from medsd_jax.config.sections import (
 
 
 def training_config() -> ConfigDict:
-    """All keys of a training of a diffusion model or its VAE: ``train.py``."""
+    """All keys of a training of a diffusion model or its VAE: ``medsd-jax train``."""
     config = ConfigDict()
 
     # "diffusion" trains the denoiser (and more, by adaptation.train); "vae" trains the autoencoder.

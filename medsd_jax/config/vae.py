@@ -4,7 +4,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def reconstruction_config() -> ConfigDict:
-    """How `python -m medsd_jax evaluate vae` measures."""
+    """How `medsd-jax evaluate vae` measures."""
     config = ConfigDict()
     # Pictures, spread evenly over the set; None: all.
     config.num_images = config_dict.placeholder(int)

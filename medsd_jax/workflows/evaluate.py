@@ -1,4 +1,4 @@
-"""``python -m medsd_jax evaluate``: two sets of pictures, and every number about them."""
+"""``medsd-jax evaluate``: two sets of pictures, and every number about them."""
 
 import hashlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""``python -m medsd_jax plan``: compiles a recipe's train step for a TPU slice that is not here.
+"""``medsd-jax plan``: compiles a recipe's train step for a TPU slice that is not here.
 
 libtpu compiles for a topology that it is told; what the compiled program says of its memory and
 its operations is what the slice will need. No weights are read, and nothing is run.
@@ -47,7 +47,7 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     """Compiles one step of the recipe.
 
     Args:
-        config: of `train.py`, task "diffusion".
+        config: of `train`, task "diffusion".
         topology: such as "v5e:2x2".
         slices: how many of them.
 

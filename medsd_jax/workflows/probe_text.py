@@ -1,4 +1,4 @@
-"""``python -m medsd_jax probe-text``: what do text encoders know of the findings in a text?"""
+"""``medsd-jax probe-text``: what do text encoders know of the findings in a text?"""
 
 import hashlib
 from collections.abc import Mapping

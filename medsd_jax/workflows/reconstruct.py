@@ -1,4 +1,4 @@
-"""``python -m medsd_jax evaluate vae``: what a model's autoencoder keeps of pictures."""
+"""``medsd-jax evaluate vae``: what a model's autoencoder keeps of pictures."""
 
 import importlib.metadata
 import platform

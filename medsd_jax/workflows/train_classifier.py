@@ -1,4 +1,4 @@
-"""``python -m medsd_jax train-classifier``: the judge of generated pictures, from real ones."""
+"""``medsd-jax train-classifier``: the judge of generated pictures, from real ones."""
 
 import json
 from pathlib import Path

@@ -14,11 +14,11 @@ from medsd_jax.cli.main import main
 def test_the_examples_of_the_help_work(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = data._EXAMPLES.replace("\\\n", " ")
-    examples = [shlex.split(line) for line in text.splitlines() if "medsd_jax data" in line]
+    examples = [shlex.split(line) for line in text.splitlines() if "medsd-jax data" in line]
     assert len(examples) == 3
     for words in examples:
-        assert words[:3] == ["python", "-m", "medsd_jax"]
-        words = ["24" if word == "300" else word for word in words[3:]]
+        assert words[0] == "medsd-jax"
+        words = ["24" if word == "300" else word for word in words[1:]]
         assert main(words) == 0
         said = capsys.readouterr().out
         counts = [int(n) for n in re.findall(r"^(?:train|validation): (\d+) images", said, re.M)]
@@ -34,7 +34,7 @@ def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as end:
         main(["data", "--help"])
     assert end.value.code == 0
-    assert "python -m medsd_jax data --source phantom" in capsys.readouterr().out
+    assert "medsd-jax data --source phantom" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_by_its_phantom_recipe(places, tmp_path):
 def test_evaluate_mentions_it(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
-    assert "python -m medsd_jax evaluate vae" in capsys.readouterr().out
+    assert "medsd-jax evaluate vae" in capsys.readouterr().out
     # The other command still has words of its own.
     assert main(["evaluate", "vea"]) == 2
 
@@ -158,7 +158,7 @@ def test_evaluate_mentions_it(capsys):
         (["--least_ssim", "1.5"], "least_ssim = 1.5"),
         (["--resize_mode", "stretch"], "stretch"),
         (["--seed", "-1"], "seed = -1 must be at least 0"),
-        (["--config", str(ROOT / "configs" / "few_shot.py")], "get_vae_audit_config, such as"),
+        (["--config", str(ROOT / "configs" / "few_shot.py")], "reconstruction_config, such as"),
         (["--config", "vae_adit.py"], "vae_adit.py does not exist"),
         (["--config.num_images=5"], "unknown argument --config.num_images"),
         (["--lest_ssim", "1"], "did you mean --least_ssim?"),

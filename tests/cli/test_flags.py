@@ -187,7 +187,7 @@ def test_workdir_that_is_a_file(recipe):
 
 @pytest.mark.parametrize("text", ["0", "-3", "1.5", "x", ""])
 def test_positive_int_refuses(text):
-    parser = ArgumentParser(prog="python sample.py")
+    parser = ArgumentParser(prog="medsd-jax sample")
     parser.add_argument("--num_steps", type=positive_int)
     with pytest.raises(UserError, match=r"argument --num_steps: must be a whole number"):
         parser.parse_args([f"--num_steps={text}"])
@@ -198,4 +198,4 @@ def test_train_help_shows_an_example(capsys):
     with pytest.raises(SystemExit) as leave:
         parse_train_flags(["--help"])
     assert leave.value.code == 0
-    assert "example: python train.py --config" in capsys.readouterr().out
+    assert "example: medsd-jax train --config" in capsys.readouterr().out

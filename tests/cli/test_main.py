@@ -129,4 +129,4 @@ def test_command_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main([*command.split(), "--help"])
     assert leave.value.code == 0
-    assert f"python -m medsd_jax {command} --" in capsys.readouterr().out.split("usage:")[1]
+    assert f"medsd-jax {command} --" in capsys.readouterr().out.split("usage:")[1]

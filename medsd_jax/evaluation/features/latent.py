@@ -117,7 +117,7 @@ def _of_the_recipe(workdir: Path) -> tuple[int, str] | None:
     side, mode = data.get("image_size"), data.get("resize_mode")
     if type(side) is not int or mode not in RESIZE_MODES:
         raise UserError(
-            f"{path} does not say data.image_size and data.resize_mode as train.py writes them; "
+            f"{path} does not say data.image_size and data.resize_mode as a training writes them; "
             f"give {workdir / 'model'} instead"
         )
     return side, mode

@@ -5,7 +5,7 @@
                             that the table names
     TABLE.csv               a path in each row, relative to the table's folder; .tsv, .csv.gz or
                             .jsonl as well
-    FOLDER:train            a prepared data set (ArrayRecord), as `python -m medsd_jax data` makes
+    FOLDER:train            a prepared data set (ArrayRecord), as `medsd-jax data` makes
     FOLDER:validation       it; FOLDER is the set itself or holds one
 
 Pictures are read as training data is (data/stored_image.py): a set and its own prepared copy have

@@ -17,7 +17,7 @@ class NextStep:
     Attributes:
         title: what it does.
         note: what to know before.
-        shell: command lines for the project's folder, one command after the other.
+        shell: command lines, one command after the other.
         python: lines for a notebook.
     """
 
@@ -44,7 +44,7 @@ def next_steps(output: Path, config: Mapping[str, Any]) -> list[NextStep]:
             "Any words of the captions, any seeds. Prompt, seed and settings are stored in every "
             "PNG and in samples.jsonl.",
             shell=_command(
-                f"python sample.py --model {demo} --output {more}",
+                f"medsd-jax sample --model {demo} --output {more}",
                 *(f'--prompt "{prompt}"' for prompt in MORE_PROMPTS),
                 f"--num_images 8 --guidance_scale {guidance:g}",
             ),
@@ -65,12 +65,12 @@ def next_steps(output: Path, config: Mapping[str, Any]) -> list[NextStep]:
             "patient is in both splits, patient_id. The first command makes such a folder to look "
             "at; put yours in its place.",
             shell=_command(
-                "python -m medsd_jax data --source phantom --num_images 400 --seed 1",
+                "medsd-jax data --source phantom --num_images 400 --seed 1",
                 f"--export_folder {images} --output {prepared}",
             )
             + "\n\n"
             + _command(
-                f"python train.py --config configs/demo.py --workdir {tuned}",
+                f"medsd-jax train --config demo --workdir {tuned}",
                 f"--config.model.path={demo}",
                 f"--config.data.source=folder --config.data.path={images}",
                 "--config.optim.learning_rate=1e-4 --config.train.steps=300",
@@ -79,8 +79,8 @@ def next_steps(output: Path, config: Mapping[str, Any]) -> list[NextStep]:
         NextStep(
             "Hand over to PyTorch, checked",
             "Writes a diffusers folder and runs both frameworks on the same noise: "
-            'certificate.json tells the differences. Needs the extra: pip install -e ".[torch]".',
-            shell=_command(f"python -m medsd_jax export --model {demo} --output {export} --verify"),
+            "certificate.json tells the differences. Needs PyTorch and diffusers.",
+            shell=_command(f"medsd-jax export --model {demo} --output {export} --verify"),
             python="from diffusers import StableDiffusionPipeline\n\n"
             f"pipe = StableDiffusionPipeline.from_pretrained({json.dumps(str(output / 'export'))})",
         ),
@@ -89,13 +89,13 @@ def next_steps(output: Path, config: Mapping[str, Any]) -> list[NextStep]:
             "The first command goes on from the last checkpoint, to twice the steps. Interrupt it "
             "with Ctrl-C: the same command resumes it. The second one makes this page anew.",
             shell=_command(
-                f"python train.py --config configs/demo.py --workdir {demo}",
+                f"medsd-jax train --config demo --workdir {demo}",
                 f"--config.model.path={vae} --config.data.cache_dir={data}",
                 f"--config.optim.warmup_steps={config['optim']['warmup_steps']}"
                 f" --config.train.steps={2 * steps}",
             )
             + "\n\n"
-            + _command(f"python -m medsd_jax demo --output {demo}"),
+            + _command(f"medsd-jax demo --output {demo}"),
         ),
     ]
 

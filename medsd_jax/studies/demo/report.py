@@ -215,7 +215,7 @@ def _require(path: Path) -> Path:
     if not path.is_file():
         raise UserError(
             f"{path} does not exist: the report needs the files of the training runs; "
-            "make them with python -m medsd_jax demo"
+            "make them with medsd-jax demo"
         )
     return path
 

@@ -1,4 +1,4 @@
-"""`python -m medsd_jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
+"""`medsd-jax demo`: a tiny Stable Diffusion from nothing to a report on two CPU cores."""
 
 import time
 from pathlib import Path

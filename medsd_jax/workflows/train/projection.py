@@ -1,4 +1,4 @@
-"""``python -m medsd_jax train-projection``: a frozen BERT is taught to speak CLIP's language."""
+"""``medsd-jax train-projection``: a frozen BERT is taught to speak CLIP's language."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""train.py: a recipe becomes a run. Here the config ends; below are typed arguments only."""
+"""A training: a recipe becomes a run. Here the config ends; below are typed arguments only."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""train.py with task = "vae": its steps, and the frozen network of its perceptual term."""
+"""`train` with task = "vae": its steps, and the frozen network of its perceptual term."""
 
 import functools
 import re

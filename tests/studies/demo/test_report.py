@@ -9,8 +9,6 @@ import json
 import re
 import shlex
 import shutil
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,24 +201,23 @@ def test_commands_parse(page, run):
     ]
     called = []
     for line in lines:
-        python, *words = shlex.split(line)
-        assert python == "python"
-        if words[0] == "sample.py":
-            args = make_parser("python sample.py").parse_args(words[1:])
+        program, command, *words = shlex.split(line)
+        assert program == "medsd-jax"
+        if command == "sample":
+            args = make_parser("medsd-jax sample").parse_args(words)
             requests = read_requests(args.prompt, num_images=args.num_images)
             assert len(requests) == 16 and args.model == str(run)
-        elif words[0] == "train.py":
-            flags = parse_train_flags(words[1:])
+        elif command == "train":
+            flags = parse_train_flags(words)
             assert flags.config.optim.warmup_steps <= flags.config.train.steps
         else:
-            assert words[:2] == ["-m", "medsd_jax"]
-            parser = ArgumentParser(prog="python -m medsd_jax")
+            parser = ArgumentParser(prog="medsd-jax")
             subparsers = parser.add_subparsers(dest="command")
             for module in (data, demo, export):
                 module.add_parser(subparsers)
-            assert isinstance(parser.parse_args(words[2:]), argparse.Namespace)
-        called.append(words[2] if words[0] == "-m" else words[0])
-    assert called == ["sample.py", "data", "train.py", "export", "train.py", "demo"]
+            assert isinstance(parser.parse_args([command, *words]), argparse.Namespace)
+        called.append(command)
+    assert called == ["sample", "data", "train", "export", "train", "demo"]
     for block in _commands(page, "python"):
         compile(block, "report", "exec")
 
@@ -274,9 +271,3 @@ def test_too_small_a_demo_says_so(run, tmp_path):
         tmp_path / "copy", _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS, verdict
     )
     assert "too few held-out phantoms" in report.read_text(encoding="utf-8")
-
-
-def test_template_is_package_data():
-    root = Path(__file__).parents[3]
-    project = tomllib.loads((root / "pyproject.toml").read_text())
-    assert "templates/*" in project["tool"]["setuptools"]["package-data"]["medsd_jax.reports"]
