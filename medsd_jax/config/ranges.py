@@ -166,8 +166,8 @@ def check_kinds(config: ConfigDict, base: ConfigDict, where: str, prefix: str = 
         key = prefix + name
         if not isinstance(config, ConfigDict) or name not in config:
             raise UserError(
-                f"{where} has no {key}: it was written by an older version, or by no run of "
-                "train.py; train again"
+                f"{where} has no {key}: it was written by an older version, or by no "
+                "training of this package; train again"
             )
         value = config[name]
         if isinstance(default, ConfigDict):
