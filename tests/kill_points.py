@@ -21,9 +21,9 @@ import numpy as np
 
 import medsd_jax
 from medsd_jax.data.latents import encode_split
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.evaluation.images.export import write_hand_over
 from medsd_jax.evaluation.images.image_sets import open_pictures
 from medsd_jax.folders import beside, remove_leftovers

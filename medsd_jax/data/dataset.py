@@ -15,9 +15,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from medsd_jax.data.patient_split import assign_splits, check_no_leak
+from medsd_jax.data.phantoms import phantom
 from medsd_jax.data.records import SPLITS, TRAIN, VALIDATION, SourceRecords
-from medsd_jax.data.sources import folder, nih14, phantom
-from medsd_jax.data.splits import assign_splits, check_no_leak
+from medsd_jax.data.sources import folder, nih14
 from medsd_jax.data.tfds_builder import RecordSplit, write_records
 from medsd_jax.errors import UserError
 from medsd_jax.files import json_object
@@ -153,9 +154,10 @@ def _fingerprint(
     said = {"source": name, "params": params, "validation_fraction": validation_fraction}
     digest.update(json.dumps(said, sort_keys=True, default=list).encode())
     here = Path(__file__).parent
-    stems = ("findings", "labels", "patients", "splits", "stored_image", "tfds_builder")
+    stems = ("findings", "labels", "patients", "patient_split", "stored_image", "tfds_builder")
     code = [here / f"{stem}.py" for stem in stems]
-    for file in [*code, *sorted((here / "sources").glob("*.py"))]:
+    code += sorted((here / "sources").glob("*.py")) + sorted((here / "phantoms").glob("*.py"))
+    for file in code:
         digest.update(file.read_bytes())
     if path is not None:
         for parent, folders, files in os.walk(path):

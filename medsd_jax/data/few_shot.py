@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from medsd_jax.data.labels import NO_FINDING, find_label, findings_of, label_name
-from medsd_jax.data.splits import patient_order
+from medsd_jax.data.patient_split import patient_order
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.errors import UserError
 

@@ -22,8 +22,8 @@ from medsd_jax.classifier.model import Classifier, predict_logits
 from medsd_jax.classifier.training import Augmentation, fit
 from medsd_jax.data.labels import NotAFinding, find_label, finding
 from medsd_jax.data.loader import Source, eval_batches, make_loader
+from medsd_jax.data.patient_split import first_patients
 from medsd_jax.data.records import Split
-from medsd_jax.data.splits import first_patients
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import check_batch, make_mesh, process_rows

@@ -54,8 +54,8 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def _compare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     import numpy as np
 
+    from medsd_jax.data.patient_split import check_no_leak
     from medsd_jax.data.record_lists import JoinedSplits
-    from medsd_jax.data.splits import check_no_leak
     from medsd_jax.evaluation.by_classifier.downstream_utility import (
         REAL,
         SYNTHETIC,
@@ -185,7 +185,7 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
 
 def _few(split: "RecordSplit", count: int | None) -> "RecordSplit":
     """The first so many pictures by the patients' hashes; None: all of them."""
-    from medsd_jax.data.splits import first_images
+    from medsd_jax.data.patient_split import first_images
 
     if count is None:
         return split

@@ -10,8 +10,8 @@ from PIL import Image
 
 from medsd_jax.arrays import evenly_spread
 from medsd_jax.data.dataset import Dataset, open_dataset
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.data.transforms import load_image
 from medsd_jax.errors import UserError
 from medsd_jax.files import whole_file

@@ -6,8 +6,8 @@ import pytest
 
 from medsd_jax.cli.main import exit_code, main
 from medsd_jax.config import text_projection_config
+from medsd_jax.data.patient_split import first_patients
 from medsd_jax.data.prompt_batches import read_prompts
-from medsd_jax.data.splits import first_patients
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.text_encoder import text_encoder_module

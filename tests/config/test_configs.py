@@ -17,8 +17,8 @@ from medsd_jax.config import (
     training_config,
 )
 from medsd_jax.config.recipes import load_config
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
 from medsd_jax.training.optim import make_schedule
 from medsd_jax.workflows import (

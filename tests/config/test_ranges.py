@@ -18,7 +18,7 @@ from medsd_jax.config import (
     training_config,
 )
 from medsd_jax.config.ranges import RANGES, Range, check_kinds, check_ranges
-from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.errors import UserError
 from medsd_jax.vision.densenet import DenseNetConfig
 from medsd_jax.workflows import (

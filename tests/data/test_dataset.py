@@ -15,8 +15,8 @@ from PIL import Image
 
 from medsd_jax.data import dataset as dataset_module
 from medsd_jax.data.dataset import open_dataset
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.records import Record, SourceRecords
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.data.transforms import decode
 from medsd_jax.errors import UserError
 

@@ -9,8 +9,8 @@ import pytest
 
 from medsd_jax.data import findings
 from medsd_jax.data.findings import findings_in
+from medsd_jax.data.phantoms.phantom import FINDINGS, phantom_records
 from medsd_jax.data.sources.nih14 import WORDS, caption
-from medsd_jax.data.sources.phantom import FINDINGS, phantom_records
 
 
 def test_every_phantom_caption_is_understood():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources import folder
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
 
 

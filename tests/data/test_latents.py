@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from medsd_jax.data.latents import encode_split
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.record_lists import RecordList
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from medsd_jax.data.findings import PAPER_EFFUSION, PAPER_NORMAL, Finding
-from medsd_jax.data.sources.phantom import (
+from medsd_jax.data.phantoms.phantom import (
     FINDINGS,
     describe_phantom,
     encode_grey_png,

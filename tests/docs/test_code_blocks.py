@@ -19,8 +19,8 @@ from docs.generate.recipes import docstring
 from medsd_jax.adaptation.lora import LoraSettings, lora
 from medsd_jax.cli import flags
 from medsd_jax.cli.main import COMMANDS, main
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.interop.learned_embeddings import add_word, write_embeddings
 from medsd_jax.interop.lora_files import write_lora
 from tests.docs.blocks import Block, code_blocks, command_lines, commands_in_text

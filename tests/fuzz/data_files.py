@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from medsd_jax.data.patient_split import assign_splits
 from medsd_jax.data.prompt_batches import read_prompts
 from medsd_jax.data.sources import folder, nih14
-from medsd_jax.data.splits import assign_splits
 from medsd_jax.data.stored_image import read_pixels, to_stored
 from medsd_jax.data.transforms import load_image
 from medsd_jax.evaluation.images.export import chexpert_cell, numbered_ids, write_hand_over

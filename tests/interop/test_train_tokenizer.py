@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medsd_jax.data.sources.phantom import phantom_records
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.interop.tokenization import encode_prompts, load_tokenizer, save_tokenizer
 from medsd_jax.interop.train_tokenizer import train_bert_vocabulary, train_clip_tokenizer
 

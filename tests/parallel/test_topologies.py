@@ -12,8 +12,8 @@ import pytest
 
 from medsd_jax.config.recipes import load_config
 from medsd_jax.data.loader import Source, eval_batches, make_loader
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.record_lists import RecordList
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.errors import UserError
 from medsd_jax.parallel import mesh as meshes
 from tests.parallel.topologies import slice_devices

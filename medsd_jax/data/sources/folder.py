@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from medsd_jax.data.labels import label_columns, plain_value
+from medsd_jax.data.patient_split import parse_split
 from medsd_jax.data.patients import patient_column, patient_of, warn_of_unknown
 from medsd_jax.data.records import Record, SourceRecords
 from medsd_jax.data.sources.image_files import FileFinder, list_images
@@ -29,7 +30,6 @@ from medsd_jax.data.sources.tables import (
     read_json_lines,
     text_cell,
 )
-from medsd_jax.data.splits import parse_split
 from medsd_jax.errors import UserError
 from medsd_jax.folders import new_folder
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from medsd_jax.data.findings import EFFUSION
+from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.data.sources.phantom import phantom_records
 from medsd_jax.files import save_tensors
 from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.interop.train_tokenizer import train_bert_vocabulary

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from PIL import Image
 
 from medsd_jax.arrays import evenly_spread, from_uint8, to_uint8
-from medsd_jax.data.sources.phantom import FINDINGS
+from medsd_jax.data.phantoms.phantom import FINDINGS
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import load_image
 from medsd_jax.models.params import abstract, bind, component

@@ -152,8 +152,8 @@ def prompts_of(config: ConfigDict, workdir: Path) -> tuple[tuple[str, ...], tupl
     """
     import numpy as np
 
+    from medsd_jax.data.patient_split import first_patients
     from medsd_jax.data.prompt_batches import read_prompts
-    from medsd_jax.data.splits import first_patients
     from medsd_jax.workflows.train.data import open_data
 
     if config.data.prompts is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsd_jax.data.sources import phantom
+from medsd_jax.data.phantoms import phantom
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.memorization.nearest_images import (
     audit_features,

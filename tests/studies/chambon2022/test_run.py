@@ -220,8 +220,8 @@ def get_config():
 @pytest.mark.slow
 def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
     """The recipes of the papers' scale as they are, but for pictures of 64 pixels in float32."""
+    from medsd_jax.data.phantoms.phantom import phantom_records
     from medsd_jax.data.sources.folder import write_image_folder
-    from medsd_jax.data.sources.phantom import phantom_records
 
     phantom, _ = short_run
     recipes, pictures = tmp_path / "configs", tmp_path / "pictures"

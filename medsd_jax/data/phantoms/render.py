@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from medsd_jax.data.findings import EFFUSION, NODULE, PNEUMOTHORAX, Finding
-from medsd_jax.data.sources.phantom_raster import (
+from medsd_jax.data.phantoms.raster import (
     Pose,
     bump,
     draw_marker,

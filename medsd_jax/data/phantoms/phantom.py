@@ -27,8 +27,8 @@ from medsd_jax.data.findings import (
     Finding,
     varied_caption,
 )
+from medsd_jax.data.phantoms.render import Anatomy, Exposure, render
 from medsd_jax.data.records import Record, SourceRecords
-from medsd_jax.data.sources.phantom_render import Anatomy, Exposure, render
 from medsd_jax.errors import UserError
 
 FINDINGS = (EFFUSION, CARDIOMEGALY, PNEUMOTHORAX, NODULE)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from medsd_jax.data.records import Record
-from medsd_jax.data.splits import (
+from medsd_jax.data.patient_split import (
     assign_splits,
     check_no_leak,
     first_images,
     first_patients,
     parse_split,
 )
+from medsd_jax.data.records import Record
 from medsd_jax.errors import UserError
 
 
