@@ -32,7 +32,7 @@ def module(tmp_path):
     def write(code):
         (tmp_path / "body.py").write_text(START + code)
         return (
-            f"sys.path.insert(0, {str(tmp_path)!r})\n"
+            f"import medsd_jax.cli\nmedsd_jax.cli.__path__.append({str(tmp_path)!r})\n"
             "from medsd_jax.cli.main import run_script\nsys.exit(run_script('body'))"
         )
 
@@ -42,7 +42,7 @@ def module(tmp_path):
 @BOTH
 def test_a_signal_while_a_library_that_swallows_it_is_imported(module, number):
     swallows = f"try:\n    told({number:d})\nexcept BaseException: pass\n"
-    done = python(module(swallows + "def run(words): print('ran to its end')"))
+    done = python(module(swallows + "def run_words(*_): print('ran to its end')"))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
 
 
@@ -61,14 +61,14 @@ sys.exit(code)
 
 @BOTH
 def test_a_signal_in_the_work(module, number):
-    done = python(module(f"def run(words):\n    told({number:d})\n    print('went on')"))
+    done = python(module(f"def run_words(*_):\n    told({number:d})\n    print('went on')"))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
 
 
 @BOTH
 def test_a_swallowed_signal_stops_a_training_at_its_first_step(module, number):
     body = f"""
-def run(words):
+def run_words(*_):
     try:
         told({number:d})
     except BaseException:
@@ -86,7 +86,7 @@ class Swallows:
     def __del__(self):
         told({number:d})
 
-def run(words):
+def run_words(*_):
     for part in range(3):
         interrupts.stop_if_asked()
         print(part)
@@ -99,7 +99,7 @@ def run(words):
 @BOTH
 def test_a_training_notes_the_first_and_ends_by_the_second(module, number):
     body = f"""
-def run(words):
+def run_words(*_):
     with interrupts.Interrupt() as interrupted:
         told({number:d})
         print(bool(interrupted), flush=True)
@@ -115,7 +115,7 @@ def test_a_second_signal_ends_a_call_that_lets_no_handler_run(module, number):
     """As the compilation of a model, which takes minutes."""
     body = """
 import hashlib
-def run(words):
+def run_words(*_):
     print("busy", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # ten minutes
 """
@@ -142,10 +142,10 @@ def test_a_signal_while_the_other_processes_do_not_come(number):
         port = free.getsockname()[1]
     code = f"""
 import jax, threading
-from medsd_jax.cli import device_setup, hosts
+from medsd_jax.parallel import launch, start
 def body():
     threading.Timer(1.0, told, [{number:d}]).start()
-    device_setup._join(hosts.Launch("a test", 2, 1, "localhost:{port}"), 1)
+    start._join(launch.Launch("a test", 2, 1, "localhost:{port}"), 1)
 from medsd_jax.cli.main import exit_code
 with interrupts.program():
     sys.exit(exit_code(body))
@@ -158,7 +158,7 @@ with interrupts.program():
 @BOTH
 def test_what_was_ignored_at_the_start_stays_ignored(module, number):
     body = f"""
-def run(words):
+def run_words(*_):
     told({number:d})
     with interrupts.Interrupt() as interrupted:
         told({number:d})
@@ -174,7 +174,7 @@ def run(words):
 
 @BOTH
 def test_a_signal_after_the_work_changes_nothing(module, number):
-    body = f"import atexit\natexit.register(told, {number:d})\ndef run(words): print('done')"
+    body = f"import atexit\natexit.register(told, {number:d})\ndef run_words(*_): print('done')"
     done = python(module(body))
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
@@ -186,10 +186,10 @@ def test_signals_are_taken_back_from_the_library_that_joins_processes():
         port = free.getsockname()[1]
     code = f"""
 import jax
-from medsd_jax.cli import device_setup, hosts
-launch = hosts.Launch("a test", 1, 0, "localhost:{port}")
+from medsd_jax.parallel import launch, start
+joined = launch.Launch("a test", 1, 0, "localhost:{port}")
 with interrupts.program(), interrupts.working():
-    device_setup._join(launch, 1)
+    start._join(joined, 1)
     try:
         told()
         time.sleep(1)
@@ -219,7 +219,7 @@ def test_a_notebook_has_its_own_handlers_back(number):
 def test_what_a_training_does_between_its_steps_ends_before_it_stops(module, number):
     """An evaluation that stopped by itself would take the steps since the last checkpoint along."""
     body = f"""
-def run(words):
+def run_words(*_):
     with interrupts.Interrupt() as interrupted:
         told({number:d})
         interrupts.stop_if_asked()

@@ -7,17 +7,13 @@ kept: the same command goes on where it was interrupted.
 
 from collections.abc import Sequence
 
-from medsd_jax.workflows.downstream_utility import compare_training
+from medsd_jax.cli.flags import parse_train_flags
+from medsd_jax.config import downstream_utility_config
+from medsd_jax.config.recipes import check_recipe
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
     """Compares by a recipe; its flags are those of `train`."""
-    from medsd_jax.cli.flags import parse_train_flags
-    from medsd_jax.config import downstream_utility_config
-    from medsd_jax.config.recipes import check_recipe
-    from medsd_jax.parallel.start import start_devices
-    from medsd_jax.reports.downstream_utility import REPORT, table
-
     flags = parse_train_flags(
         argv,
         prog,
@@ -30,6 +26,10 @@ def run_words(argv: Sequence[str], prog: str) -> int:
         downstream_utility_config,
         "demo_compare_training",
     )
+    from medsd_jax.parallel.start import start_devices
+    from medsd_jax.reports.downstream_utility import REPORT, table
+    from medsd_jax.workflows.downstream_utility import compare_training
+
     start_devices(flags.hosts)
     report = compare_training(flags.config, flags.workdir)
     print(table(report))

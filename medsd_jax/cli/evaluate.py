@@ -8,7 +8,6 @@ from medsd_jax.cli.flags import check_seed
 from medsd_jax.cli.host_flags import add_host_flags, host_flags
 from medsd_jax.cli.sampling_flags import add_sampling_flags, sampling_of_flags
 from medsd_jax.errors import UserError
-from medsd_jax.workflows.evaluate import default_features, evaluate
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     check_flags(args)
     sampling = sampling_of_flags(args)
     from medsd_jax.parallel.start import start_devices
+    from medsd_jax.workflows.evaluate import default_features, evaluate
     from medsd_jax.workflows.workdir import working_in
 
     start_devices(host_flags(args))

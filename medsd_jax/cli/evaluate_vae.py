@@ -8,7 +8,6 @@ from medsd_jax.cli.host_flags import add_host_flags, host_flags
 from medsd_jax.cli.recipe_flags import add_recipe_flag, settings_of
 from medsd_jax.config import reconstruction_config
 from medsd_jax.data.transforms import RESIZE_MODES
-from medsd_jax.workflows.reconstruct import audit, check_config, in_words
 
 RECIPE = "vae_audit"
 
@@ -81,12 +80,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    config = settings_of(args, reconstruction_config, RECIPE)
-    check_config(config)
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.parallel.start import start_devices
+    from medsd_jax.workflows.reconstruct import audit, check_config, in_words
     from medsd_jax.workflows.workdir import working_in
 
+    config = settings_of(args, reconstruction_config, RECIPE)
+    check_config(config)
     start_devices(host_flags(args))
     with working_in(args.output, "an evaluation"):
         report = audit(config, args.model, args.real, args.output, judge_folder=args.judge)

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from medsd_jax.cli.flags import parse_train_flags
 from medsd_jax.config import training_config
 from medsd_jax.config.recipes import check_recipe
-from medsd_jax.parallel.start import start_devices
-from medsd_jax.workflows.train.run import train
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
@@ -17,6 +15,9 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     """
     flags = parse_train_flags(argv, prog)
     check_recipe(flags.config, flags.recipe, training_config, "finetune")
+    from medsd_jax.parallel.start import start_devices
+    from medsd_jax.workflows.train.run import train
+
     start_devices(flags.hosts)
     train(flags.config, flags.workdir)
     print(f"the trained model is in {flags.workdir / 'model'}")

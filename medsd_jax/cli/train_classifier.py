@@ -2,22 +2,22 @@
 
 from collections.abc import Sequence
 
-from medsd_jax.workflows.train_classifier import REPORT, _in_words, train_classifier
+from medsd_jax.cli.flags import parse_train_flags
+from medsd_jax.config import classifier_config
+from medsd_jax.config.recipes import check_recipe
 
 
 def run_words(argv: Sequence[str], prog: str) -> int:
     """Trains by a recipe; its flags are those of `train`."""
-    from medsd_jax.cli.flags import parse_train_flags
-    from medsd_jax.config import classifier_config
-    from medsd_jax.config.recipes import check_recipe
-    from medsd_jax.parallel.start import start_devices
-
     flags = parse_train_flags(
         argv,
         prog,
         "--config demo_classifier --workdir runs/judge",
     )
     check_recipe(flags.config, flags.recipe, classifier_config, "demo_classifier")
+    from medsd_jax.parallel.start import start_devices
+    from medsd_jax.workflows.train_classifier import REPORT, _in_words, train_classifier
+
     start_devices(flags.hosts)
     report = train_classifier(flags.config, flags.workdir)
     for name, scores in report["labels"].items():

@@ -141,7 +141,7 @@ def test_diverged_run_is_one_line_and_1(places, tmp_path, capsys, monkeypatch):
     def diverge(*args, **kwargs):
         check_finite({"loss": float("nan")}, 3)
 
-    monkeypatch.setattr("medsd_jax.cli.train.train", diverge)
+    monkeypatch.setattr("medsd_jax.workflows.train.run.train", diverge)
     assert command(places, tmp_path) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("medsd_jax: error: loss is nan at step 3") and "diverged" in line

@@ -16,7 +16,7 @@ TRAIN = (
     START
     + """
 model, judge, data, workdir, steps = words
-from medsd_jax.cli.train import train
+from medsd_jax.workflows.train.run import train
 from tests.tiny.run import recipe
 config = recipe(
     Path(model),

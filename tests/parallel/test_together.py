@@ -17,7 +17,7 @@ from medsd_jax.interrupts import program
 with program():
     import jax
     jax.distributed.initialize(f"localhost:{port}", 2, int(number))
-    from medsd_jax.cli import together
+    from medsd_jax.parallel import together
     from medsd_jax.parallel.start import start_devices
     from medsd_jax.cli.main import exit_code
     from medsd_jax.errors import UserError

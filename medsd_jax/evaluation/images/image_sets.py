@@ -27,7 +27,6 @@ from medsd_jax.data.patients import patient_of, warn_of_unknown
 from medsd_jax.data.records import SPLITS
 from medsd_jax.data.sources.image_files import IMAGE_SUFFIXES, list_images
 from medsd_jax.data.stored_image import UnreadableImageError, read_pixels, to_stored
-from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.tables import SAMPLES_FILE, Labels, Row, find_table, read_table
@@ -145,6 +144,8 @@ def _of_records(name: str, folder: Path, split: str) -> PictureSet:
             f"{name}: {folder} must hold one prepared data set with pictures to {split}, not "
             f"{found}"
         )
+    from medsd_jax.data.tfds_builder import RecordSplit  # TensorFlow Datasets is slow to import
+
     records = RecordSplit(sets[0], split, sets[0].name)
     columns = zip(
         records.keys,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medsd_jax.files import write_json
-from medsd_jax.workflows.sample_for_evaluation import SETTINGS
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -161,6 +160,8 @@ class Study:
 def sampling_of(study: Study) -> "ConfigDict":
     """How every row samples: by the base model's recipe, and by the flags that were given."""
     config = measuring_recipe(study, BASE_RECIPE)
+    from medsd_jax.workflows.sample_for_evaluation import SETTINGS  # waits for JAX
+
     for name in SETTINGS:
         if getattr(study, name) is not None:
             config[name] = getattr(study, name)
