@@ -95,7 +95,7 @@ def test_other_recipes_are_refused(tmp_path, capsys, recipe):
     ]  # what they require
     assert main(["train-classifier", *words]) == 2
     said = capsys.readouterr().err
-    assert f"{recipe}.py has a key" in said and "get_classifier_config" in said
+    assert f"{recipe}.py has a key" in said and "medsd_jax.config.classifier_config" in said
 
 
 def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys, monkeypatch):

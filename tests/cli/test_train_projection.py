@@ -187,9 +187,9 @@ def test_recipes_of_other_kinds_are_refused(tmp_path, capsys):
     command = ["train-projection", "--config", str(ROOT / "configs" / "demo_classifier.py")]
     assert main([*command, "--workdir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "demo_classifier.py has a key" in said and "get_text_projection_config" in said
+    assert "demo_classifier.py has a key" in said and "text_projection_config" in said
     words = ["--config", str(ROOT / "configs" / "text_projection.py"), "--workdir", str(tmp_path)]
     words += ["--config.encoder.path=x"]
     assert exit_code(lambda: commands.train(words)) == 2
     said = capsys.readouterr().err
-    assert "text_projection.py has a key" in said and "get_config" in said
+    assert "text_projection.py has a key" in said and "training_config" in said
