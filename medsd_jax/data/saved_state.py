@@ -18,7 +18,7 @@ def parse_state(state: bytes) -> dict[str, Any]:
         UserError: it is none.
     """
     try:
-        saved = json.loads(state, parse_float=_refuse)
+        saved = json.loads(state, parse_float=_refuse, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the saved data state is no JSON ({error}): {ADVICE}") from error
     if not isinstance(saved, dict):

@@ -379,3 +379,14 @@ def test_state_of_an_earlier_version_is_one_line_that_says_so(loaders):
     with pytest.raises(UserError, match=r"another version of medsd_jax.*--workdir") as refused:
         loaders().set_state(json.dumps(state).encode())
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("count", ["NaN", "Infinity", "-Infinity", "1.5"])
+def test_a_place_that_is_no_count_is_refused(loaders, count):
+    loader = loaders(num_threads=0)
+    next(loader)
+    state = loader.get_state().decode()
+    damaged = state.replace('"next_index": 1', f'"next_index": {count}')
+    assert damaged != state
+    with pytest.raises(UserError, match=f"{count} is no count"):
+        loader.set_state(damaged.encode())
