@@ -131,17 +131,35 @@ def read_object(path: Path, advice: str) -> dict[str, Any]:
         UserError: it is missing, cannot be read, is no UTF-8 text, no JSON or no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{path} is missing; {advice}") from error
     except OSError as error:  # a folder of that name, a loop of links, a closed file
         raise UserError(f"{path} cannot be read ({error.strerror}); {advice}") from error
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deep to be read; {advice}") from error
-    except ValueError as error:
+    except ValueError as error:  # no UTF-8
         raise UserError(f"{path} is not valid JSON ({error}); {advice}") from error
+    return parse_object(text, str(path), advice)
+
+
+def parse_object(text: str | bytes, where: str, advice: str) -> dict[str, Any]:
+    """Reads a text that holds one JSON object.
+
+    Args:
+        text: the text.
+        where: it was found, for the message.
+        advice: what to do where it is none, for the message.
+
+    Raises:
+        UserError: it is no JSON or no object.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deep to be read; {advice}") from error
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON ({error}); {advice}") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}; {advice}")
+        raise UserError(f"{where} must hold a JSON object, not {type(value).__name__}; {advice}")
     return value
 
 
@@ -191,6 +209,19 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes indented JSON with sorted keys as a `whole_file`."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+def write_json(
+    path: Path, value: Any, *, sort_keys: bool = True, allow_nan: bool = True, escape: bool = True
+) -> None:
+    """Writes indented JSON as a `whole_file`.
+
+    Args:
+        path: the file.
+        value: what JSON can hold.
+        sort_keys: else they keep their order.
+        allow_nan: write NaN and infinities, which are no JSON; else they are a bug.
+        escape: what is not ASCII.
+    """
+    text = json.dumps(
+        value, indent=2, sort_keys=sort_keys, allow_nan=allow_nan, ensure_ascii=escape
+    )
+    write_text(path, text + "\n")

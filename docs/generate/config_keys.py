@@ -1,6 +1,7 @@
 """The reference of the configuration, read from the source: key, default, and the comment on it.
 
-A comment belongs to the assignment that it stands above, or behind on the same line:
+A comment belongs to the assignment that it stands above, or behind on the same line; one to
+``section.KEY`` explains KEY in all sections that have no comment of their own:
 
     # Encode every training image once.
     config.data.cache_latents = False
@@ -96,7 +97,9 @@ def keys_of(config: ConfigDict, comments: Iterable[Mapping[str, str]], subject: 
     order = [name for known in comments for name in known]
     entries, missing = [], []
     for name, default in _flatten(config, order):
-        meaning = next((known[name] for known in comments if name in known), None)
+        anywhere = f"*.{name.rpartition('.')[2]}"
+        found = (known[key] for key in (name, anywhere) for known in comments if key in known)
+        meaning = next(found, None)
         if meaning is None:
             missing.append(name)
         else:
@@ -144,7 +147,9 @@ def _dotted(target: ast.expr) -> str | None:
     while isinstance(target, ast.Attribute):
         names.insert(0, target.attr)
         target = target.value
-    return ".".join(names) if names and isinstance(target, ast.Name) else None
+    if not names or not isinstance(target, ast.Name):
+        return None
+    return ".".join(["*", *names] if target.id == "section" else names)
 
 
 def _flatten(

@@ -6,8 +6,6 @@ classifier.safetensors, the latter with torchvision's DenseNet names.
 
 import dataclasses
 import functools
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +21,12 @@ from medsd_jax.arrays import from_uint8_rounded_once
 from medsd_jax.data.labels import label_name
 from medsd_jax.data.transforms import check_resize_mode
 from medsd_jax.errors import UserError
-from medsd_jax.files import json_object, save_tensors, write_text
+from medsd_jax.files import json_object, save_tensors, write_json
 from medsd_jax.interop.safetensors_io import read_weights_file
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.models.params import abstract, bind
-from medsd_jax.parallel.mesh import batch_sharding, batch_shards, make_mesh, replicated
-from medsd_jax.parallel.multihost import fetch, put_global
+from medsd_jax.parallel.batching import batch_rows, over_devices
+from medsd_jax.parallel.mesh import batch_sharding, make_mesh
 from medsd_jax.vision.densenet import DenseNet, DenseNetConfig
 from medsd_jax.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
@@ -118,17 +116,12 @@ def predict_logits(
         given = "x".join(map(str, images_u8.shape[1:3]))
         raise UserError(f"pictures of {given}: this classifier was trained on {side}x{side}")
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
-    score = _compiled(classifier.network, mesh)
-    params = put_global(dict(classifier.params), dict.fromkeys(classifier.params, replicated(mesh)))
-    n, shards = len(images_u8), batch_shards(mesh)
-    batch = shards * min(_IMAGES_AT_ONCE, math.ceil(n / shards))
-    scores = []
-    for start in range(0, n, batch):
-        # The last batch is filled up and cut: one shape is compiled.
-        rows = np.arange(start, start + batch).clip(max=n - 1)
-        images = put_global(images_u8[rows], batch_sharding(mesh))
-        scores.append(fetch(score(params, images)))
-    found = np.concatenate(scores)[:n]
+    score = over_devices(_compiled(classifier.network, mesh), classifier.params, mesh)
+    n = len(images_u8)
+    size = batch_rows(n, _IMAGES_AT_ONCE, mesh)
+    found = np.concatenate(
+        [score(images_u8[start : start + size], size) for start in range(0, n, size)]
+    )
     if bad := int((~np.isfinite(found).all(axis=1)).sum()):  # NaN would read as absent
         raise UserError(
             f"the classifier gives scores that are not finite (NaN or infinite) for {bad} of {n} "
@@ -161,7 +154,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
         "slope": np.asarray(classifier.slope).tolist(),
         "intercept": np.asarray(classifier.intercept).tolist(),
     }
-    write_text(folder / CONFIG_FILE, json.dumps(about, indent=2) + "\n")
+    write_json(folder / CONFIG_FILE, about, sort_keys=False)
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -4,13 +4,13 @@ libtpu compiles for a topology that it is told; what the compiled program says o
 its operations is what the slice will need. No weights are read, and nothing is run.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from medsd_jax.cli.flags import ArgumentParser, parse_recipe, positive_int
 from medsd_jax.config import training_config
 from medsd_jax.config.recipes import check_recipe
+from medsd_jax.files import write_json
 from medsd_jax.workflows.plan import CHIPS, in_words, plan
 
 _EXAMPLE = "--config roentgen --topology v5e:8x8 --config.model.path=FOLDER"
@@ -38,5 +38,5 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     found = plan(config, args.topology, args.slices)
     print(in_words(found))
     if args.output is not None:
-        args.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        write_json(args.output, found, sort_keys=False)
     return 0 if found["fits"] else 1

@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from medsd_jax.config.sections import add_sampling
+
 
 def sampling_config() -> ConfigDict:
     """What `medsd-jax evaluate --model` draws before it measures."""
@@ -11,7 +13,5 @@ def sampling_config() -> ConfigDict:
     config.seed = 0  # of the first image; image i of all has seed + i
     # Image i of each prompt has seed + i: only the prompts tell such images apart.
     config.same_seeds = False
-    config.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
-    config.num_steps = 50  # of the sampler
-    config.guidance_scale = 7.5  # 1 is no guidance
+    add_sampling(config, guidance_scale=7.5)
     return config

@@ -67,3 +67,10 @@ def add_checkpoint(config: ConfigDict) -> None:
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 500  # and at the end, and when the run is interrupted
     config.checkpoint.keep = 2  # the newest ones; older ones are deleted
+
+
+def add_sampling(section: ConfigDict, guidance_scale: float) -> None:
+    """How images are sampled, in a section of its own or in a config of little else."""
+    section.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
+    section.num_steps = 50  # of the sampler
+    section.guidance_scale = guidance_scale  # 1 is no guidance

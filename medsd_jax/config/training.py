@@ -9,7 +9,9 @@ from medsd_jax.config.sections import (
     add_mesh,
     add_model,
     add_optim,
+    add_sampling,
 )
+from medsd_jax.data.findings import PAPER_EFFUSION, PAPER_NORMAL
 
 
 def training_config() -> ConfigDict:
@@ -62,9 +64,9 @@ def training_config() -> ConfigDict:
     config.few_shot.images_per_prompt = 0
     config.few_shot.label = "pleural_effusion"  # 1 or 0 in the data set
     # Caption of the images with the finding.
-    config.few_shot.prompt_with = "A photo of a lung xray with a visible pleural effusion"
+    config.few_shot.prompt_with = PAPER_EFFUSION
     # Caption of the images without any finding.
-    config.few_shot.prompt_without = "A photo of a lung xray"
+    config.few_shot.prompt_without = PAPER_NORMAL
 
     # Prior preservation (DreamBooth, 2208.12242): the loss of pictures that the model itself drew
     # before training, added to that of the data.
@@ -80,9 +82,7 @@ def training_config() -> ConfigDict:
     config.prior.num_images = 200  # sampled once, kept in data.cache_dir
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
     config.prior.seed = 0  # picture i has seed + i
-    config.prior.sampler = "ddim"  # a name of diffusion/config.py's SAMPLER_NAMES
-    config.prior.num_steps = 50  # of the sampler
-    config.prior.guidance_scale = 4.0  # 1 is no guidance
+    add_sampling(config.prior, guidance_scale=4.0)
 
     add_optim(config)
 
@@ -124,15 +124,10 @@ def training_config() -> ConfigDict:
     config.preview = ConfigDict()
     config.preview.every_steps = 500  # and at the end; 0 switches it off
     # Sampled in this order.
-    config.preview.prompts = (
-        "A photo of a lung xray",
-        "A photo of a lung xray with a visible pleural effusion",
-    )
+    config.preview.prompts = (PAPER_NORMAL, PAPER_EFFUSION)
     config.preview.images_per_prompt = 4  # of each prompt
     config.preview.seed = 0  # image i of a prompt has seed + i
-    config.preview.sampler = "ddim"  # as prior.sampler
-    config.preview.num_steps = 50  # of the sampler
-    config.preview.guidance_scale = 4.0  # 1 is no guidance
+    add_sampling(config.preview, guidance_scale=4.0)
 
     # Task "diffusion": metrics of the averaged weights, and the best weights by one of them.
     config.evaluation = ConfigDict()
@@ -150,15 +145,13 @@ def training_config() -> ConfigDict:
     config.evaluation.classifier = config_dict.placeholder(str)
     config.evaluation.label = "pleural_effusion"  # the finding that the classifier looks for
     # Ask for the finding, in turn.
-    config.evaluation.prompts_with = ("A photo of a lung xray with a visible pleural effusion",)
-    config.evaluation.prompts_without = ("A photo of a lung xray",)  # do not ask for it, in turn
+    config.evaluation.prompts_with = (PAPER_EFFUSION,)
+    config.evaluation.prompts_without = (PAPER_NORMAL,)  # do not ask for it, in turn
     # Pictures sampled for the distances, from captions spread over the validation split; and as
     # many for "prompt_accuracy", half of them with the finding.
     config.evaluation.num_images = 128
     # Of the first picture; picture i has seed + i, in each half of those for "prompt_accuracy".
     config.evaluation.seed = 0
-    config.evaluation.sampler = "ddim"  # as prior.sampler
-    config.evaluation.num_steps = 50  # of the sampler
-    config.evaluation.guidance_scale = 4.0  # 1 is no guidance
+    add_sampling(config.evaluation, guidance_scale=4.0)
 
     return config

@@ -5,7 +5,6 @@
 Training draws its latents from q; the mean leaves that noise out, and nothing is random.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,9 +17,9 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.latent import input_of
 from medsd_jax.evaluation.metrics.similarity import most_scales
 from medsd_jax.interop.pipeline_dir import load_vae
-from medsd_jax.models.params import abstract, bind, with_prefix
+from medsd_jax.models.networks import graph
+from medsd_jax.models.params import bind, with_prefix
 from medsd_jax.models.stable_diffusion import weights_fingerprint
-from medsd_jax.models.vae import AutoencoderKL
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def open_autoencoder(
             f"pictures of {image_size} pixels: this VAE takes multiples of {downscale}, and SSIM "
             "at least 11; give another --image_size"
         )
-    graphdef, _ = abstract(functools.partial(AutoencoderKL, vae.config))
+    graphdef = graph("vae", vae.config)
 
     def reconstruct(params: Params, images: jax.Array) -> jax.Array:
         module = bind(graphdef, params)

@@ -15,7 +15,6 @@ pictures. Intervals resample patients.
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +33,8 @@ from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import most_scales, ms_ssim, psnr, rmse, ssim
 from medsd_jax.interrupts import stop_if_asked
-from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
-from medsd_jax.parallel.multihost import fetch, put_global
+from medsd_jax.parallel.batching import batch_rows, filled, over_devices
+from medsd_jax.parallel.mesh import batch_sharding
 
 SIMILARITY = ("rmse", "psnr", "ssim", "ms_ssim")
 COLOUR_CAST = ("red_green", "green_blue", "blue_red")
@@ -147,11 +146,11 @@ def measure(
             f"{len(rows)} picture of {pictures.name}: a spread needs at least 2; give more pictures"
         )
     side, mode = autoencoder.image_size, autoencoder.resize_mode
-    size = batch_shards(mesh) * min(batch_size, math.ceil(len(rows) / batch_shards(mesh)))
-    by_rows = batch_sharding(mesh)
-    run = jax.jit(functools.partial(_reconstruct, autoencoder.reconstruct), out_shardings=by_rows)
-    params = dict(autoencoder.params)
-    params = put_global(params, dict.fromkeys(params, replicated(mesh)))
+    size = batch_rows(len(rows), batch_size, mesh)
+    run = jax.jit(
+        functools.partial(_reconstruct, autoencoder.reconstruct), out_shardings=batch_sharding(mesh)
+    )
+    reconstruct = over_devices(run, autoencoder.params, mesh)
     found: list[dict[str, np.ndarray]] = []
     calls: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     worst: list[Case] = []
@@ -159,19 +158,17 @@ def measure(
         stop_if_asked()
         batch = rows[start : start + size]
         originals = squared([pictures.read(row) for row in batch], side, mode)
-        # The last batch is filled up and cut: one shape is compiled.
-        filled = originals[np.arange(size).clip(max=len(batch) - 1)]
-        images_u8, finite, numbers = jax.tree.map(fetch, run(params, put_global(filled, by_rows)))
+        images_u8, finite, numbers = reconstruct(originals, size)
         if not finite.all():
             row = batch[int(np.argmin(finite))]
             raise UserError(
                 f"the VAE gives numbers that are not finite (NaN or infinite) for picture {row} of "
                 f"{pictures.name}, so nothing can be measured: take another VAE, or another copy"
             )
-        found.append({name: x[: len(batch)] for name, x in numbers.items()})
+        found.append(numbers)
         if judge is not None:
-            for side_calls, shown in zip(calls, (filled, images_u8), strict=True):
-                input_u8 = squared(list(shown), judge.image_size, judge.resize_mode)
+            for side_calls, shown in zip(calls, (originals, images_u8), strict=True):
+                input_u8 = squared(list(filled(shown, size)), judge.image_size, judge.resize_mode)
                 side_calls.append(predict(judge, input_u8, mesh)[: len(batch)])
         for i, row in enumerate(batch):
             values = {name: float(numbers[name][i]) for name in SIMILARITY}

@@ -9,7 +9,8 @@ from medsd_jax.interop.bert_dir import load_bert
 from medsd_jax.interop.hub import MOVED, resolve
 from medsd_jax.interop.hub_access import HUB_ID, holds
 from medsd_jax.interop.model_index import check_index, read_text_classes
-from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder, read_text_encoder
+from medsd_jax.interop.text_encoder_dir import read_text_encoder
+from medsd_jax.models.text_encoder import LoadedTextEncoder
 
 
 def load_text_encoder(
@@ -29,7 +30,7 @@ def load_text_encoder(
     if not _is_pipeline(path_or_hub_id):
         bert = load_bert(path_or_hub_id, variant=variant)
         bert.tokenizer.model_max_length = min(max_length, bert.config.max_position_embeddings)
-        return LoadedTextEncoder(*bert)
+        return bert
     folder = resolve(path_or_hub_id, variant=variant)
     index = folder / "model_index.json"
     check_index(index)

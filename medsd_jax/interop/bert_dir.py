@@ -14,12 +14,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from medsd_jax.errors import UserError
-from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
+from medsd_jax.interop.hub_access import HUB_ID, cached_or_downloaded
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.safetensors_io import read_weights, weight_files
 from medsd_jax.interop.tokenization import load_tokenizer, require_known_ids
@@ -28,6 +28,7 @@ from medsd_jax.interop.weight_names import choose_weights, require_variant, shar
 from medsd_jax.models.bert import BertModel
 from medsd_jax.models.bert_config import BertTextConfig
 from medsd_jax.models.params import abstract
+from medsd_jax.models.text_encoder import LoadedTextEncoder
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,26 +41,12 @@ _POOLER = ("pooler.dense.weight", "pooler.dense.bias")
 _CASED_WORDS = 100
 
 
-class LoadedBert(NamedTuple):
-    """A text encoder of its own.
-
-    Attributes:
-        config: its shape.
-        tokenizer: transformers' BertTokenizer.
-        params: weights by their names in BertModel; numpy arrays.
-    """
-
-    config: BertTextConfig
-    tokenizer: Any
-    params: dict[str, np.ndarray]
-
-
 def load_bert(
     path_or_hub_id: str | os.PathLike,
     *,
     variant: str | None = None,
     dtype: np.typing.DTypeLike = np.float32,
-) -> LoadedBert:
+) -> LoadedTextEncoder:
     """Reads a BERT of any kind: BertModel, or one of transformers' BertFor... classes.
 
     Args:
@@ -78,7 +65,7 @@ def load_bert(
     require_known_ids(tokenizer, config.vocab_size, folder)
     _warn_of_lost_case(tokenizer, folder)
     params = read_bert_weights(folder, config, variant=variant, dtype=dtype)
-    return LoadedBert(config, tokenizer, params)
+    return LoadedTextEncoder(config, tokenizer, params)
 
 
 def resolve_bert(path_or_hub_id: str | os.PathLike, *, variant: str | None = None) -> Path:
@@ -108,13 +95,11 @@ def resolve_bert(path_or_hub_id: str | os.PathLike, *, variant: str | None = Non
             f"{name} is no folder; give one with config.json, model.safetensors and vocab.txt, or "
             "a hub id org/name"
         )
-    problem = ""
-    if (folder := cached(name)) is not None:
-        problem = _incomplete(folder, variant)
-        if not problem:
-            return folder
-    refuse_offline(name, problem)
-    return download(name, functools.partial(_wanted, where=name, variant=variant))
+    return cached_or_downloaded(
+        name,
+        functools.partial(_incomplete, variant=variant),
+        functools.partial(_wanted, where=name, variant=variant),
+    )
 
 
 def read_bert_weights(

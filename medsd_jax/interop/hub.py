@@ -4,7 +4,7 @@ What is on this machine comes first; the network is asked only for what is not, 
 HF_HUB_OFFLINE is set.
 """
 
-import logging
+import functools
 import os
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ import huggingface_hub
 
 from medsd_jax.errors import UserError
 from medsd_jax.folders import settle
-from medsd_jax.interop.hub_access import HUB_ID, cached, download, refuse_offline
+from medsd_jax.interop.hub_access import HUB_ID, cached_or_downloaded
 from medsd_jax.interop.model_index import (
     INDEX,
     PROJECTION_FOLDER,
@@ -29,8 +29,6 @@ from medsd_jax.interop.weight_names import (
     require_variant,
     shard_files,
 )
-
-_LOG = logging.getLogger(__name__)
 
 MOVED = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -170,19 +168,7 @@ def _listings(folder: Path) -> dict[str, set[str]]:
 
 
 def _hub_folder(name: str, variant: str | None) -> Path:
-    problem = ""
-    for candidate in dict.fromkeys((name, MOVED.get(name, name))):
-        if (folder := cached(candidate)) is None:
-            continue
-        if problem := _incomplete(folder, variant):
-            continue
-        if candidate != name:
-            _LOG.info("%s was removed from the hub; using its copy %s", name, candidate)
-        return folder
-    refuse_offline(name, problem)
     target = MOVED.get(name, name)
-    if target != name:
-        _LOG.warning("%s was removed from the hub; downloading its copy %s", name, target)
 
     def wanted(names: list[str]) -> list[str]:
         # A model of a kind that we do not run is refused by that, before gigabytes are fetched.
@@ -190,7 +176,8 @@ def _hub_folder(name: str, variant: str | None) -> Path:
             check_index(Path(huggingface_hub.hf_hub_download(target, INDEX)))
         return _wanted(names, target, variant)
 
-    return download(target, wanted)
+    incomplete = functools.partial(_incomplete, variant=variant)
+    return cached_or_downloaded(name, incomplete, wanted, moved_to=target)
 
 
 def _incomplete(folder: Path, variant: str | None) -> str:

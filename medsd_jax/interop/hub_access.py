@@ -32,30 +32,46 @@ def cached(repo_id: str) -> Path | None:
         return None
 
 
-def refuse_offline(name: str, problem: str) -> None:
-    """Raises UserError where a model that is not whole here would have to be downloaded offline."""
+def cached_or_downloaded(
+    name: str,
+    incomplete: Callable[[Path], str],
+    wanted: Callable[[list[str]], list[str]],
+    *,
+    moved_to: str | None = None,
+) -> Path:
+    """The snapshot of a repository, whole; the network is asked only where none is here.
+
+    Args:
+        name: "org/name".
+        incomplete: what a cached snapshot lacks, or nothing: another program may have fetched a
+            part.
+        wanted: from all file names to those to fetch; may raise UserError before gigabytes are.
+        moved_to: the repository that took its place, if any.
+
+    Raises:
+        UserError: also for every trouble with the hub or the network.
+    """
+    target, problem = moved_to or name, ""
+    for candidate in dict.fromkeys((name, target)):
+        if (folder := cached(candidate)) is None:
+            continue
+        if problem := incomplete(folder):
+            continue
+        if candidate != name:
+            _LOG.info("%s was removed from the hub; using its copy %s", name, candidate)
+        return folder
     if is_offline():
         raise UserError(
             f"{name} is neither a folder here nor whole in the hub's cache"
             f"{f' ({problem})' if problem else ''}, and HF_HUB_OFFLINE forbids to download it; "
             "check the path, or unset HF_HUB_OFFLINE"
         )
-
-
-def download(repo_id: str, wanted: Callable[[list[str]], list[str]]) -> Path:
-    """Downloads some files of a repository.
-
-    Args:
-        repo_id: "org/name".
-        wanted: from all file names to those to fetch; may raise UserError before gigabytes are.
-
-    Raises:
-        UserError: also for every trouble with the hub or the network.
-    """
-    with _errors_in_one_line(repo_id):
-        chosen = wanted(_listed(repo_id))
-        _LOG.info("downloading %s (%d files)", repo_id, len(chosen))
-        return Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=chosen))
+    if target != name:
+        _LOG.warning("%s was removed from the hub; downloading its copy %s", name, target)
+    with _errors_in_one_line(target):
+        chosen = wanted(_listed(target))
+        _LOG.info("downloading %s (%d files)", target, len(chosen))
+        return Path(huggingface_hub.snapshot_download(target, allow_patterns=chosen))
 
 
 def holds(repo_id: str, name: str) -> bool:

@@ -4,13 +4,13 @@ Newer diffusers write it into the header of the safetensors file, part by part (
 PEFT itself writes adapter_config.json beside the file. A layer's scale is alpha / r.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import parse_object
 from medsd_jax.interop.lora_names import PARTS
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.safetensors_io import open_safetensors
@@ -35,12 +35,7 @@ def header_alphas(path: Path, layers: Iterable[str]) -> dict[str, float]:
     if header is None:
         return {}
     where = f"{path}: the header's {_HEADER}"
-    try:
-        settings = json.loads(header)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is no JSON ({error}); write or download the file again") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{where} must hold names and values, not {header[:80]!r}")
+    settings = parse_object(header, where, "write or download the file again")
     of_parts = {
         part: {
             key.removeprefix(f"{part}."): value

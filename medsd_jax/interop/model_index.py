@@ -1,6 +1,5 @@
 """model_index.json: which classes a diffusers folder's parts are, and which of them we run."""
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -209,9 +208,3 @@ def make_index(scheduler: Mapping[str, Any], text: TextClasses) -> dict[str, Any
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises UserError where there is none."""
     return read_object(path, "copy or download the model again")
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object as diffusers does: sorted, two spaces."""
-    text = json.dumps(dict(value), indent=2, sort_keys=True) + "\n"
-    path.write_text(text, encoding="utf-8")

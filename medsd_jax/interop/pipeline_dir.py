@@ -9,19 +9,17 @@
 The safety checker that a folder may also hold is left out: it blacks out radiographs.
 """
 
-import functools
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import ml_dtypes
 import numpy as np
 
 from medsd_jax.errors import UserError
-from medsd_jax.files import check_permission
+from medsd_jax.files import check_permission, write_json
 from medsd_jax.folders import contents, is_moving, read_whole, replacing
 from medsd_jax.interop.hub import resolve
 from medsd_jax.interop.legacy import modernize
@@ -36,11 +34,9 @@ from medsd_jax.interop.model_index import (
     read_json,
     read_scheduler,
     read_text_classes,
-    write_json,
 )
 from medsd_jax.interop.safetensors_io import read_weights, require_finite, write_weights
 from medsd_jax.interop.text_encoder_dir import (
-    LoadedTextEncoder,
     read_text_config,
     read_text_encoder,
     split_projection,
@@ -51,24 +47,15 @@ from medsd_jax.interop.tokenization import save_tokenizer
 from medsd_jax.interop.torch_layout import from_torch, to_torch
 from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models.config import UNetConfig, VAEConfig
-from medsd_jax.models.params import abstract, component, with_prefix
+from medsd_jax.models.networks import weight_shapes
+from medsd_jax.models.params import component, with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.text_encoder import context_width, text_encoder_module
-from medsd_jax.models.unet import UNet2DConditionModel
-from medsd_jax.models.vae import AutoencoderKL
+from medsd_jax.models.text_encoder import LoadedTextEncoder, context_width
 
 _LOG = logging.getLogger(__name__)
 
 
-class _Network(NamedTuple):
-    config: type
-    module: Callable[..., Any]
-
-
-_NETWORKS = {
-    "unet": _Network(UNetConfig, UNet2DConditionModel),
-    "vae": _Network(VAEConfig, AutoencoderKL),
-}
+_CONFIGS = {"unet": UNetConfig, "vae": VAEConfig}
 _TAKEN_WITH_LATENTS = {
     5: "a mask and the masked image (inpainting)",
     4: "an image (editing by instruction, or depth and normals of one)",
@@ -158,7 +145,7 @@ def load_structure(path_or_hub_id: str | os.PathLike) -> StableDiffusion:
     configs["text_encoder"] = read_text_config(folder, classes)
     params = {}
     for name, config in configs.items():
-        params |= with_prefix(_shapes(name, config), name)
+        params |= with_prefix(weight_shapes(name, config), name)
     scheduler = read_scheduler(folder)
     return StableDiffusion(**configs, scheduler=scheduler, tokenizer=None, params=params)
 
@@ -219,10 +206,10 @@ def save_pipeline(
     check_writable(folder)
     owned = (*PARTS, PROJECTION_FOLDER, *DROPPED)
     with replacing(folder, "a process that writes a model", last=INDEX, owned=owned) as new:
-        for name in (*_NETWORKS, "text_encoder"):
+        for name in (*_CONFIGS, "text_encoder"):
             config = getattr(model, name)
             params = component(model.params, name)
-            shapes = {k: x.shape for k, x in _shapes(name, config).items()}
+            shapes = {k: x.shape for k, x in weight_shapes(name, config).items()}
             assert {k: x.shape for k, x in params.items()} == shapes, f"{name} is not its config's"
             (new / name).mkdir()
             tensors = to_torch(params)
@@ -236,7 +223,7 @@ def save_pipeline(
             write_json(new / name / "config.json", _config_json(name, config, tensors))
             write_weights(new / name, f"{WEIGHT_STEMS[name]}.safetensors", tensors)
         (new / "scheduler").mkdir()
-        write_json(new / "scheduler" / "scheduler_config.json", model.scheduler)
+        write_json(new / "scheduler" / "scheduler_config.json", dict(model.scheduler))
         save_tokenizer(model.tokenizer, new / "tokenizer")
         write_json(new / INDEX, make_index(model.scheduler, text_classes(model.text_encoder)))
 
@@ -258,9 +245,9 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 def _read_configs(folder: Path) -> dict[str, Any]:
     configs = {}
-    for name in _NETWORKS:
+    for name, kind in _CONFIGS.items():
         path = folder / name / "config.json"
-        configs[name] = _NETWORKS[name].config.from_dict(read_json(path), str(path))
+        configs[name] = kind.from_dict(read_json(path), str(path))
     return configs
 
 
@@ -288,7 +275,7 @@ def _read_params(
     folder: Path, name: str, config: Any, variant: str | None, dtype: np.dtype
 ) -> dict[str, np.ndarray]:
     tensors = read_weights(folder / name, WEIGHT_STEMS[name], variant=variant, dtype=dtype)
-    return from_torch(modernize(name, tensors), _shapes(name, config), str(folder / name))
+    return from_torch(modernize(name, tensors), weight_shapes(name, config), str(folder / name))
 
 
 def _config_json(name: str, config: Any, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -297,14 +284,6 @@ def _config_json(name: str, config: Any, tensors: Mapping[str, np.ndarray]) -> d
         return {**values, "_diffusers_version": DIFFUSERS_VERSION}
     # transformers creates the module in the dtype that its config states, whatever the file holds.
     return {**values, "torch_dtype": next(iter(tensors.values())).dtype.name}
-
-
-@functools.cache  # tracing a module's constructor takes a second or two
-def _shapes(name: str, config: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    if name == "text_encoder":
-        return abstract(text_encoder_module(config))[1]
-    module = _NETWORKS[name].module
-    return abstract(lambda rngs: module(config, rngs=rngs))[1]
 
 
 def _checked_dtype(dtype: np.typing.DTypeLike) -> np.dtype:

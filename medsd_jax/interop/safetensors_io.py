@@ -5,7 +5,6 @@ is: a pickle, a page of the web, a pointer of git-lfs, nothing at all.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from medsd_jax.errors import UserError
-from medsd_jax.files import save_tensors
+from medsd_jax.files import save_tensors, write_json
 from medsd_jax.interop.flax_weights import read_flax_weights, torch_name
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.weight_names import PICKLED, choose_weights
@@ -179,8 +178,7 @@ def write_weights(
         weight_map.update(dict.fromkeys(shard, shard_name))
     total = sum(x.nbytes for x in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-    (folder / f"{filename}.index.json").write_text(text, encoding="utf-8")
+    write_json(folder / f"{filename}.index.json", index)
 
 
 def _files_and_index(

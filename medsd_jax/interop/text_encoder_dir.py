@@ -9,14 +9,14 @@ into ``torch.nn.Sequential(Linear, GELU, Linear)`` or, where it is linear, ``Seq
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_json
 from medsd_jax.interop.bert_dir import read_bert_weights
 from medsd_jax.interop.legacy import modernize
 from medsd_jax.interop.model_index import (
@@ -25,7 +25,6 @@ from medsd_jax.interop.model_index import (
     TextClasses,
     names_any_tokenizer,
     read_json,
-    write_json,
 )
 from medsd_jax.interop.safetensors_io import read_weights, write_weights
 from medsd_jax.interop.tokenization import check_same_ids, load_tokenizer, require_known_ids
@@ -33,28 +32,15 @@ from medsd_jax.interop.torch_layout import from_torch
 from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models.bert_config import BertTextConfig, TextProjectionConfig
 from medsd_jax.models.config import CLIPTextConfig
-from medsd_jax.models.params import abstract, component, with_prefix
-from medsd_jax.models.text_encoder import PROJECTION, TextEncoderConfig, text_encoder_module
+from medsd_jax.models.networks import weight_shapes
+from medsd_jax.models.params import component, with_prefix
+from medsd_jax.models.text_encoder import PROJECTION, LoadedTextEncoder, TextEncoderConfig
 
 _STEM = WEIGHT_STEMS["text_encoder"]
 _CLASSES: dict[str, tuple[type[TextEncoderConfig], str]] = {
     "CLIPTextModel": (CLIPTextConfig, "CLIPTokenizer"),
     "BertModel": (BertTextConfig, "BertTokenizer"),
 }
-
-
-class LoadedTextEncoder(NamedTuple):
-    """A text encoder on its own.
-
-    Attributes:
-        config: its shape.
-        tokenizer: of its vocabulary; `model_max_length` is S.
-        params: weights by their names in the module; numpy arrays.
-    """
-
-    config: TextEncoderConfig
-    tokenizer: Any
-    params: dict[str, np.ndarray]
 
 
 def text_classes(config: TextEncoderConfig) -> TextClasses:
@@ -101,13 +87,13 @@ def read_text_params(
         tensors = modernize(
             "text_encoder", read_weights(where, _STEM, variant=variant, dtype=dtype)
         )
-        return from_torch(tensors, _like(config), str(where))
+        return from_torch(tensors, weight_shapes("text_encoder", config), str(where))
     params = read_bert_weights(where, config, variant=variant, dtype=dtype)
     if config.projection is not None:
         where = folder / PROJECTION_FOLDER
         # The projection is written by us alone, and in no variant.
         tensors = read_weights(where, _STEM, dtype=dtype)
-        like = component(_like(config), PROJECTION)
+        like = component(weight_shapes("text_encoder", config), PROJECTION)
         params |= with_prefix(from_torch(tensors, like, str(where)), PROJECTION)
     return params
 
@@ -151,8 +137,3 @@ def write_projection(
     (folder / PROJECTION_FOLDER).mkdir()
     write_json(folder / PROJECTION_FOLDER / "config.json", config.to_dict())
     write_weights(folder / PROJECTION_FOLDER, f"{_STEM}.safetensors", tensors)
-
-
-@functools.cache  # tracing a module's constructor takes a second
-def _like(config: TextEncoderConfig) -> dict[str, Any]:
-    return abstract(text_encoder_module(config))[1]

@@ -5,6 +5,7 @@ both shapes in use: tokenizer.json for transformers 5, and vocab.json, merges.tx
 vocab.txt (BERT), special_tokens_map.json, added_tokens.json for every release before it.
 """
 
+import functools
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import write_json
 
 _LOG = logging.getLogger(__name__)
 
@@ -163,16 +165,18 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(str(folder))
     config_path = folder / "tokenizer_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8"))
-    _write_json(config_path, {k: v for k, v in config.items() if k not in _LOAD_TRACES})
+    # No escapes: OpenAI's vocabulary comes out byte for byte as published.
+    write = functools.partial(write_json, escape=False)
+    write(config_path, {k: v for k, v in config.items() if k not in _LOAD_TRACES})
     special = {
         role: token
         for role, token in tokenizer.special_tokens_map.items()
         if isinstance(token, str)
     }
-    _write_json(folder / "special_tokens_map.json", special)
+    write(folder / "special_tokens_map.json", special)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     if model["type"] == "BPE":
-        _write_json(folder / "vocab.json", model["vocab"])
+        write(folder / "vocab.json", model["vocab"])
         # tokenizers before 0.20 write a merge as "a b", later ones as ["a", "b"].
         merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
         text = "\n".join(["#version: 0.2", *merges]) + "\n"
@@ -183,7 +187,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
     added = {t: i for t, i in tokenizer.get_added_vocab().items() if t not in model["vocab"]}
     if added:
-        _write_json(folder / "added_tokens.json", added)
+        write(folder / "added_tokens.json", added)
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> np.ndarray:
@@ -300,9 +304,3 @@ def _report_cuts(tokenizer: Any, lost: Mapping[int, list[int]], length: int) -> 
             "%d more prompts are longer than %d tokens and were cut",
             len(lost) - _SHOWN_CUTS, length,
         )  # fmt: skip
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    # Sorted, two spaces, no escapes: OpenAI's vocabulary comes out byte for byte as published.
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")

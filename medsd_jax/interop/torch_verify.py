@@ -25,11 +25,9 @@ import numpy as np
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop.model_index import PROJECTION_FOLDER, read_json
-from medsd_jax.models.params import abstract, bind, component
+from medsd_jax.models.networks import graph
+from medsd_jax.models.params import bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.text_encoder import text_encoder_module
-from medsd_jax.models.unet import UNet2DConditionModel
-from medsd_jax.models.vae import AutoencoderKL
 
 Outputs = dict[str, np.ndarray]
 """Component -> its output, for `COMPONENTS`."""
@@ -117,13 +115,8 @@ def our_components(model: StableDiffusion, inputs: ComponentInputs) -> Outputs:
 
 @functools.lru_cache(maxsize=8)  # a second check of the same shapes compiles nothing
 def _jitted(name: str, config: Any, method: str) -> Callable[..., Any]:
-    if name == "text_encoder":
-        make = text_encoder_module(config)
-    else:
-        module = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[name]
-        make = functools.partial(module, config)
-    graph, _ = abstract(make)
-    return jax.jit(lambda params, *args: getattr(bind(graph, params), method)(*args))
+    graphdef = graph(name, config)
+    return jax.jit(lambda params, *args: getattr(bind(graphdef, params), method)(*args))
 
 
 class TorchPipeline:

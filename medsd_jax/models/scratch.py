@@ -1,6 +1,5 @@
 """Random weights for all three networks: training from scratch, and tests."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,11 +9,10 @@ from flax import nnx
 
 from medsd_jax.arrays import Params
 from medsd_jax.models.config import UNetConfig, VAEConfig
+from medsd_jax.models.networks import constructor
 from medsd_jax.models.params import abstract, with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.text_encoder import TextEncoderConfig, text_encoder_module
-from medsd_jax.models.unet import UNet2DConditionModel
-from medsd_jax.models.vae import AutoencoderKL
+from medsd_jax.models.text_encoder import TextEncoderConfig
 
 
 def random_model(
@@ -36,10 +34,10 @@ def random_model(
         seed: non-negative.
     """
     rng_unet, rng_vae, rng_text = np.random.default_rng(seed).spawn(3)
-    encoder = text_encoder_module(text_encoder)
+    encoder = constructor("text_encoder", text_encoder)
     params = {
         **with_prefix(random_unet(unet, rng_unet), "unet"),
-        **with_prefix(random_params(functools.partial(AutoencoderKL, vae), rng_vae), "vae"),
+        **with_prefix(random_params(constructor("vae", vae), rng_vae), "vae"),
         **with_prefix(
             random_params(encoder, rng_text, embedding_std=text_encoder.initializer_range),
             "text_encoder",
@@ -54,7 +52,7 @@ def random_unet(config: UNetConfig, rng: np.random.Generator) -> Params:
     The last layer of every residual branch starts at zero, so that each block starts as the
     identity and the prediction as zero: networks learn faster from there than from noise.
     """
-    return _zero_branches(random_params(functools.partial(UNet2DConditionModel, config), rng))
+    return _zero_branches(random_params(constructor("unet", config), rng))
 
 
 def random_params(

@@ -5,9 +5,11 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from medsd_jax.models.attention import AttentionFn, auto_attention
@@ -21,6 +23,20 @@ TextEncoderConfig = CLIPTextConfig | BertTextConfig
 
 PROJECTION = "projection"
 """First part of the names of a projection's weights, below the text encoder's own prefix."""
+
+
+class LoadedTextEncoder(NamedTuple):
+    """A text encoder on its own.
+
+    Attributes:
+        config: its shape.
+        tokenizer: of its vocabulary; `model_max_length` is S.
+        params: weights by their names in the module; numpy arrays.
+    """
+
+    config: TextEncoderConfig
+    tokenizer: Any
+    params: dict[str, np.ndarray]
 
 
 class BertTextEncoder(BertModel):

@@ -1,5 +1,6 @@
 """Another text encoder in a model: a BERT in the place of CLIP, and what makes the widths fit."""
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -33,7 +34,7 @@ def swap_text_encoder(
     Args:
         model: gives VAE, scheduler and, unless `fresh_unet`, the U-Net.
         encoder: shape of the BERT, without a projection.
-        tokenizer: its tokenizer; its length is set to `max_length`.
+        tokenizer: its tokenizer, which stays as it is; the model's has the length `max_length`.
         params: its weights, by their names in BertModel.
         projection: "none"; "linear" or "mlp" (one hidden layer) put random weights between the
             encoder and the U-Net, to the width that the U-Net has.
@@ -76,6 +77,7 @@ def swap_text_encoder(
         encoder = dataclasses.replace(encoder, projection=shape)
         drawn = random_params(text_encoder_module(encoder), rng_projection, only=f"{PROJECTION}.")
         text |= with_prefix(component(drawn, PROJECTION), PROJECTION)
+    tokenizer = copy.copy(tokenizer)  # the caller's keeps its length
     tokenizer.model_max_length = max_length
     return dataclasses.replace(
         model,

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from medsd_jax.errors import UserError
+from medsd_jax.files import parse_object
 
 _KEYWORD = "medsd_jax"
 """The PNG text chunk that holds all metadata as one JSON object: it brings the types back."""
@@ -62,13 +63,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable PNG file") from error
     if text is None:
         raise UserError(f"{path} was not written by medsd_jax: it has no {_KEYWORD!r} text chunk")
-    try:
-        about = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} has a damaged {_KEYWORD!r} text chunk: {error}") from error
-    if not isinstance(about, dict):
-        raise UserError(f"{path} has a {_KEYWORD!r} text chunk that is no JSON object")
-    return about
+    return parse_object(text, f"{path}: the {_KEYWORD!r} text chunk", "copy the image again")
 
 
 def make_grid(

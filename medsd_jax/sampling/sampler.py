@@ -21,11 +21,8 @@ from medsd_jax.diffusion.guidance import guided
 from medsd_jax.diffusion.samplers import SAMPLERS
 from medsd_jax.diffusion.sampling_loop import run_sampler
 from medsd_jax.diffusion.schedule import NoiseSchedule
-from medsd_jax.models.attention import attention_implementation
-from medsd_jax.models.params import abstract, bind, component
-from medsd_jax.models.text_encoder import text_encoder_module
-from medsd_jax.models.unet import UNet2DConditionModel
-from medsd_jax.models.vae import AutoencoderKL
+from medsd_jax.models.networks import networks
+from medsd_jax.models.params import bind, component
 from medsd_jax.parallel.mesh import batch_sharding, replicated
 from medsd_jax.parallel.multihost import put_global
 from medsd_jax.parallel.sharding import tree_shardings
@@ -49,12 +46,9 @@ class Generated(NamedTuple):
 def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], Generated]:
     """Returns the pure ``generate(params, inputs)``."""
     shape.check()
-    dtype, attend = jnp.dtype(shape.dtype), attention_implementation(shape.attention)
-    unet, _ = abstract(
-        functools.partial(UNet2DConditionModel, shape.unet, dtype=dtype, attend=attend)
+    unet, vae, text_encoder = networks(
+        shape.unet, shape.vae, shape.text_encoder, dtype=shape.dtype, attention=shape.attention
     )
-    vae, _ = abstract(functools.partial(AutoencoderKL, shape.vae, dtype=dtype))
-    text_encoder, _ = abstract(text_encoder_module(shape.text_encoder, dtype=dtype))
     schedule, sampler = NoiseSchedule.from_config(shape.schedule), SAMPLERS[shape.sampler]
 
     def generate(params: Params, inputs: SampleInputs) -> Generated:

@@ -1,11 +1,9 @@
 """``medsd-jax probe-text``: what do text encoders know of the findings in a text?"""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from medsd_jax.config.ranges import check_ranges
@@ -14,7 +12,8 @@ from medsd_jax.reports.writing import schema
 
 if TYPE_CHECKING:
     from medsd_jax.data.dataset import Dataset
-    from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder
+    from medsd_jax.models.stable_diffusion import weights_fingerprint
+    from medsd_jax.models.text_encoder import LoadedTextEncoder
 
 REPORT = "report.json"
 
@@ -111,7 +110,7 @@ def _probe(
             {
                 "name": name,
                 "class": type(encoder.config).__name__.removesuffix("TextConfig"),
-                "weights_hash": _fingerprint(encoder.params),
+                "weights_hash": weights_fingerprint(encoder.params),
                 "width": vectors.shape[1],
                 "max_length": encoder.tokenizer.model_max_length,
             }
@@ -176,11 +175,3 @@ def _yes_no_labels(dataset: "Dataset") -> list[str]:
     values = {name: {row[name] for row in rows if row.get(name, "") != ""} for name in
               dataset.info.label_names}  # fmt: skip
     return [name for name, found in values.items() if found == {0, 1}]
-
-
-def _fingerprint(params: Mapping[str, np.ndarray]) -> str:
-    """16 hex digits that change with any bit of any weight of the encoder."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(params):
-        digest.update(name.encode() + np.ascontiguousarray(params[name]).tobytes())
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.stable_diffusion import StableDiffusion
+from medsd_jax.parallel.batching import filled
 from medsd_jax.parallel.mesh import batch_shards, make_mesh
 from medsd_jax.parallel.multihost import fetch
 from medsd_jax.sampling.editing import edit_inputs
@@ -200,8 +201,7 @@ def sample_batches(
         with tqdm(total=n, initial=skip, unit="image", desc="sample", disable=not progress) as bar:
             for start in range(skip, n, batch_size):
                 stop_if_asked()
-                # The last batch is filled up and cut.
-                rows = np.arange(start, start + batch_size).clip(max=n - 1)
+                rows = filled(np.arange(start, min(start + batch_size, n)), batch_size)
                 inputs = make_inputs(
                     shape, ids[rows], negative_ids[rows], seeds[rows],
                     start=None if latents is None else latents[rows], **settings,

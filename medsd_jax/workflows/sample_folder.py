@@ -23,7 +23,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.export import GENERATIONS, chexpert_cell, numbered_ids
 from medsd_jax.evaluation.images.prompt_labels import labels_or_words
 from medsd_jax.evaluation.images.tables import SAMPLES_FILE, read_table
-from medsd_jax.files import remove_parts, whole_file, writing
+from medsd_jax.files import parse_object, remove_parts, whole_file, writing
 from medsd_jax.locks import lock
 from medsd_jax.parallel.multihost import from_main, is_main_process
 from medsd_jax.sampling.images import save_png
@@ -179,12 +179,7 @@ class SampleFolder:
         return done
 
     def _compare(self, manifest: Path, line: str, wanted: Mapping[str, Any]) -> None:
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{manifest} is damaged: {error}; remove it") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{manifest} is damaged: {line[:80]!r} is no object; remove it")
+        found = parse_object(line, f"{manifest} is damaged: {line[:80]!r}", "remove it")
         wanted = json.loads(json.dumps(wanted))
         for key in [*wanted, *found]:
             if key not in _NOT_COMPARED and found.get(key) != wanted.get(key):

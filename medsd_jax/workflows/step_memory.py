@@ -13,9 +13,8 @@ from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
 from medsd_jax.arrays import from_uint8
 from medsd_jax.models.attention import xla_attention
-from medsd_jax.models.params import abstract
+from medsd_jax.models.networks import graph
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.training.memory import StepMemory, kept_for_backward, largest_block, num_bytes
 from medsd_jax.training.step import Draws, denoising_loss, draw
 from medsd_jax.training.vae_step import vae_losses
@@ -77,10 +76,7 @@ def _denoising_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Calla
 
 def _vae_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Callable, Any, Any]:
     """``(params, images, noise) -> [B]``, and the shapes of one micro-batch."""
-    make = partial(
-        AutoencoderKL, model.vae, dtype=jnp.dtype(config.model.dtype), attend=xla_attention
-    )
-    vae, _ = abstract(make)
+    vae = graph("vae", model.vae, dtype=jnp.dtype(config.model.dtype), attend=xla_attention)
     images, side = _images(config), config.data.image_size // model.vae.downscale
     noise = (images.shape[0], side, side, model.vae.latent_channels)
 

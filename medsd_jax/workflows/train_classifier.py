@@ -1,6 +1,5 @@
 """``medsd-jax train-classifier``: the judge of generated pictures, from real ones."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ from ml_collections import ConfigDict
 
 from medsd_jax.config.ranges import check_ranges
 from medsd_jax.errors import UserError
-from medsd_jax.files import write_text
+from medsd_jax.files import write_json
 
 REPORT = "classifier_report.json"
 
@@ -56,8 +55,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     }
     if is_main_process():
         save_classifier(classifier, workdir)
-        text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-        write_text(workdir / REPORT, text)
+        write_json(workdir / REPORT, report, sort_keys=False, allow_nan=False)
     return report
 
 

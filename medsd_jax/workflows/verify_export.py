@@ -11,6 +11,7 @@ import numpy as np
 import transformers
 
 import medsd_jax
+from medsd_jax.data.findings import PAPER_NORMAL
 from medsd_jax.files import write_text
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.tokenization import encode_prompts
@@ -29,7 +30,6 @@ IMAGE_THRESHOLD = 0.5
 """Mean difference of the finished pictures, in steps of 1/255."""
 AMPLIFICATION = 64
 """difference.png: one step of 1/255 shows as 64, four and more as white."""
-PROMPT = "A photo of a lung xray"
 NEGATIVE_PROMPT = ""
 SEED = 0
 
@@ -81,7 +81,7 @@ def verify(
     """
     side = model.unet.sample_size * model.vae.downscale
     settings = {
-        "prompt": PROMPT, "negative_prompt": NEGATIVE_PROMPT, "seed": SEED, "sampler": "ddim",
+        "prompt": PAPER_NORMAL, "negative_prompt": NEGATIVE_PROMPT, "seed": SEED, "sampler": "ddim",
         "num_steps": num_steps, "guidance_scale": 7.5, "eta": 0.0, "height": side, "width": side,
         "weights_dtype": dtype, "compute_dtype": "float32", "model_hash": model.fingerprint(),
     }  # fmt: skip
@@ -100,7 +100,7 @@ def verify(
         # A folder that torch refuses is a failed check, and not this program's error.
         return {**certificate, "error": f"{type(error).__name__}: {error}"}
 
-    prompts = [PROMPT, NEGATIVE_PROMPT]
+    prompts = [PAPER_NORMAL, NEGATIVE_PROMPT]
     ids = encode_prompts(model.tokenizer, prompts)
     certificate["same_prompt_ids"] = np.array_equal(ids, theirs.prompt_ids(prompts))
     model = torch_verify.as_stored(model, dtype)
@@ -111,7 +111,7 @@ def verify(
     latents = inputs.latents[:1]
     jax_image = _sample_ours(model, latents, settings)
     torch_image = theirs.sample(
-        PROMPT, NEGATIVE_PROMPT, latents, num_inference_steps=num_steps,
+        PAPER_NORMAL, NEGATIVE_PROMPT, latents, num_inference_steps=num_steps,
         guidance_scale=settings["guidance_scale"], eta=0.0, height=side, width=side,
     )[0]  # fmt: skip
     difference = np.abs(jax_image.astype(int) - torch_image.astype(int))

@@ -11,6 +11,7 @@ from medsd_jax.cli.main import main
 from medsd_jax.interop.any_text_encoder import load_text_encoder
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interop.torch_verify import ComponentInputs, TorchPipeline, our_components
+from medsd_jax.models.text_encoder_swap import swap_text_encoder
 from medsd_jax.workflows.models import load, save
 from medsd_jax.workflows.sample import sample
 from medsd_jax.workflows.train.run import train
@@ -37,6 +38,19 @@ def swap(places, output, *words, encoder="bert"):
         ["swap-text-encoder", "--model", str(places / "base"), "--encoder", str(places / encoder),
          "--output", str(output), "--max_length", "16", *words]
     )  # fmt: skip
+
+
+def test_the_tokenizer_of_the_caller_keeps_its_length(places):
+    """One BERT may go into several models, each with a length of its own."""
+    bert = load_text_encoder(places / "bert", max_length=12)
+    before = encode_prompts(bert.tokenizer, [PROMPT])
+    swapped = [
+        swap_text_encoder(load(places / "base"), *bert, max_length=length) for length in (16, 9)
+    ]
+    assert [model.tokenizer.model_max_length for model in swapped] == [16, 9]
+    assert [encode_prompts(x.tokenizer, [PROMPT]).shape for x in swapped] == [(1, 16), (1, 9)]
+    assert bert.tokenizer.model_max_length == 12
+    np.testing.assert_array_equal(encode_prompts(bert.tokenizer, [PROMPT]), before)
 
 
 def test_everything_else_keeps_its_bits(places, tmp_path, capsys):

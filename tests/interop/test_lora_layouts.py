@@ -172,8 +172,8 @@ def test_the_alpha_of_pefts_own_file_stands_beside_it(tmp_path, caplog):
 @pytest.mark.parametrize(
     "header, message",
     [
-        ("{", "is no JSON"),
-        ("[1, 2]", "must hold names and values"),
+        ("{", "is not valid JSON"),
+        ("[1, 2]", "must hold a JSON object, not list"),
         ('{"unet.lora_alpha": "four"}', "alpha must be a finite number, not 'four'"),
         ('{"unet.lora_alpha": NaN}', "alpha must be a finite number, not 'nan'"),
         ('{"unet.lora_alpha": [3]}', "alpha must be a finite number"),
@@ -182,7 +182,7 @@ def test_the_alpha_of_pefts_own_file_stands_beside_it(tmp_path, caplog):
         ('{"unet.alpha_pattern": {"to_q": true}}', "alpha must be a finite number"),
         ('{"unet.lora_alpha": 1' + "0" * 400 + "}", "alpha must be a finite number"),
         ('{"unet.alpha_pattern": {"x{99999999999}": 3}}', "holds what is no regular expression"),
-        ("[" * 10**5 + "]" * 10**5, "is no JSON"),
+        ("[" * 10**5 + "]" * 10**5, "is nested too deep"),
         ('{"unet.use_rslora": true}', "rank-stabilised"),
     ],
 )

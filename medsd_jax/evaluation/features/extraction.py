@@ -11,7 +11,6 @@ thumbnail           8 x 8 grey cells: rough, needs no weights
 
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +33,14 @@ from medsd_jax.evaluation.features.rough import (
     part_means,
     thumbnails,
 )
+from medsd_jax.evaluation.features.specs import kind_and_path
 from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.files import read_array, whole_file
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
-from medsd_jax.parallel.mesh import batch_sharding, batch_shards, replicated
-from medsd_jax.parallel.multihost import fetch, put_global
+from medsd_jax.models.stable_diffusion import weights_fingerprint
+from medsd_jax.parallel.batching import batch_rows, over_devices
+from medsd_jax.parallel.mesh import batch_sharding
 from medsd_jax.vision.densenet import XRV_DENSENET121, DenseNet, DenseNetConfig
 from medsd_jax.vision.inception import InceptionV3
 from medsd_jax.vision.preprocessing import CLEAN_FID, XRV_ROENTGEN
@@ -85,11 +86,8 @@ class FeatureNetwork:
     def fingerprint(self) -> str:
         """16 hex digits of the network, its settings, weights and input chain."""
         protocol = f"{self.kind} {self.chain}{self.settings}"
-        digest = hashlib.blake2b(protocol.encode(), digest_size=8)
-        for name in sorted(self.params):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.params[name]).view(np.uint8).data)
-        return digest.hexdigest()
+        weights = weights_fingerprint(self.params)
+        return hashlib.blake2b(f"{protocol}{weights}".encode(), digest_size=8).hexdigest()
 
 
 def open_network(spec: str) -> FeatureNetwork:
@@ -101,12 +99,9 @@ def open_network(spec: str) -> FeatureNetwork:
     if spec == THUMBNAIL:
         graphdef, _ = abstract(Thumbnail)
         return FeatureNetwork(spec, thumbnails, THUMBNAIL_CHAIN, graphdef, {})
-    kind, equals, where = spec.partition("=")
-    if kind not in KINDS or kind == THUMBNAIL or not equals or not where:
-        known = ", ".join(f"{k}=PATH" for k in KINDS if k != THUMBNAIL)
-        raise UserError(
-            f"feature space {spec!r} is not known: write {THUMBNAIL}, or write one of {known}"
-        )
+    with_path = [name for name in KINDS if name != THUMBNAIL]
+    problem = f"feature space {spec!r} is not known: write {THUMBNAIL}, or write one of"
+    kind, where = kind_and_path(spec, with_path, problem)
     if kind == LATENT:
         space = open_latent_space(where)
         side = space.image_size // space.config.downscale
@@ -157,25 +152,20 @@ def make_extractor(
         lambda params, images: bind(network.graphdef, params).pooled_features(images),
         out_shardings=batch_sharding(mesh),
     )
-    params = put_global(dict(network.params), dict.fromkeys(network.params, replicated(mesh)))
+    measure = over_devices(run, network.params, mesh)
     size = _pictures_at_once(network, num_pictures, mesh)
 
     def extract(pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        found = []
-        for start in range(0, len(pictures), size):
-            images = network.prepare(list(pictures[start : start + size]))
-            # The last batch is filled up and cut: one shape is compiled.
-            rows = np.arange(size).clip(max=len(images) - 1)
-            images_everywhere = put_global(images[rows], batch_sharding(mesh))
-            found.append(fetch(run(params, images_everywhere))[: len(images)])
-        return np.concatenate(found)
+        starts = range(0, len(pictures), size)
+        batches = (network.prepare(list(pictures[start : start + size])) for start in starts)
+        return np.concatenate([measure(images, size) for images in batches])
 
     return extract
 
 
 def _pictures_at_once(network: FeatureNetwork, num_pictures: int, mesh: Mesh) -> int:
-    shards, most = batch_shards(mesh), min(_PICTURES_AT_ONCE, network.pictures_at_once)
-    return shards * min(most, math.ceil(num_pictures / shards))
+    most = min(_PICTURES_AT_ONCE, network.pictures_at_once)
+    return batch_rows(num_pictures, most, mesh)
 
 
 def features_of(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from medsd_jax.arrays import Params
 from medsd_jax.classifier.model import load_classifier, network_input, structure
-from medsd_jax.errors import UserError
+from medsd_jax.evaluation.features.specs import kind_and_path
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.vision.densenet import XRV_DENSENET121, DenseNet
 from medsd_jax.vision.inception import InceptionV3
@@ -52,10 +52,9 @@ def open_feature_maps(spec: str) -> FeatureMaps:
     Raises:
         UserError: another kind, or the weights cannot be read.
     """
-    kind, equals, where = spec.partition("=")
-    if kind not in KINDS or not equals or not where:
-        known = ", ".join(f"{k}=PATH" for k in KINDS)
-        raise UserError(f"perceptual features {spec!r} are not known: write one of {known}")
+    kind, where = kind_and_path(
+        spec, KINDS, f"perceptual features {spec!r} are not known: write one of"
+    )
     path = Path(where).expanduser()
     if kind == "classifier":
         classifier = load_classifier(path)

@@ -22,12 +22,13 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from medsd_jax.errors import UserError
-from medsd_jax.interop.text_encoder_dir import LoadedTextEncoder
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.bert_config import BertTextConfig
-from medsd_jax.models.params import abstract, bind
-from medsd_jax.models.text_encoder import text_encoder_module
+from medsd_jax.models.networks import graph
+from medsd_jax.models.params import bind
+from medsd_jax.models.text_encoder import LoadedTextEncoder
+from medsd_jax.parallel.batching import filled
 
 _AT_ONCE = 64
 
@@ -98,9 +99,8 @@ def embed_texts(
     vectors = []
     for start in tqdm(range(0, len(ids), _AT_ONCE), desc="embed", disable=not progress):
         stop_if_asked()
-        # The last batch is filled up, so that one shape is compiled.
-        rows = np.arange(start, start + _AT_ONCE).clip(max=len(ids) - 1)
-        vectors.append(np.asarray(run(params, ids[rows], end)))
+        batch = filled(ids[start : start + _AT_ONCE], _AT_ONCE)
+        vectors.append(np.asarray(run(params, batch, end)))
     embedded = np.concatenate(vectors)[: len(ids)]
     if bad := np.flatnonzero(~np.isfinite(embedded).all(axis=1)).tolist():
         raise UserError(
@@ -118,11 +118,11 @@ def _end_id(encoder: LoadedTextEncoder) -> np.int32:
 
 @functools.lru_cache(maxsize=8)
 def _embedder(config, pooling: Pooling, attention_mask: bool):
-    graph, _ = abstract(text_encoder_module(config))
+    encoder = graph("text_encoder", config)
     is_bert = isinstance(config, BertTextConfig)
 
     def embed(params, ids: jax.Array, end: jax.Array) -> jax.Array:
-        module = bind(graph, params)
+        module = bind(encoder, params)
         # CLIP pads with its end token: the first one ends the text.
         last = jnp.argmax(ids == end, axis=1)
         inside = jnp.arange(ids.shape[1])[None] <= last[:, None]

@@ -1,7 +1,6 @@
 """What `reproduce --scale phantom` needs for its rows: base model, judge, BERT, real pictures."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from medsd_jax.data.findings import EFFUSION
 from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.files import save_tensors
+from medsd_jax.files import save_tensors, write_json
 from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.interop.train_tokenizer import train_bert_vocabulary
 from medsd_jax.models.bert import BertModel
@@ -78,8 +77,7 @@ def write_small_bert(folder: Path, captions: tuple[str, ...]) -> None:
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(params).items()}
     save_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
+    write_json(folder / "config.json", config.to_dict(), sort_keys=False)
 
 
 def _draw_real(folder: Path, prompts: tuple[str, str]) -> None:

@@ -33,7 +33,7 @@ from medsd_jax.data.stored_image import UnreadableImageError, read_pixels
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import intra_prompt_ms_ssim, most_scales
-from medsd_jax.files import json_object, write_text
+from medsd_jax.files import json_object, write_json, write_text
 from medsd_jax.reports.page import page_template
 from medsd_jax.sampling.images import make_grid
 from medsd_jax.studies.chambon2022.experiments import (
@@ -119,8 +119,7 @@ def write(
         | {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
-    text = json.dumps(results, indent=2, allow_nan=False) + "\n"
-    write_text(study.output / "results.json", text)
+    write_json(study.output / "results.json", results, sort_keys=False, allow_nan=False)
     pictures = {}
     for entry in rows:
         samples = _samples(study.output / entry["trainings"][0]["evaluation"] / "samples")

@@ -15,9 +15,9 @@ from medsd_jax.arrays import evenly_spread, from_uint8, to_uint8
 from medsd_jax.data.phantoms.phantom import FINDINGS
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.data.transforms import load_image
-from medsd_jax.models.params import abstract, bind, component
+from medsd_jax.models.networks import graph
+from medsd_jax.models.params import bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.reports.plots import MAIN, SECOND, new_plot, to_svg
 from medsd_jax.sampling.images import make_grid, read_metadata, save_png
 
@@ -127,7 +127,7 @@ def reconstruct(model: StableDiffusion, images_u8: np.ndarray) -> tuple[np.ndarr
     Returns:
         ([n, H, W, 3] uint8, mean absolute difference on the [-1, 1] range before rounding).
     """
-    vae, _ = abstract(partial(AutoencoderKL, model.vae))
+    vae = graph("vae", model.vae)
 
     @jax.jit
     def run(params, images):

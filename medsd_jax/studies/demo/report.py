@@ -23,7 +23,6 @@ added to it, the meaning of a key stays:
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -39,7 +38,7 @@ import medsd_jax
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
-from medsd_jax.files import read_object, write_text
+from medsd_jax.files import read_object, write_json, write_text
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.reports.page import page_template
 from medsd_jax.studies.demo.commands import next_steps
@@ -162,8 +161,7 @@ def write(
         "device": _describe_device(),
     }
     pictures.save(output / "pictures", prompts)
-    text = json.dumps(numbers, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    write_text(output / "report.json", text)
+    write_json(output / "report.json", numbers, sort_keys=False, allow_nan=False, escape=False)
     page = page_template("demo.html.jinja").render(
         numbers=numbers,
         pictures=pictures,

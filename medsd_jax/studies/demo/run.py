@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from medsd_jax.classifier.model import load_classifier
 from medsd_jax.config.recipes import load_config
+from medsd_jax.data.findings import PAPER_EFFUSION, PAPER_NORMAL
 from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_prompts
 from medsd_jax.files import json_object
 from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
@@ -20,14 +21,12 @@ from medsd_jax.workflows.train.run import train
 from medsd_jax.workflows.train_classifier import REPORT, train_classifier
 from medsd_jax.workflows.workdir import working_in
 
-PROMPT = "A photo of a lung xray"
-EFFUSION_PROMPT = "A photo of a lung xray with a visible pleural effusion"
 LABEL = "pleural_effusion"
 PAIRS = 24
 """Pictures from the same seeds with both prompts: seeds 0 to 23."""
 JUDGED = 128
 """Pictures of each prompt that the classifier judges, every one from a seed of its own."""
-JUDGED_SEEDS = {PROMPT: 1000, EFFUSION_PROMPT: 2000}
+JUDGED_SEEDS = {PAPER_NORMAL: 1000, PAPER_EFFUSION: 2000}
 """First seed of the judged pictures of each prompt."""
 
 
@@ -94,7 +93,7 @@ def run_demo(
         stage("classifier", "classifier trained on phantoms")
 
         trained = load(model)
-        both = (PROMPT, EFFUSION_PROMPT)
+        both = (PAPER_NORMAL, PAPER_EFFUSION)
         prompts = [p for p in both for _ in range(PAIRS)] + [
             p for p in both for _ in range(num_judged)
         ]
@@ -104,7 +103,7 @@ def run_demo(
         shown, judged = images[: 2 * PAIRS], images[2 * PAIRS :]
         judgement = judge_prompts(
             load_classifier(judge), LABEL, judged, prompts[2 * PAIRS :],
-            [p == EFFUSION_PROMPT for p in prompts[2 * PAIRS :]],
+            [p == PAPER_EFFUSION for p in prompts[2 * PAIRS :]],
         )  # fmt: skip
         stage("judge", f"{len(judged)} pictures judged")
         save(trained, output / "export", dtype="float32")

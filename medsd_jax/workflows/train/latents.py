@@ -1,6 +1,5 @@
 """What a training run asks of the VAE besides training it: cached latents, and their scale."""
 
-import functools
 import hashlib
 import logging
 from collections.abc import Callable
@@ -14,9 +13,9 @@ from jax.sharding import Mesh
 from medsd_jax.arrays import from_uint8
 from medsd_jax.data.loader import EvalBatches
 from medsd_jax.errors import UserError
-from medsd_jax.models.params import abstract, bind, component
+from medsd_jax.models.networks import graph
+from medsd_jax.models.params import bind, component
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.parallel.mesh import batch_sharding, put_batch, replicated
 from medsd_jax.parallel.multihost import fetch, put_global
 
@@ -32,7 +31,7 @@ def vae_fingerprint(model: StableDiffusion) -> str:
 
 def make_encoder(model: StableDiffusion, mesh: Mesh) -> Callable[[np.ndarray], np.ndarray]:
     """This process's images [b, H, W, 3] uint8 -> moments [B, h, w, 2C] of all processes' ones."""
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae))
+    vae = graph("vae", model.vae)
     weights = component(model.params, "vae")
     weights = put_global(weights, dict.fromkeys(weights, replicated(mesh)))
     encode = jax.jit(

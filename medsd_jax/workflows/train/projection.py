@@ -44,8 +44,8 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     from medsd_jax.adaptation.full import full
     from medsd_jax.data.prompt_batches import PromptBatches, PromptEvalBatches
     from medsd_jax.interop.pipeline_dir import check_writable
-    from medsd_jax.models.params import abstract, component, with_prefix
-    from medsd_jax.models.text_encoder import text_encoder_module
+    from medsd_jax.models.networks import graph
+    from medsd_jax.models.params import component, with_prefix
     from medsd_jax.parallel.mesh import check_batch, make_mesh, process_rows
     from medsd_jax.parallel.multihost import is_main_process, on_every_host
     from medsd_jax.training.loop import LoopSettings, run_loop
@@ -68,8 +68,8 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     params = {k: x for k, x in swapped.params.items() if k.startswith("text_encoder.")}
     params |= with_prefix(component(model.params, "text_encoder"), TEACHER)
     dtype = jnp.dtype(config.model.dtype)
-    student, _ = abstract(text_encoder_module(swapped.text_encoder, dtype=dtype))
-    teacher, _ = abstract(text_encoder_module(model.text_encoder, dtype=dtype))
+    student = graph("text_encoder", swapped.text_encoder, dtype=dtype)
+    teacher = graph("text_encoder", model.text_encoder, dtype=dtype)
     adaptation = full((_TRAINED,))
     size = config.data.batch_size
     rows = process_rows(mesh, size)

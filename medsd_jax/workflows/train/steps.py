@@ -1,21 +1,15 @@
 """A training: a recipe becomes a run. Here the config ends; below are typed arguments only."""
 
-import functools
 from collections.abc import Callable
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from medsd_jax.adaptation.adaptation import Adaptation
 from medsd_jax.diffusion.schedule import NoiseSchedule
-from medsd_jax.models.attention import attention_implementation
-from medsd_jax.models.params import abstract
+from medsd_jax.models.networks import networks
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.text_encoder import text_encoder_module
-from medsd_jax.models.unet import UNet2DConditionModel
-from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.training.optim import make_optimizer, make_schedule
 from medsd_jax.training.step import DiffusionModel, make_eval_step, make_train_step
 from medsd_jax.workflows.sample import schedule_of
@@ -74,14 +68,9 @@ def make_diffusion_model(
     model: StableDiffusion, *, dtype: str, attention: str, remat: bool
 ) -> DiffusionModel:
     """Graph definitions of the three networks in one compute dtype."""
-    attend, compute = attention_implementation(attention), jnp.dtype(dtype)
-    unet, _ = abstract(
-        functools.partial(
-            UNet2DConditionModel, model.unet, dtype=compute, attend=attend, remat=remat
-        )
+    unet, vae, text_encoder = networks(
+        model.unet, model.vae, model.text_encoder, dtype=dtype, attention=attention, remat=remat
     )
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=compute))
-    text_encoder, _ = abstract(text_encoder_module(model.text_encoder, dtype=compute))
     return DiffusionModel(
         unet,
         vae,

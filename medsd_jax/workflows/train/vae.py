@@ -1,6 +1,5 @@
 """`train` with task = "vae": its steps, and the frozen network of its perceptual term."""
 
-import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +11,9 @@ from ml_collections import ConfigDict
 from medsd_jax.adaptation.adaptation import Adaptation
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.perceptual import FeatureMaps, open_feature_maps
-from medsd_jax.models.params import abstract, with_prefix
+from medsd_jax.models.networks import graph
+from medsd_jax.models.params import with_prefix
 from medsd_jax.models.stable_diffusion import StableDiffusion
-from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.training.perceptual import PREFIX
 from medsd_jax.training.vae_step import make_vae_eval_step, make_vae_train_step
 
@@ -71,7 +70,7 @@ def make_vae_steps(
 ) -> tuple[Callable, Callable]:
     """The train step and the validation step of the config."""
     dtype = jnp.dtype(config.model.dtype)
-    vae, _ = abstract(functools.partial(AutoencoderKL, model.vae, dtype=dtype))
+    vae = graph("vae", model.vae, dtype=dtype)
     train_step = make_vae_train_step(
         vae,
         adaptation,
