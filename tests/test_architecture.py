@@ -169,6 +169,56 @@ def test_nothing_below_the_command_line_knows_of_argv(module):
     assert not re.search(r"\bargparse\b|\bNamespace\b|\bsys\.argv\b", text)
 
 
+_FLAG = re.compile(r"(?<![\w-])--[a-z]\w+")
+_ON_COMMANDS = ("medsd_jax.studies.demo.commands", "medsd_jax.parallel.launch")
+"""Their subject is command lines: those of the demo's report, and of processes on several hosts."""
+
+
+def _texts(tree: ast.Module):
+    """All strings of a module with their lines, but not its own docstring; f-strings as one."""
+    if ast.get_docstring(tree) is not None:
+        tree.body.pop(0)
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            inside |= set(map(id, node.values))
+            parts = [x.value if isinstance(x, ast.Constant) else "{}" for x in node.values]
+            yield node.lineno, "".join(parts)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in inside:
+                yield node.lineno, node.value
+
+
+def _flags(source: str) -> list[str]:
+    """What a module says of flags; commands of the hub's tool are not ours."""
+    return [
+        f"line {line}: {flag}"
+        for line, text in _texts(ast.parse(source))
+        for flag in _FLAG.findall(re.sub(r"`hf [^`]*`", "", text))
+    ]
+
+
+@pytest.mark.parametrize(
+    "module",
+    [m for m in MODULES if not m.startswith("medsd_jax.cli") and m not in _ON_COMMANDS],
+)
+def test_no_message_below_the_command_line_speaks_of_flags(module):
+    """From a notebook nobody can give them; the message names the thing itself."""
+    assert _flags(MODULES[module].read_text()) == []
+
+
+def test_flags_are_found():
+    """In plain strings and in f-strings, but neither in a module's docstring nor in the hub's."""
+    source = '''"""Example: sample.py --model M"""
+ADVICE = "use another --workdir"
+def f(x):
+    raise ValueError(f"{x} is too small: give another "
+                     "--image_size" f" than {x}; `hf download {x} --local-dir FOLDER` leaves it")
+RULE = "a -- b ---- c"
+'''
+    assert _flags(source) == ["line 2: --workdir", "line 4: --image_size"]
+
+
 def test_every_command_file_is_listed():
     def is_command(file) -> bool:
         return any(f"\ndef {name}(" in file.read_text() for name in ("add_parser", "run_words"))

@@ -6,7 +6,7 @@ from medsd_jax.config.sections import add_sampling
 
 
 def sampling_config() -> ConfigDict:
-    """What `medsd-jax evaluate --model` draws before it measures."""
+    """What is drawn from a model before it is measured."""
     config = ConfigDict()
     config.prompts = ()  # or give --prompts_csv
     config.num_images = 1  # of each prompt

@@ -96,7 +96,7 @@ class BatchIterator(Iterator[Batch]):
                 "the saved data state is of another version of medsd_jax, "
                 f"{saved.get('version')!r} where this one writes {_STATE_VERSION}: whether the "
                 "data is the same cannot be told; go on with the version that saved it, or start "
-                "a new run in another --workdir"
+                "a new run in another workdir"
             )
         _check_same("seed", saved.get("seed"), self._seed)
         sources = saved.get("sources")
@@ -110,7 +110,7 @@ class BatchIterator(Iterator[Batch]):
                     raise UserError(
                         f"the saved data state is of other records: names, sizes or texts of the "
                         f"{now['num_images']} images of {now['split']} differ; resume with the "
-                        "same data, or start a new run in another --workdir"
+                        "same data, or start a new run in another workdir"
                     )
                 name = key if key == "split" else f"{key} of {now['split']}"
                 _check_same(name, before.get(key), value)
@@ -131,7 +131,7 @@ def _check_same(name: str, saved: Any, now: Any) -> None:
     if saved != now:
         raise UserError(
             f"the saved data state has another {name}: {saved!r} where this run has {now!r}; "
-            f"resume with the same {name}, or start a new run in another --workdir"
+            f"resume with the same {name}, or start a new run in another workdir"
         )
 
 

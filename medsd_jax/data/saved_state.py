@@ -7,7 +7,7 @@ from medsd_jax.errors import UserError
 
 ADVICE = (
     "remove the checkpoint of that step, so that an earlier one is gone on from, or start a new "
-    "run in another --workdir"
+    "run in another workdir"
 )
 
 

@@ -61,7 +61,7 @@ def open_autoencoder(
     channels = {vae.config.in_channels, vae.config.out_channels}
     if channels != {3}:
         raise UserError(
-            f"--model {model}: its VAE takes {vae.config.in_channels} channels and gives "
+            f"{model}: its VAE takes {vae.config.in_channels} channels and gives "
             f"{vae.config.out_channels}, not RGB"
         )
     if image_size is None or resize_mode is None:
@@ -72,7 +72,7 @@ def open_autoencoder(
     if image_size % downscale or not most_scales(image_size, image_size):
         raise UserError(
             f"pictures of {image_size} pixels: this VAE takes multiples of {downscale}, and SSIM "
-            "at least 11; give another --image_size"
+            "at least 11; give another image size"
         )
     graphdef = graph("vae", vae.config)
 

@@ -135,16 +135,16 @@ def _advice(path: Path, names: list[str]) -> str:
             )
         if "pytorch_lora_weights.safetensors" in names:
             return (
-                "a trainer's checkpoint of a LoRA: give the base model, and this folder as --lora"
+                "a trainer's checkpoint of a LoRA: give the base model, and this folder as its LoRA"
             )
         return (
             "a trainer's checkpoint is no model; go on with the trainer to its end, and give the "
             "folder that it writes then"
         )
     if _LORA in names:
-        return "it holds a LoRA: give the base model as --model, and this folder as --lora"
+        return "it holds a LoRA: give the base model, and this folder as its LoRA"
     if any(name.startswith("learned_embeds") for name in names):
-        return "it holds a learnt word: give the base model as --model, and the file as --embedding"
+        return "it holds a learnt word: give the base model, and the file as its embedding"
     if "config.json" in names:
         return (
             "by its config.json it is one network: give the whole model that it belongs to, or put "

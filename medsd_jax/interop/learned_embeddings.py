@@ -81,7 +81,7 @@ def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> Stab
     if taken := [token for token in tokens if token in known]:
         raise UserError(
             f"the placeholder token {taken[0]!r} exists already in this model's tokenizer: choose "
-            "another word (--embedding FILE:WORD, or adaptation.word of a recipe)"
+            "another word (FILE:WORD, or adaptation.word of a recipe)"
         )
     table_name = token_table(model.params)
     table = np.asarray(model.params[table_name])
@@ -89,7 +89,7 @@ def with_embeddings(model: StableDiffusion, word: str, rows: np.ndarray) -> Stab
         _LOG.warning(
             "the new word %r is an old one, too: all of these letters in a prompt now mean the new "
             "one, inside of longer words as well; choose a word that no text holds "
-            "(--embedding FILE:WORD)",
+            "(FILE:WORD)",
             word,
         )
     before = {token: _ids_of(tokenizer, token) for token in tokenizer.get_added_vocab()}

@@ -40,7 +40,7 @@ def require_torch() -> None:
     absent = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
     if absent:
         raise UserError(
-            f"--verify compares with PyTorch, but {' and '.join(absent)} cannot be imported; "
+            f"an export is checked against PyTorch, but {' and '.join(absent)} cannot be imported; "
             "in the folder of medsd_jax run: pip install '.[torch]'"
         )
 

@@ -95,7 +95,7 @@ def require_variant(parts: Mapping[str, Collection[str]], variant: str, where: s
     found = sorted({v for part, names in parts.items() for v in _variants(names, stems[part])})
     known = f"there: {', '.join(found)}" if found else "there is none"
     raise UserError(
-        f"{where}: no {variant!r} variant of the weights ({known}); leave --variant out for the "
+        f"{where}: no {variant!r} variant of the weights ({known}); name no variant for the "
         "plain files"
     )
 
@@ -148,8 +148,8 @@ def _why_no_weights(names: Collection[str], stem: str) -> str:
         files = sorted(name for v in variants for name in _spellings(stem, v) if name in names)
         return (
             f"no {stem}.safetensors, but the variant {' or '.join(map(repr, variants))} "
-            f"({', '.join(files)}); read it by --variant {variants[0]} (in a recipe: "
-            "model.variant), or rename the file"
+            f"({', '.join(files)}); read it as the variant {variants[0]!r} (in a "
+            "recipe: model.variant), or rename the file"
         )
     if pickled := sorted(name for name in names if name.endswith(PICKLED)):
         return f"only {_pickle_reason(pickled)}"

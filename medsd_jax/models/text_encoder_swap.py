@@ -61,7 +61,7 @@ def swap_text_encoder(
     if projection == "none" and not fresh_unet and width != needed:
         raise UserError(
             f"the encoder is {width} wide, the U-Net attends to {needed}: put a projection between "
-            "them (--projection linear or mlp), or train a new U-Net (--fresh_unet)"
+            "them (linear or mlp), or train a fresh U-Net"
         )
     if hidden_features is not None and projection != "mlp":
         raise UserError(f"a hidden layer of {hidden_features} needs projection = 'mlp'")

@@ -64,7 +64,7 @@ def _check_alone(command: str, launch: Launch | None, tpu_hosts: int) -> None:
     if launch is not None:
         raise UserError(
             f"{command} runs in one process, but {launch.by} started {launch.num_processes}: start "
-            f"it once, such as with srun --ntasks=1, or set {ALONE}"
+            f"it once, in a job of one task, or set {ALONE}"
         )
     if tpu_hosts > 1 and os.environ.get("JAX_PLATFORMS") != "cpu":
         raise UserError(
@@ -90,7 +90,8 @@ def _check_joined(launch: Launch | None) -> None:
     if count > 1 and not jax.distributed.is_initialized():
         raise UserError(
             f"the {platform} devices are those of {count} processes, which were not joined: say "
-            "--coordinator HOST:PORT, --num_processes and --process_id on each"
+            "on each where process 0 is, how many there are and which one it is, as the multi-host "
+            "guide shows"
         )
     if count > 1:
         log.info(
@@ -127,8 +128,8 @@ def _told(who: str) -> Iterator[None]:
     except (RuntimeError, ValueError, OSError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{who} could not be joined: {reason}; see --coordinator, or run one process alone "
-            f"with {ALONE}"
+            f"{who} could not be joined: {reason}; say where process 0 is, or run one process "
+            f"alone with {ALONE}"
         ) from error
     take_signals_back()
 

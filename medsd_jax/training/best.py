@@ -102,7 +102,7 @@ class KeepBest:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} cannot be read ({error!r}), so {self.folder} is not overwritten: remove "
-                "that folder, or use another --workdir"
+                "that folder, or use another workdir"
             ) from error
         if resumed and (metric, settings) == (self._metric, self._settings):
             log.info("the best so far: %s = %g at step %d", metric, value, step)

@@ -192,7 +192,7 @@ class Checkpoints:
                 raise UserError(
                     f"{self._folder}/{step} does not fit this config: {name} is "
                     f"{_said(saved, name)} there and {_said(wanted, name)} here (another model, "
-                    "train pattern, optimizer or EMA switch?); use another --workdir, or the "
+                    "train pattern, optimizer or EMA switch?); use another workdir, or the "
                     "config that it was made with"
                 )
 

@@ -152,8 +152,8 @@ def _warn_of_shared_patients(train: Any, held_out: Any) -> None:
     shared = sorted(set(train.patient_ids) & set(held_out.patient_ids))
     if shared:
         _log.warning(
-            "%d patient(s), such as %s, are in --train %s and in --real %s: the alarm needs "
-            "patients that the model was not trained on",
+            "%d patient(s), such as %s, are in the training set %s and in the real set %s: the "
+            "alarm needs patients that the model was not trained on",
             len(shared), shared[0], train.name, held_out.name,
         )  # fmt: skip
 

@@ -148,7 +148,7 @@ def _describe(topology: str) -> tuple[Chip, list[int]]:
     match = re.fullmatch(r"(\w+):([1-9]\d{0,3}(?:x[1-9]\d{0,3}){1,2})", topology)
     if match is None or match[1] not in CHIPS:
         raise UserError(
-            f"--topology {topology} is not understood: GENERATION:SHAPE such as v5e:8x8, with one "
+            f"topology {topology} is not understood: GENERATION:SHAPE such as v5e:8x8, with one "
             f"of {', '.join(CHIPS)}"
         )
     return CHIPS[match[1]], [*map(int, match[2].split("x")), 1][:3]
@@ -179,5 +179,5 @@ def _devices(topology: str, slices: int) -> list:
         if importlib.util.find_spec("libtpu") is None and not os.environ.get("TPU_LIBRARY_PATH"):
             advice = "libtpu comes with pip install '.[tpu]'"
         raise UserError(
-            f"--topology {topology} cannot be compiled for ({reason}); {advice}"
+            f"topology {topology} cannot be compiled for ({reason}); {advice}"
         ) from error

@@ -68,7 +68,7 @@ def probe_encoders(
         check_pooling(encoder, parse_pooling(config.pooling), name)
     has_bert = any(isinstance(encoder.config, BertTextConfig) for encoder in loaded.values())
     if config.attention_mask and not has_bert:
-        raise UserError("--attention_mask is for BERT encoders, and none is among them")
+        raise UserError("attention_mask = True is for BERT encoders, and none is among them")
     dataset = open_dataset(
         *data,
         params={} if config.num_images is None else {"num_images": config.num_images},
@@ -93,7 +93,7 @@ def _probe(
 
     splits = (dataset.train, dataset.validation)
     if not all(len(split) for split in splits):
-        raise UserError("a side of the data set is empty: change --validation_fraction")
+        raise UserError("a side of the data set is empty: change validation_fraction")
     names = list(config.labels or _yes_no_labels(dataset))
     if not names:
         raise UserError("the data set has no label with both 1 and 0: there is nothing to probe")

@@ -153,7 +153,7 @@ class SampleFolder:
                 problem = error
         done = from_main(done)
         if done < 0:
-            raise problem or UserError(f"--output {self.folder} is not used, see the main process")
+            raise problem or UserError(f"{self.folder} is not used, see the main process")
         return done
 
     def _find_done(self) -> int:
@@ -188,8 +188,7 @@ class SampleFolder:
 
     def _refusal(self, reason: str) -> UserError:
         return UserError(
-            f"--output {self.folder} holds samples already: {reason}; name another folder or "
-            "remove it"
+            f"{self.folder} holds samples already: {reason}; name another folder or remove it"
         )
 
 
@@ -198,5 +197,5 @@ def _check_one_each(numbered: Sequence[tuple[str, int]]) -> None:
     if again is not None:
         raise UserError(
             f"layout chexgenbench takes one picture a prompt, id {again!r} has more: give "
-            "--num_images 1 and every prompt once"
+            "every prompt once, and one image of each"
         )

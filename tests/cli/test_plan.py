@@ -89,4 +89,4 @@ def test_a_slice_that_is_not_sold_is_one_line(model, capsys, topology):
     flags = [*BASE, f"--config.model.path={model}", "--topology", topology]
     assert exit_code(lambda: run_words(flags, "plan")) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"--topology {topology} cannot" in last and "x and y are even" in last
+    assert f"topology {topology} cannot" in last and "x and y are even" in last

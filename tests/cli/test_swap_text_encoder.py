@@ -75,7 +75,7 @@ def test_everything_else_keeps_its_bits(places, tmp_path, capsys):
 def test_widths_that_do_not_fit_name_both_and_the_ways_out(places, tmp_path, capsys):
     assert swap(places, tmp_path / "new", encoder="narrow") == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    for words in ("16 wide", "attends to 32", "--projection linear or mlp", "--fresh_unet"):
+    for words in ("16 wide", "attends to 32", "linear or mlp", "fresh U-Net"):
         assert words in said
     assert not (tmp_path / "new").exists()
 

@@ -271,8 +271,8 @@ def test_a_single_file_checkpoint(tiny_folder, tmp_path):
 @pytest.mark.parametrize(
     "names, told",
     [
-        (["pytorch_lora_weights.safetensors"], "this folder as --lora"),
-        (["learned_embeds.safetensors"], "the file as --embedding"),
+        (["pytorch_lora_weights.safetensors"], "this folder as its LoRA"),
+        (["learned_embeds.safetensors"], "the file as its embedding"),
         (["config.json", "diffusion_pytorch_model.safetensors"], "it is one network"),
         (["config.json", "model.safetensors", "vocab.txt"], "swap-text-encoder"),
         (["config.json", "checkpoints", "metrics.jsonl"], "a training workdir"),

@@ -146,7 +146,7 @@ def test_the_word_may_be_given(tmp_path):
     model = add_embedding(model, tmp_path, "<second>")  # a folder with one file
     (ids,) = encode_prompts(model.tokenizer, ["<second> <first>"])
     assert ids[1:3].tolist() == [513, 512]
-    with pytest.raises(UserError, match=r"'<first>' exists already .*--embedding FILE:WORD"):
+    with pytest.raises(UserError, match=r"'<first>' exists already .*FILE:WORD"):
         add_embedding(model, path, "<first>")
 
 

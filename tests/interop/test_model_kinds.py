@@ -152,7 +152,10 @@ def test_a_trainer_s_checkpoint_is_spoken_of_as_one(tiny_folder):
 
 @pytest.mark.parametrize(
     "name, told",
-    [("pytorch_lora_weights.safetensors", "this folder as --lora"), ("model.safetensors", "go on")],
+    [
+        ("pytorch_lora_weights.safetensors", "this folder as its LoRA"),
+        ("model.safetensors", "go on"),
+    ],
 )
 def test_a_trainer_s_checkpoint_without_parts(tiny_folder, name, told):
     folder = _checkpoint(tiny_folder)

@@ -360,7 +360,7 @@ def test_a_variant_of_one_part(tiny_model, tiny_folder, caplog):
         load_pipeline(tiny_folder, variant="non_ema").params["unet.conv_in.bias"],
         tiny_model.params["unet.conv_in.bias"] + 1,
     )
-    with pytest.raises(UserError, match="read it by --variant non_ema"):
+    with pytest.raises(UserError, match="read it as the variant 'non_ema'"):
         load_pipeline(tiny_folder)
     with pytest.raises(UserError, match=r"no 'fp16' variant of the weights \(there: non_ema\)"):
         load_pipeline(tiny_folder, variant="fp16")

@@ -115,7 +115,7 @@ def test_fp16_only_where_asked_or_alone(tmp_path):
         ("model.pt", "a pickle can run any code"),
         ("flax_model.msgpack", "former Flax models"),
         ("other.safetensors", r"no model\.safetensors, but other\.safetensors"),
-        ("model.non_ema.safetensors", "read it by --variant non_ema"),
+        ("model.non_ema.safetensors", "read it as the variant 'non_ema'"),
         ("config.json", r"expected model\.safetensors, found config\.json"),
     ],
 )

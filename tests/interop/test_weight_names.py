@@ -38,7 +38,7 @@ def test_one_part_must_have_the_variant(caplog, file):
     assert "only unet has the variant 'non_ema'; vae and text_encoder" in message
     with pytest.raises(UserError, match=r"no 'fp16' variant of the weights \(there: non_ema\)"):
         require_variant(parts, "fp16", "model")
-    with pytest.raises(UserError, match=r"'non_ema' .* read it by --variant non_ema"):
+    with pytest.raises(UserError, match=r"'non_ema' .* read it as the variant 'non_ema'"):
         choose_weights({file}, UNET, where="unet")
     assert choose_weights({file}, UNET, variant="non_ema", where="unet") == file
 

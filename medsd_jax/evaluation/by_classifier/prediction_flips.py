@@ -29,14 +29,14 @@ def check_judge(judge: Classifier, labels: Sequence[Mapping[str, Any]], image_si
     """
     if judge.image_size > image_size:
         raise UserError(
-            f"--judge looks at {judge.image_size} pixels, but the reconstructions have "
+            f"the classifier looks at {judge.image_size} pixels, but the reconstructions have "
             f"{image_size}: enlarged, they would show it what no picture holds; give a larger "
-            "--image_size or a judge of smaller pictures"
+            "image size, or a classifier of smaller images"
         )
     known = {name for row in labels for name in row} - set(TRAIT_COLUMNS)
     if known and not known & set(map(label_name, judge.labels)):
         raise UserError(
-            f"--judge knows {', '.join(judge.labels)}, but the pictures are labelled with "
+            f"the classifier knows {', '.join(judge.labels)}, but the pictures are labelled with "
             f"{', '.join(sorted(known))}"
         )
 

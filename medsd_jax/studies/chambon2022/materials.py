@@ -59,7 +59,7 @@ def write_small_bert(folder: Path, captions: tuple[str, ...]) -> None:
     """A BERT of random weights with a vocabulary learnt from the captions.
 
     No published encoder is as narrow as the demo's U-Net. Random layers keep texts apart, and that
-    is all that the comparison asks of them; what pre-training adds is for --scale full to show.
+    is all that the comparison asks of them; what pre-training adds is for the full scale to show.
     """
     vocabulary = train_bert_vocabulary(captions, size=600)
     config = BertTextConfig(
