@@ -17,6 +17,7 @@ if "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
 import jax
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
@@ -65,3 +66,16 @@ def shared_assets() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set MEDSD_ASSETS to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def classifier():
+    """One that has learnt nothing, of two findings and images of 24 x 24."""
+    from medsd_jax.classifier.model import Classifier
+    from medsd_jax.vision.densenet import random_params
+    from tests.tiny.classifier import tiny_network
+
+    network = tiny_network()
+    params = random_params(network, np.random.default_rng(0))
+    slope, intercept = np.float32([2.0, 1.0]), np.float32([-0.5, 0.0])
+    return Classifier(network, ("effusion", "nodule"), 24, "pad", params, slope, intercept)

@@ -12,7 +12,6 @@ from medsd_jax.reports.writing import schema
 
 if TYPE_CHECKING:
     from medsd_jax.data.dataset import Dataset
-    from medsd_jax.models.stable_diffusion import weights_fingerprint
     from medsd_jax.models.text_encoder import LoadedTextEncoder
 
 REPORT = "report.json"
@@ -89,6 +88,7 @@ def _probe(
     """The report."""
     from medsd_jax.evaluation.text.embeddings import embed_texts, parse_pooling
     from medsd_jax.evaluation.text.probe import Side, probe
+    from medsd_jax.models.stable_diffusion import weights_fingerprint
     from medsd_jax.workflows.classifier_recipe import targets_of
 
     splits = (dataset.train, dataset.validation)

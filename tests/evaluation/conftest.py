@@ -1,20 +1,7 @@
-"""What the tests of this folder share: sets of features, and a judge that has learnt nothing."""
+"""What the tests of this folder share: sets of features."""
 
 import numpy as np
 import pytest
-
-from medsd_jax.classifier.model import Classifier
-from medsd_jax.vision.densenet import random_params
-from tests.tiny.classifier import tiny_network
-
-
-@pytest.fixture(scope="session")
-def classifier():
-    """Two findings, pictures of 24 x 24."""
-    network = tiny_network()
-    params = random_params(network, np.random.default_rng(0))
-    slope, intercept = np.float32([2.0, 1.0]), np.float32([-0.5, 0.0])
-    return Classifier(network, ("effusion", "nodule"), 24, "pad", params, slope, intercept)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from medsd_jax.evaluation.features import extraction  # noqa: E402
 from medsd_jax.evaluation.features.extraction import features_of, open_network  # noqa: E402
 from medsd_jax.evaluation.images.image_sets import open_pictures  # noqa: E402
 from medsd_jax.interop.pipeline_dir import save_pipeline  # noqa: E402
+from medsd_jax.parallel import batching  # noqa: E402
 from medsd_jax.parallel.mesh import make_mesh  # noqa: E402
 from medsd_jax.reports.writing import schema  # noqa: E402
 from tests.tiny import pipeline  # noqa: E402
@@ -54,7 +55,7 @@ def test_a_device_gets_as_many_pictures_as_it_can_hold(places, tmp_path, monkeyp
     network = open_network(f"clip={places / 'clip'}")
     sizes = []
     monkeypatch.setattr(
-        extraction,
+        batching,
         "put_global",
         lambda x, s: (
             (sizes.append(len(x)) if isinstance(x, np.ndarray) else None) or jax.device_put(x, s)
