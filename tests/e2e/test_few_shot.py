@@ -71,8 +71,8 @@ def test_prior_is_sampled_once_and_goes_on_where_it_stopped(places, trained, tmp
         asked.extend(settings["seeds"])
         return sample(model, prompts, **settings)
 
-    sample = preview.api.sample
-    monkeypatch.setattr(preview.api, "sample", counted)
+    sample = preview.sample_images
+    monkeypatch.setattr(preview, "sample_images", counted)
     train(recipe(*places, **FEW), tmp_path / "again")
     assert asked == []
     (folder,) = places[1].glob("prior-*")
