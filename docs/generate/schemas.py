@@ -92,6 +92,8 @@ def kind_of(schema: Schema, file: str, definitions: Mapping[str, Schema]) -> str
 
 
 def _prose(text: str) -> str:
-    text = " ".join(text.split()).replace("_", "\\_").replace("*", "\\*")
+    parts = " ".join(text.split()).split("`")
+    # What stands between backquotes is code already.
+    parts[::2] = [part.replace("_", "\\_").replace("*", "\\*") for part in parts[::2]]
     # A definition of no words would be no definition.
-    return text or "&nbsp;"
+    return "`".join(parts) or "&nbsp;"

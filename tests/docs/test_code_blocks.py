@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [block for page in PAGES for block in code_blocks(page)]
 LANGUAGES = {"bash", "csv", "python", "text"}
 MARKS = {"needs-weights", "needs-torch"}
+PROMPTS = ("A photo of a lung xray", "Chest X-ray. Large left pleural effusion.")
 OTHERS = {
     "cd",
     "gcloud",
@@ -81,12 +82,12 @@ def project(tmp_path_factory) -> Path:
     model = tiny_pipeline()
     for name in ("demo/model", "demo/vae/model", "mine/model", "export"):
         medsd_jax.save(model, folder / "runs" / name)
-    noise = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (24, SIDE, SIDE, 3), np.uint8)
     (folder / "runs/look").mkdir()
     rows = []
     for i, image in enumerate(noise):
         Image.fromarray(image).save(folder / f"runs/look/{i:05}.png")
-        rows.append({"file": f"{i:05}.png", "prompt": "A photo of a lung xray", "seed": i})
+        rows.append({"file": f"{i:05}.png", "prompt": PROMPTS[i % 2], "seed": i})
     (folder / "runs/look/samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     records = phantom_records(24, image_size=32)
     write_image_folder(records, folder / "my_images", progress=False)

@@ -92,7 +92,7 @@ def test_a_schema_lists_every_key(tmp_path):
         "title": "test.json",
         "required": ["n"],
         "properties": {
-            "n": {"type": "integer", "minimum": 0, "description": "how_many"},
+            "n": {"type": "integer", "minimum": 0, "description": "how_many `a_b`"},
             "by_name": {"type": "object", "additionalProperties": {"$ref": "#/$defs/estimate"}},
             "hashes": {"type": "array", "items": {"$ref": "#/$defs/hash"}},
             "inner": {"type": "object", "properties": {"x": {"enum": ["a", 1]}}},
@@ -106,7 +106,7 @@ def test_a_schema_lists_every_key(tmp_path):
     (tmp_path / "test.schema.json").write_text(json.dumps(schema))
     page = schemas.page([tmp_path / "test.schema.json"])
     for line in (
-        "`n`: integer ≥ 0\n:   how\\_many\n",
+        "`n`: integer ≥ 0\n:   how\\_many `a_b`\n",
         "`by_name` (may be absent): name → [estimate](#test-estimate)\n",
         "`hashes` (may be absent): list of string\n",
         '`inner.x` (may be absent): `"a"` or `1`\n',
