@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from medsd_jax.config.recipes import load_config as load_config
     from medsd_jax.data.dataset import open_dataset as open_dataset
     from medsd_jax.errors import UserError as UserError
+    from medsd_jax.workflows.evaluate import evaluate as evaluate
+    from medsd_jax.workflows.evaluate import fid as fid
     from medsd_jax.workflows.models import add_embedding as add_embedding
     from medsd_jax.workflows.models import add_lora as add_lora
     from medsd_jax.workflows.models import load as load
@@ -40,6 +42,8 @@ _HOME = {
     "add_lora": "workflows.models",
     "classifier_config": "config",
     "downstream_utility_config": "config",
+    "evaluate": "workflows.evaluate",
+    "fid": "workflows.evaluate",
     "load": "workflows.models",
     "load_classifier": "classifier.model",
     "load_config": "config.recipes",

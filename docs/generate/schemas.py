@@ -78,6 +78,8 @@ def kind_of(schema: Schema, file: str, definitions: Mapping[str, Schema]) -> str
     kind = schema.get("type", "any value")
     if isinstance(kind, list):
         return " or ".join(kind)
+    if kind == "array" and "prefixItems" in schema:
+        return f"[{', '.join(kind_of(one, file, definitions) for one in schema['prefixItems'])}]"
     if kind == "array" and "items" in schema:
         return f"list of {kind_of(schema['items'], file, definitions)}"
     values = schema.get("additionalProperties")

@@ -1,15 +1,12 @@
 """``medsd-jax evaluate``: two sets of pictures, and every number about them."""
 
 import argparse
-import logging
 from pathlib import Path
 
 from medsd_jax.cli.flags import check_seed
 from medsd_jax.cli.host_flags import add_host_flags, host_flags
 from medsd_jax.cli.sampling_flags import add_sampling_flags, sampling_of_flags
 from medsd_jax.errors import UserError
-
-_log = logging.getLogger(__name__)
 
 _EXAMPLES = """examples:
   medsd-jax train-classifier --config demo_classifier --workdir runs/judge
@@ -79,29 +76,25 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     check_flags(args)
     sampling = sampling_of_flags(args)
+    from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.parallel.start import start_devices
-    from medsd_jax.workflows.evaluate import default_features, evaluate
-    from medsd_jax.workflows.workdir import working_in
+    from medsd_jax.reports.evaluation_summary import in_words
+    from medsd_jax.workflows.evaluate import evaluate
 
     start_devices(host_flags(args))
-    features = args.features
-    if features is None:
-        features = [default_features(args.judge, args.model)]
-        _log.warning(
-            "no --features: distances are measured in %s, for a rough first look; name a network, "
-            "such as --features xrv=FILE, for numbers to report",
-            features[0],
-        )
-    with working_in(args.output, "an evaluation"):
-        evaluate(
-            args.real,
-            sampling or args.synthetic,
-            args.output,
-            train=args.train,
-            features=features,
-            judge=args.judge,
-            seed=args.seed or 0,
-        )
+    report = evaluate(
+        args.real,
+        sampling or args.synthetic,
+        output=args.output,
+        features=args.features,
+        train=args.train,
+        classifier=args.judge,
+        seed=args.seed or 0,
+    )
+    if is_main_process():
+        print(in_words(report))
+        page = args.output / "report.html"
+        print(f"open {page}; its numbers are in {page.with_suffix('.json')}")
     return 0
 
 

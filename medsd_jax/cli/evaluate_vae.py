@@ -19,11 +19,11 @@ _EXAMPLES = """examples:
 
 a set of pictures (R) is what `evaluate` takes: see medsd-jax evaluate --help
 
-The verdict compares two means with thresholds. Both thresholds are conventions of lossy image
+The result compares two means with thresholds. Both thresholds are conventions of lossy image
 compression and no medical validation: 30 dB is an RMSE of 3 % of the range, the lower end of what
 compressed 8-bit pictures usually have; an SSIM of 0.9 is widely taken for "hardly distinguishable".
 Neither says whether a finding can still be seen: --judge and the worst cases say more about that.
-The exit code is 0 whatever the verdict is: this is a measurement, not a check."""
+The exit code is 0 whatever the result is: this is a measurement, not a check."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     check_config(config)
     start_devices(host_flags(args))
     with working_in(args.output, "an evaluation"):
-        report = audit(config, args.model, args.real, args.output, judge_folder=args.judge)
+        report = audit(config, args.model, args.real, args.output, classifier=args.judge)
     if is_main_process():
         print(in_words(report))
         page = args.output / "report.html"

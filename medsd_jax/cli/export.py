@@ -68,4 +68,4 @@ def run(args: argparse.Namespace) -> int:
     if certificate is None:
         return 0
     print(summary(certificate))
-    return 0 if certificate["passed"] else 1
+    return 0 if certificate.passed else 1

@@ -16,10 +16,10 @@ _EPILOG = """examples:
 The second line asks the model that the run started from, which saw neither side: what it can tell
 apart is no memorisation. The run's own config.json tells which patients were trained on and which
 validate. The report:
-  auroc             0.5: losses do not tell trained pictures from others; with its 95 % interval
-  tpr_at_fpr_0.01   share of the trained pictures found with one false alarm in a hundred
-  tpr_by_chance     the same where nothing tells them apart; larger of few held-out patients
-  timesteps         both sides' mean loss, and the AUROC by it, from little noise to much"""
+  auroc                    0.5: losses do not tell trained images from others; with its interval
+  tpr_at_one_percent_fpr   share of the trained images found with one false alarm in a hundred
+  tpr_by_chance            the same where nothing tells them apart; larger of few held-out patients
+  timesteps                losses of both groups and the AUROC by them, from little noise to much"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from medsd_jax.cli.flags import ArgumentParser, parse_recipe, positive_int
 from medsd_jax.config import training_config
 from medsd_jax.config.recipes import check_recipe
-from medsd_jax.files import write_json
 from medsd_jax.workflows.plan import CHIPS, in_words, plan
 
 _EXAMPLE = "--config roentgen --topology v5e:8x8 --config.model.path=FOLDER"
@@ -33,10 +32,12 @@ def run_words(argv: Sequence[str], prog: str) -> int:
         help="so many of these slices, joined by the data center's network (default 1)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE", help="also write the plan as JSON")
+    from medsd_jax.reports.writing import write_report
+
     args, config, _ = parse_recipe(parser, argv)
     check_recipe(config, args.config, training_config, "roentgen")
     found = plan(config, args.topology, args.slices)
     print(in_words(found))
     if args.output is not None:
-        write_json(args.output, found, sort_keys=False)
-    return 0 if found["fits"] else 1
+        write_report(args.output, found)
+    return 0 if found.fits else 1

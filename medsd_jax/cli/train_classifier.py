@@ -16,11 +16,11 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     )
     check_recipe(flags.config, flags.recipe, classifier_config, "demo_classifier")
     from medsd_jax.parallel.start import start_devices
-    from medsd_jax.workflows.train_classifier import REPORT, _in_words, train_classifier
+    from medsd_jax.workflows.train_classifier import REPORT, in_words, train_classifier
 
     start_devices(flags.hosts)
     report = train_classifier(flags.config, flags.workdir)
-    for name, scores in report["labels"].items():
-        print(f"{name}: {_in_words(scores)}")
+    for name, scores in report.labels.items():
+        print(f"{name}: {in_words(scores)}")
     print(f"the classifier is in {flags.workdir}, its scores in {flags.workdir / REPORT}")
     return 0

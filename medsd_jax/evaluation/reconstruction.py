@@ -32,6 +32,15 @@ from medsd_jax.evaluation.autoencoder import Autoencoder
 from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import most_scales, ms_ssim, psnr, rmse, ssim
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.reconstruction import (
+    Band,
+    ColourCast,
+    CriteriaResult,
+    Criterion,
+    Similarity,
+    Spread,
+)
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.parallel.batching import batch_rows, filled, over_devices
 from medsd_jax.parallel.mesh import batch_sharding
@@ -185,83 +194,77 @@ def measure(
     )
 
 
-def summarise(measured: Measurement, patient_ids: Sequence[str], *, seed: int) -> dict[str, Any]:
+def summarise(
+    measured: Measurement, patient_ids: Sequence[str], *, seed: int
+) -> tuple[Similarity, ColourCast, tuple[Band, ...]]:
     """The report's entries similarity, colour_cast and bands.
 
     Args:
         measured: from `measure`.
         patient_ids: [n], of the measured pictures: the unit of the intervals.
         seed: of the bootstrap.
-
-    Returns:
-        similarity: num_scales, and of each name mean (value, n = patients, ci95 where there are two
-        patients or more), std and quantiles; colour_cast: name -> a mean likewise; bands: of each
-        name, low, high, share, bias and rmse, the latter two null where no pixel is in it.
     """
     of_patients = functools.partial(estimate, units=np.asarray(patient_ids), seed=seed)
-    similarity: dict[str, Any] = {"num_scales": measured.num_scales}
+    spreads = {}
     for name in SIMILARITY:
         values = measured.values[name].astype(np.float64)
-        similarity[name] = {
-            "mean": of_patients(np.mean, values),
-            "std": float(values.std(ddof=1)),
-            "quantiles": {f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES},
-        }
+        spreads[name] = Spread(
+            mean=of_patients(np.mean, values),
+            std=float(values.std(ddof=1)),
+            quantiles={f"{q:g}": float(np.quantile(values, q)) for q in QUANTILES},
+        )
     count, error, squared_error = (measured.bands[k] for k in ("count", "error", "squared"))
     bands = []
     for k, name in enumerate(BANDS):
         is_there = count[:, k].any()
         sums = {"bias": error[:, k], "rmse": squared_error[:, k]}
         bands.append(
-            {
-                "name": name,
-                "low": k / len(BANDS),
-                "high": (k + 1) / len(BANDS),
-                "share": of_patients(_ratio, count[:, k], count.sum(axis=1)),
-                "bias": of_patients(_ratio, sums["bias"], count[:, k]) if is_there else None,
-                "rmse": of_patients(_root, sums["rmse"], count[:, k]) if is_there else None,
-            }
+            Band(
+                name=name,
+                low=k / len(BANDS),
+                high=(k + 1) / len(BANDS),
+                share=of_patients(_ratio, count[:, k], count.sum(axis=1)),
+                bias=of_patients(_ratio, sums["bias"], count[:, k]) if is_there else None,
+                rmse=of_patients(_root, sums["rmse"], count[:, k]) if is_there else None,
+            )
         )
     colour_cast = {
         name: of_patients(np.mean, measured.values[name].astype(np.float64)) for name in COLOUR_CAST
     }
-    return {"similarity": similarity, "colour_cast": colour_cast, "bands": bands}
+    similarity = Similarity(num_scales=measured.num_scales, **spreads)
+    return similarity, ColourCast(**colour_cast), tuple(bands)
 
 
-def give_verdict(measured: Measurement, least: Mapping[str, float]) -> dict[str, Any]:
+def compare_with_thresholds(measured: Measurement, minimum: Mapping[str, float]) -> CriteriaResult:
     """Says whether the means reach their thresholds.
 
     Args:
         measured: from `measure`.
-        least: name of `SIMILARITY` -> the smallest mean that is good enough.
-
-    Returns:
-        good_enough, criteria (name, least, value, passed, and share_below, of the pictures) and
-        the caveat.
+        minimum: name of `SIMILARITY` -> the smallest mean that is good enough.
     """
     criteria = []
-    for name, threshold in least.items():
+    for name, threshold in minimum.items():
         values = measured.values[name].astype(np.float64)
         criteria.append(
-            {
-                "name": name,
-                "least": float(threshold),
-                "value": float(values.mean()),
-                "passed": bool(values.mean() >= threshold),
-                "share_below": float(np.mean(values < threshold)),
-            }
+            Criterion(
+                name=name,
+                minimum=float(threshold),
+                value=float(values.mean()),
+                passed=bool(values.mean() >= threshold),
+                share_below=float(np.mean(values < threshold)),
+            )
         )
-    good_enough = all(criterion["passed"] for criterion in criteria)
-    return {"good_enough": good_enough, "criteria": criteria, "caveat": CAVEAT}
+    good_enough = all(criterion.passed for criterion in criteria)
+    return CriteriaResult(good_enough=good_enough, criteria=tuple(criteria), caveat=CAVEAT)
 
 
 def estimate(
     statistic: Callable[..., float], *arrays: np.ndarray, units: np.ndarray, seed: int
-) -> dict[str, Any]:
+) -> Estimate:
     """A number with its interval over units, or without one where there is a single unit."""
     if len(set(units)) < 2:
-        return {"value": float(statistic(*arrays)), "n": 1}
-    return bootstrap_interval(statistic, *arrays, units=units, seed=seed).to_dict()
+        return Estimate(float(statistic(*arrays)), 1)
+    return bootstrap_interval(statistic, *arrays, units=units, seed=seed)
 
 
 def _reconstruct(reconstruct: Callable, params: Any, originals_u8: jax.Array):

@@ -1,16 +1,13 @@
-"""The evaluation on disk: OUTPUT/report.json by its schema, and OUTPUT/report.html.
+"""The evaluation on disk: OUTPUT/report.json, and OUTPUT/report.html.
 
-The page needs no other file and no network. schemas/evaluation.json says what every
-key of report.json means.
+The page needs no other file and no network.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 
 from medsd_jax.arrays import evenly_spread
@@ -19,10 +16,11 @@ from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.evaluation.memorization.alarm import FEW_PATIENTS
 from medsd_jax.evaluation.memorization.nearest_images import Audit
 from medsd_jax.evaluation.metrics.realism import Realism
+from medsd_jax.evaluation.reports.evaluation import Distances, EvaluationReport, Memorization
 from medsd_jax.files import write_text
-from medsd_jax.reports.evaluation_plots import plot_distances, plot_extrapolation, plot_parts
+from medsd_jax.reports.evaluation_plots import plot_distances, plot_estimates, plot_extrapolation
 from medsd_jax.reports.page import page_template
-from medsd_jax.reports.writing import schema
+from medsd_jax.reports.writing import write_report
 
 _SHOWN, _PAIRS_SHOWN, _CASES_SHOWN, _SIDE = 16, 12, 8, 128
 
@@ -43,28 +41,26 @@ class Cases:
 
 
 def write(
-    output: Path, report: Mapping[str, Any], sets: Mapping[str, PictureSet], cases: Cases
+    output: Path, report: EvaluationReport, sets: Mapping[str, PictureSet], cases: Cases
 ) -> Path:
     """Write both files.
 
     Args:
         output: the folder; gets report.json and report.html.
-        report: what report.json holds, by the schema.
+        report: what report.json holds.
         sets: "real", "synthetic" and, with an audit, "train".
         cases: what single pictures are chosen by.
 
     Returns:
         The path of report.html.
     """
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    jsonschema.validate(json.loads(text), schema("evaluation"))
-    write_text(output / "report.json", text)
+    write_report(output / "report.json", report)
     page = page_template("evaluation.html.jinja").render(
         report=report,
         few_held_out=FEW_PATIENTS,
         pictures={
             **{name: _evenly(sets[name]) for name in ("real", "synthetic")},
-            "suspicious": _suspicious(report["privacy"], sets),
+            "suspicious": _suspicious(report.memorization, sets),
             "cases": _by_realism(cases.realism, sets),
             "disagreeing": {
                 label: _disagreeing(judgement, sets["synthetic"])
@@ -73,9 +69,9 @@ def write(
         },
         plots={
             "extrapolation": {
-                spec: plot_extrapolation(space) for spec, space in report["fidelity"].items()
+                spec: plot_extrapolation(space) for spec, space in report.fidelity.items()
             },
-            "parts": _plots_of_parts(report["parts"]),
+            "subgroups": _plots_of_subgroups(report),
             "distances": {
                 name: plot_distances(audit.distances, audit.held_out, audit.threshold)
                 for name, audit in cases.audits.items()
@@ -87,13 +83,13 @@ def write(
     return path
 
 
-def _plots_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
-    """Of each feature space with a part that is large enough, KID by part."""
+def _plots_of_subgroups(report: EvaluationReport) -> dict[str, bytes]:
+    """Of each feature space with a subgroup that is large enough, KID by subgroup."""
     measured = {
-        spec: [(name, row["kid"]) for name, row in rows.items() if not row.get("too_few")]
-        for spec, rows in parts.items()
+        spec: [(name, row.kid) for name, row in rows.items() if isinstance(row, Distances)]
+        for spec, rows in report.subgroups.items()
     }
-    return {spec: plot_parts(rows, "KID") for spec, rows in measured.items() if rows}
+    return {spec: plot_estimates(rows, "KID") for spec, rows in measured.items() if rows}
 
 
 def _evenly(pictures: PictureSet) -> list[np.ndarray]:
@@ -132,20 +128,20 @@ def _disagreeing(judgement: PromptJudgement, synthetic: PictureSet) -> list[dict
 
 
 def _suspicious(
-    privacy: Mapping[str, Any] | None, sets: Mapping[str, PictureSet]
+    memorization: Memorization | None, sets: Mapping[str, PictureSet]
 ) -> list[dict[str, Any]]:
-    if privacy is None:
+    if memorization is None:
         return []
     place = {name: {key: i for i, key in enumerate(p.keys)} for name, p in sets.items()}
     return [
         {
-            "picture": _shown(sets["synthetic"], place["synthetic"][row["picture"]]),
-            "nearest": _shown(sets["train"], place["train"][row["nearest"]]),
-            "name": Path(row["picture"]).name,
-            "ratio": row["ratio"],
-            "space": row["space"],
+            "picture": _shown(sets["synthetic"], place["synthetic"][row.image]),
+            "nearest": _shown(sets["train"], place["train"][row.nearest]),
+            "name": Path(row.image).name,
+            "ratio": row.ratio,
+            "space": row.space,
         }
-        for row in privacy["most_suspicious"][:_PAIRS_SHOWN]
+        for row in memorization.most_suspicious[:_PAIRS_SHOWN]
     ]
 
 

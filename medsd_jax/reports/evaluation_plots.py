@@ -1,35 +1,36 @@
 """The plots of an evaluation's page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.evaluation import Distances
 from medsd_jax.reports.plots import GREY, MAIN, SECOND, new_plot, to_svg
 
 
-def plot_extrapolation(space: Mapping[str, Any]) -> bytes:
+def plot_extrapolation(space: Distances) -> bytes:
     """FID against 1 / n, with the line to infinitely many pictures.
 
     Args:
-        space: the report's entry of one feature space.
+        space: in one feature space.
     """
-    line = space["fid_extrapolated"]
-    inverse = 1.0 / np.array(line["sizes"])
+    line = space.fid_extrapolated
+    inverse = 1.0 / np.array(line.sizes)
     figure, axes = new_plot()
-    axes.plot(inverse, line["distances"], "o", color=MAIN, ms=4, label="FID of subsets")
-    slope, _ = np.polyfit(inverse, line["distances"], 1)
+    axes.plot(inverse, line.distances, "o", color=MAIN, ms=4, label="FID of subsets")
+    slope, _ = np.polyfit(inverse, line.distances, 1)
     ends = np.array([0.0, inverse.max()])
-    axes.plot(ends, line["value"] + slope * ends, color=MAIN, lw=1.2, label="line through them")
+    axes.plot(ends, line.value + slope * ends, color=MAIN, lw=1.2, label="line through them")
     axes.axhline(
-        space["fid_real_halves"]["mean"],
+        space.fid_real_halves.mean,
         color=SECOND,
         lw=1.2,
         ls="--",
         label="halves of the real set",
     )
     axes.set_xlim(left=0.0)
-    axes.set_ylim(bottom=min(0.0, line["value"]))
+    axes.set_ylim(bottom=min(0.0, line.value))
     return to_svg(figure, x="1 / number of generated pictures", y="FID")
 
 
@@ -51,20 +52,20 @@ def plot_distances(distances: np.ndarray, held_out: np.ndarray, threshold: float
     return to_svg(figure, x="distance to the nearest training picture")
 
 
-def plot_parts(values: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> bytes:
-    """A number for each part with its interval.
+def plot_estimates(values: Sequence[tuple[str, Estimate]], name: str) -> bytes:
+    """A number for each subgroup with its interval.
 
     Args:
-        values: (part, {value, ci95}), drawn from the top.
+        values: (subgroup, value), drawn from the top.
         name: of the number.
     """
     figure, axes = new_plot(height=0.7 + 0.24 * len(values))
     places = -np.arange(len(values))
-    middle = np.array([entry["value"] for _, entry in values])
-    ends = np.array([entry["ci95"] for _, entry in values])
+    middle = np.array([entry.value for _, entry in values])
+    ends = np.array([entry.ci95 or (entry.value, entry.value) for _, entry in values])
     reach = np.abs(ends.T - middle)
     axes.errorbar(middle, places, xerr=reach, fmt="o", color=MAIN, ms=4, lw=1.2)
-    axes.set_yticks(places, [part for part, _ in values])
+    axes.set_yticks(places, [subgroup for subgroup, _ in values])
     return to_svg(figure, x=name, legend=False)
 
 

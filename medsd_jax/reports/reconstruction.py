@@ -1,23 +1,19 @@
-"""The audit of an autoencoder on disk: OUTPUT/report.json by its schema, report.html, worst.png.
+"""The audit of an autoencoder on disk: OUTPUT/report.json, report.html, worst.png.
 
-The page needs no other file and no network. schemas/reconstruction.json says what
-every key of report.json means.
+The page needs no other file and no network.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import numpy as np
 from PIL import Image
 
 from medsd_jax.evaluation.reconstruction import Case, Measurement
+from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
 from medsd_jax.files import write_text
-from medsd_jax.reports.evaluation_plots import plot_histogram, plot_parts
+from medsd_jax.reports.evaluation_plots import plot_estimates, plot_histogram
 from medsd_jax.reports.page import page_template
-from medsd_jax.reports.writing import schema
+from medsd_jax.reports.writing import write_report
 from medsd_jax.sampling.images import make_grid
 
 AMPLIFIED = 4
@@ -27,26 +23,23 @@ _SHEET_SIDE = 192  # pixels that a picture of worst.png is enlarged to, about
 _UNITS = {"psnr": "PSNR in decibels", "ssim": "SSIM"}
 
 
-def write(output: Path, report: Mapping[str, Any], measured: Measurement) -> Path:
+def write(output: Path, report: ReconstructionReport, measured: Measurement) -> Path:
     """Write the three files.
 
     Args:
         output: the folder; made where it does not exist.
-        report: what report.json holds, by the schema.
+        report: what report.json holds.
         measured: the numbers of each picture, and the worst ones.
 
     Returns:
         The path of report.html.
     """
-    text = json.dumps(report, indent=2, allow_nan=False) + "\n"
-    jsonschema.validate(json.loads(text), schema("reconstruction"))
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "report.json", text)
-    names = [Path(row["picture"]).name for row in report["worst"]]
+    write_report(output / "report.json", report)
+    names = [Path(row.image).name for row in report.worst]
     triples = [_triple(case) for case in measured.worst]
     Image.fromarray(_sheet(triples, names)).save(output / WORST_FILE)
-    bands = [(band["name"].replace("_", " "), band["bias"]) for band in report["bands"]]
-    bands = [(name, bias) for name, bias in bands if bias and "ci95" in bias]
+    bands = [(band.name.replace("_", " "), band.bias) for band in report.bands]
+    bands = [(name, bias) for name, bias in bands if bias and bias.ci95]
     page = page_template("reconstruction.html.jinja").render(
         report=report,
         amplified=AMPLIFIED,
@@ -56,14 +49,14 @@ def write(output: Path, report: Mapping[str, Any], measured: Measurement) -> Pat
         ],
         plots={
             "histograms": {
-                criterion["name"]: plot_histogram(
-                    measured.values[criterion["name"]],
-                    criterion["least"],
-                    _UNITS[criterion["name"]],
+                criterion.name: plot_histogram(
+                    measured.values[criterion.name],
+                    criterion.minimum,
+                    _UNITS[criterion.name],
                 )
-                for criterion in report["verdict"]["criteria"]
+                for criterion in report.result.criteria
             },
-            "bias": plot_parts(bands, "mean error, reconstruction minus original")
+            "bias": plot_estimates(bands, "mean error, reconstruction minus original")
             if bands
             else None,
         },

@@ -10,10 +10,9 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from medsd_jax.data.record_lists import RecordList
     from medsd_jax.data.records import Split
     from medsd_jax.data.tfds_builder import RecordSplit
+    from medsd_jax.evaluation.reports.classifiers import DownstreamUtilityReport, LabelledImages
     from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Labelled, Lesson
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _SETUP = "setup.json"
 
 
-def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def compare_training(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     """Trains every arm with every seed, and compares them on held-out real patients.
 
     Args:
@@ -42,7 +42,7 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         workdir: gets report.json and, in arms/ARM-SEED/, the classifiers and their curves.
 
     Returns:
-        The report; reports/schemas/downstream_utility.json says what its keys mean.
+        What report.json holds.
     """
     from medsd_jax.workflows.workdir import working_in
 
@@ -51,7 +51,7 @@ def compare_training(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return _compare(config, workdir)
 
 
-def _compare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     import numpy as np
 
     from medsd_jax.data.patient_split import check_no_leak
@@ -62,8 +62,10 @@ def _compare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         compare_arms,
         plan_arms,
     )
+    from medsd_jax.evaluation.reports.classifiers import ArmStage, DownstreamUtilityReport
     from medsd_jax.parallel.multihost import is_main_process
-    from medsd_jax.reports import downstream_utility
+    from medsd_jax.reports.downstream_utility import REPORT
+    from medsd_jax.reports.writing import package_versions, write_report
     from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
 
     plan = plan_arms(config.train.steps, config.fine_tuning.share)
@@ -110,35 +112,34 @@ def _compare(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             folder = workdir / "arms" / f"{arm}-{seed}"
             classifier = _trained(recipe, lessons, calibration, seed, folder, setups[arm])
             probabilities[arm].append(recipe.probabilities(classifier, held_out.images_u8))
-    report = {
-        **compare_arms(
-            recipe.labels,
-            {arm: np.stack(found) for arm, found in probabilities.items()},
-            held_out.targets,
-            held_out.patient_ids,
-        ),
-        "arms": {
-            arm: [
-                {
-                    "pictures": list(stage.pictures),
-                    "steps": lesson.steps,
-                    "learning_rate": lesson.learning_rate,
-                    "epochs": lesson.steps * config.data.batch_size / len(lesson.pictures),
-                }
+    labels, mean_of_labels = compare_arms(
+        recipe.labels,
+        {arm: np.stack(found) for arm, found in probabilities.items()},
+        held_out.targets,
+        held_out.patient_ids,
+    )
+    report = DownstreamUtilityReport(
+        versions=package_versions(),
+        labels=labels,
+        mean_of_labels=mean_of_labels,
+        arms={
+            arm: tuple(
+                ArmStage(
+                    images=stage.pictures,
+                    steps=lesson.steps,
+                    learning_rate=lesson.learning_rate,
+                    epochs=lesson.steps * config.data.batch_size / len(lesson.pictures),
+                )
                 for stage, lesson in zip(plan[arm], lessons, strict=True)
-            ]
+            )
             for arm, lessons in arms.items()
         },
-        "pictures": pictures,
-        "seeds": seeds,
-        "config": config.to_dict(),
-        "versions": {
-            "python": platform.python_version(),
-            **{n: importlib.metadata.version(n) for n in ("medsd_jax", "jax", "numpy", "optax")},
-        },
-    }
+        images=pictures,
+        seeds=tuple(seeds),
+        config=config.to_dict(),
+    )
     if is_main_process():
-        downstream_utility.write(workdir, report)
+        write_report(workdir / REPORT, report)
     return report
 
 
@@ -198,14 +199,15 @@ def _few(split: "RecordSplit", count: int | None) -> "RecordSplit":
     return split.select([i for i, taken in enumerate(chosen) if taken], "real")
 
 
-def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> dict[str, Any]:
+def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> "LabelledImages":
     """The report's entry on a set of pictures; warns where a set cannot teach a finding."""
+    from medsd_jax.evaluation.reports.classifiers import LabelCounts, LabelledImages
     from medsd_jax.workflows.classifier_recipe import targets_of
 
     targets, labels = targets_of(split, recipe.labels), {}
     for column, label in enumerate(recipe.labels):
         present, absent = (int((targets[:, column] == value).sum()) for value in (1, 0))
-        labels[label] = {"present": present, "absent": absent}
+        labels[label] = LabelCounts(present=present, absent=absent)
         if not present + absent:
             raise UserError(
                 f"of the {len(split)} {name} pictures, none is known to show or not to show "
@@ -214,12 +216,12 @@ def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> dict[str, A
         if not present or not absent:
             every = "no" if not present else "every"
             log.warning("%s: %s picture that says so has %s", name, every, label)
-    return {
-        "num_images": len(split),
-        "num_patients": len(set(split.patient_ids)),
-        "labels": labels,
-        "fingerprint": split.fingerprint,
-    }
+    return LabelledImages(
+        num_images=len(split),
+        num_patients=len(set(split.patient_ids)),
+        labels=labels,
+        fingerprint=split.fingerprint,
+    )
 
 
 def _check_no_copies(

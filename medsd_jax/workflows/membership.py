@@ -2,9 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 from ml_collections import ConfigDict
 
 from medsd_jax.arrays import evenly_spread
@@ -14,11 +12,12 @@ from medsd_jax.data.loader import eval_batches
 from medsd_jax.data.tfds_builder import RecordSplit
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.memorization.membership import Examples, check_patients, membership
-from medsd_jax.files import check_permission, write_json
+from medsd_jax.evaluation.reports.membership import MembershipReport
+from medsd_jax.files import check_permission
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.parallel.mesh import batch_shards, make_mesh, process_rows
 from medsd_jax.parallel.multihost import is_main_process
-from medsd_jax.reports.writing import schema
+from medsd_jax.reports.writing import package_versions, write_report
 from medsd_jax.workflows.models import load
 from medsd_jax.workflows.train.data import open_training_data
 from medsd_jax.workflows.train.steps import make_diffusion_model
@@ -63,7 +62,7 @@ def measure_membership(
     num_draws: int = 4,
     batch_size: int = 8,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> MembershipReport:
     """Attacks a model of a run with the run's own splits, and writes OUTPUT/membership.json.
 
     Args:
@@ -77,8 +76,7 @@ def measure_membership(
         seed: of noise and resamples.
 
     Returns:
-        What `evaluation.memorization.membership.membership` says; model and model_hash; and data,
-        the fingerprint of the data set.
+        What membership.json holds.
 
     Raises:
         UserError: the run or the model cannot be read, or trained and held-out patients overlap.
@@ -106,7 +104,7 @@ def measure_membership(
         )
         return Examples(batches, chosen.patient_ids)
 
-    found = membership(
+    attack = membership(
         make_diffusion_model(loaded, dtype="float32", attention="auto", remat=False),
         loaded.params,
         examples(dataset.train),
@@ -116,28 +114,28 @@ def measure_membership(
         seed=seed,
         mesh=mesh,
     )
-    report = {
-        "model": where,
-        "model_hash": loaded.fingerprint(),
-        "data": dataset.info.fingerprint,
-        **found,
-    }
-    jsonschema.validate(report, schema("membership"))
+    report = MembershipReport(
+        versions=package_versions(),
+        model=where,
+        model_hash=loaded.fingerprint(),
+        data=dataset.info.fingerprint,
+        attack=attack,
+        num_draws=num_draws,
+        seed=seed,
+    )
     if is_main_process():
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / REPORT, report)
+        write_report(output / REPORT, report)
     return report
 
 
-def in_words(report: dict[str, Any]) -> str:
+def in_words(report: MembershipReport) -> str:
     """The report in a line."""
-    auroc, found = report["auroc"], report["tpr_at_fpr_0.01"]
-    low, high = auroc["ci95"]
-    chance = report["tpr_by_chance"]
-    least, most = chance["ci95"]
-    counts = [f"{report[k]['num_images']} {k.replace('_', ' ')}" for k in ("trained", "held_out")]
+    attack = report.attack
+    found, chance = attack.tpr_at_one_percent_fpr, attack.tpr_by_chance
+    low, high = chance.ci95
     return (
-        f"{' and '.join(counts)} pictures: AUROC {auroc['value']:.3f} ({low:.3f} to {high:.3f}); "
-        f"{found['value']:.1%} of the trained ones found with {found['false_alarms']} false "
-        f"alarm(s) ({chance['value']:.1%} by chance, {least:.1%} to {most:.1%} in 95 % of cases)"
+        f"{attack.trained.num_images} trained and {attack.held_out.num_images} held out images: "
+        f"AUROC {attack.auroc:.3f}; {found.value:.1%} of the trained ones found with "
+        f"{found.false_alarms} false alarm(s) ({chance.value:.1%} by chance, {low:.1%} to "
+        f"{high:.1%} in 95 % of cases)"
     )

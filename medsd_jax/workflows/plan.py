@@ -10,11 +10,14 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from medsd_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from medsd_jax.evaluation.reports.programs import PlanReport
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ CHIPS = {
 """Google's published numbers."""
 
 
-def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
+def plan(config: ConfigDict, topology: str, slices: int = 1) -> "PlanReport":
     """Compiles one step of the recipe.
 
     Args:
@@ -52,10 +55,7 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
         slices: how many of them.
 
     Returns:
-        topology, slices, chips, mesh, batch_size, images_a_chip; of each chip: arguments,
-        temporaries and memory in bytes, fits; operations and bytes of one step, and what both take
-        at the chip's published speed. XLA counts the operands of every operation as bytes: what
-        stays on the chip between two of them goes faster.
+        What the compiled step needs of each chip.
 
     Raises:
         UserError: the topology is not known, libtpu is not installed, or the recipe cannot be used.
@@ -67,8 +67,10 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     import numpy as np
 
     from medsd_jax.adaptation.adaptation import frozen_params
+    from medsd_jax.evaluation.reports.programs import PlanReport
     from medsd_jax.interop.pipeline_dir import load_structure
     from medsd_jax.parallel.mesh import check_batch, make_mesh
+    from medsd_jax.reports.writing import package_versions
     from medsd_jax.training.sharded_step import shard_step
     from medsd_jax.training.state import init_state
     from medsd_jax.workflows.train.adaptation import make_adaptation
@@ -100,36 +102,37 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> dict[str, Any]:
     compiled = step.trace(state, frozen, batch, key).lower(lowering_platforms=("tpu",)).compile()
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    return {
-        "topology": topology,
-        "slices": slices,
-        "chips": chips,
-        "mesh": dict(mesh.shape),
-        "batch_size": optimizer_batch(config),
-        "images_a_chip": optimizer_batch(config) / chips / config.train.accumulation_steps,
-        "arguments": arguments,
-        "temporaries": temporaries,
-        "memory": chip.memory,
-        "fits": arguments + temporaries < chip.memory,
-        "operations": cost["flops"],
-        "bytes": cost["bytes accessed"],
-        "seconds_by_arithmetic": cost["flops"] / chip.peak,
-        "seconds_by_memory": cost["bytes accessed"] / chip.bandwidth,
-    }
+    return PlanReport(
+        versions=package_versions(),
+        topology=topology,
+        slices=slices,
+        chips=chips,
+        mesh=dict(mesh.shape),
+        batch_size=optimizer_batch(config),
+        images_per_chip=optimizer_batch(config) / chips / config.train.accumulation_steps,
+        arguments=arguments,
+        temporaries=temporaries,
+        memory=chip.memory,
+        fits=arguments + temporaries < chip.memory,
+        operations=cost["flops"],
+        bytes=cost["bytes accessed"],
+        seconds_by_arithmetic=cost["flops"] / chip.peak,
+        seconds_by_memory=cost["bytes accessed"] / chip.bandwidth,
+    )
 
 
-def in_words(found: dict[str, Any]) -> str:
+def in_words(found: "PlanReport") -> str:
     """The plan in a few lines."""
     gib = 2**30
-    used = (found["arguments"] + found["temporaries"]) / gib
-    verdict = "fits" if found["fits"] else "does NOT fit"
+    used = (found.arguments + found.temporaries) / gib
+    result = "fits" if found.fits else "does NOT fit"
     return "\n".join(
         (
             f"{_told(found)}: {found['chips']} chips, mesh {found['mesh']}, "
-            f"{found['batch_size']} images a step, {found['images_a_chip']:g} on a chip at once",
+            f"{found['batch_size']} images a step, {found['images_per_chip']:g} on a chip at once",
             f"a chip holds {found['arguments'] / gib:.2f} GiB of arguments and "
             f"{found['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
-            f"{found['memory'] / gib:.0f} GiB: {verdict}",
+            f"{found['memory'] / gib:.0f} GiB: {result}",
             f"a step takes {found['operations'] / 1e12:.2f} TFLOP on each chip, "
             f"{found['seconds_by_arithmetic']:.2f} s at its peak, and reads and writes "
             f"{found['bytes'] / 1e9:.0f} GB, {found['seconds_by_memory']:.2f} s if all of it goes "
@@ -138,9 +141,9 @@ def in_words(found: dict[str, Any]) -> str:
     )
 
 
-def _told(found: dict[str, Any]) -> str:
-    slices = found["slices"]
-    return found["topology"] if slices == 1 else f"{slices} slices of {found['topology']}"
+def _told(found: "PlanReport") -> str:
+    slices = found.slices
+    return found.topology if slices == 1 else f"{slices} slices of {found.topology}"
 
 
 def _describe(topology: str) -> tuple[Chip, list[int]]:

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from medsd_jax.config.ranges import check_ranges
 from medsd_jax.errors import UserError
-from medsd_jax.reports.writing import schema
 
 if TYPE_CHECKING:
     from medsd_jax.data.dataset import Dataset
+    from medsd_jax.evaluation.reports.text_probe import TextProbeReport
     from medsd_jax.models.text_encoder import LoadedTextEncoder
 
 REPORT = "report.json"
@@ -32,7 +32,7 @@ def probe_encoders(
     output: Path,
     *,
     cache_dir: Path,
-) -> dict[str, Any]:
+) -> "TextProbeReport":
     """Embeds a data set's captions with every encoder, probes the embeddings, writes report.json.
 
     Args:
@@ -44,19 +44,18 @@ def probe_encoders(
         cache_dir: for the prepared data set.
 
     Returns:
-        What report.json holds, as its schema says.
+        What report.json holds.
 
     Raises:
         UserError: an encoder cannot be read, there is no label to probe for, or nobody to score.
     """
-    import jsonschema
-
     from medsd_jax.data.dataset import open_dataset
     from medsd_jax.evaluation.text.embeddings import check_pooling, parse_pooling
-    from medsd_jax.files import check_permission, write_json
+    from medsd_jax.files import check_permission
     from medsd_jax.interop.any_text_encoder import load_text_encoder
     from medsd_jax.models.bert_config import BertTextConfig
     from medsd_jax.parallel.multihost import is_main_process
+    from medsd_jax.reports.writing import write_report
 
     check_permission(output)
     loaded = {
@@ -75,20 +74,25 @@ def probe_encoders(
         validation_fraction=config.validation_fraction,
     )
     report = _probe(config, loaded, dataset)
-    jsonschema.validate(report, schema("text_probe"))
     if is_main_process():
-        output.mkdir(parents=True, exist_ok=True)
-        write_json(output / REPORT, report)
+        write_report(output / REPORT, report)
     return report
 
 
 def _probe(
     config: ConfigDict, encoders: Mapping[str, "LoadedTextEncoder"], dataset: "Dataset"
-) -> dict[str, Any]:
+) -> "TextProbeReport":
     """The report."""
+    from medsd_jax.evaluation.reports.text_probe import (
+        ProbedData,
+        ProbedEncoder,
+        TextProbeReport,
+        Texts,
+    )
     from medsd_jax.evaluation.text.embeddings import embed_texts, parse_pooling
     from medsd_jax.evaluation.text.probe import Side, probe
     from medsd_jax.models.stable_diffusion import weights_fingerprint
+    from medsd_jax.reports.writing import package_versions
     from medsd_jax.workflows.classifier_recipe import targets_of
 
     splits = (dataset.train, dataset.validation)
@@ -99,75 +103,67 @@ def _probe(
         raise UserError("the data set has no label with both 1 and 0: there is nothing to probe")
     sides = [Side(targets_of(split, names).astype(float), split.patient_ids) for split in splits]
     how = parse_pooling(config.pooling)
-    embeddings, about = {}, []
+    embeddings = {}
     for name, encoder in encoders.items():
         texts = [*dataset.train.texts, *dataset.validation.texts]
         vectors = embed_texts(
             encoder, texts, how, attention_mask=config.attention_mask, progress=True
         )
         embeddings[name] = (vectors[: len(dataset.train)], vectors[len(dataset.train) :])
-        about.append(
-            {
-                "name": name,
-                "class": type(encoder.config).__name__.removesuffix("TextConfig"),
-                "weights_hash": weights_fingerprint(encoder.params),
-                "width": vectors.shape[1],
-                "max_length": encoder.tokenizer.model_max_length,
-            }
-        )
     found = probe(names, *sides, embeddings, num_resamples=config.num_resamples, seed=config.seed)
-    for entry in about:
-        entry["labels"] = found["labels"][entry["name"]]
-    return {
-        "data": {
-            "source": dataset.info.source,
-            "fingerprint": dataset.info.fingerprint,
+    return TextProbeReport(
+        versions=package_versions(),
+        data=ProbedData(
+            source=dataset.info.source,
+            fingerprint=dataset.info.fingerprint,
             **{
-                split.name: {
-                    "num_texts": len(split),
-                    "num_distinct_texts": len(set(split.texts)),
-                    "num_patients": len(set(split.patient_ids)),
-                }
+                split.name: Texts(
+                    num_texts=len(split),
+                    num_distinct_texts=len(set(split.texts)),
+                    num_patients=len(set(split.patient_ids)),
+                )
                 for split in splits
             },
-        },
-        "pooling": config.pooling,
-        "attention_mask": config.attention_mask,
-        "num_resamples": config.num_resamples,
-        "seed": config.seed,
-        "encoders": about,
-        "differences": found["differences"],
-    }
+        ),
+        pooling=config.pooling,
+        attention_mask=config.attention_mask,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+        encoders=tuple(
+            ProbedEncoder(
+                name=name,
+                architecture=type(encoder.config).__name__.removesuffix("TextConfig"),
+                weights_hash=weights_fingerprint(encoder.params),
+                width=embeddings[name][0].shape[1],
+                max_length=encoder.tokenizer.model_max_length,
+                labels=found.labels[name],
+                strengths=found.strengths[name],
+            )
+            for name, encoder in encoders.items()
+        ),
+        differences=found.differences,
+    )
 
 
-def in_words(report: dict[str, Any]) -> str:
+def in_words(report: "TextProbeReport") -> str:
     """A table: AUROC and F1 by finding and encoder, then the differences."""
-    names = list(report["encoders"][0]["labels"])
+    names = list(report.encoders[0].labels)
     width = max(len(name) for name in names) + 2
     lines = []
-    for entry in report["encoders"]:
-        lines.append(f"{entry['name']} ({entry['class']}, {entry['width']} wide)")
+    for entry in report.encoders:
+        lines.append(f"{entry.name} ({entry.architecture}, {entry.width} wide)")
         for name in names:
-            scores = entry["labels"][name]
-            numbers = (
-                "too few texts with it, or without"
-                if scores.get("too_few")
-                else ", ".join(f"{key} {_interval(scores[key])}" for key in ("auroc", "f1"))
-            )
-            counts = f"{scores['num_present']:5} of {scores['num_images']}"
+            scores = entry.labels[name]
+            numbers = "too few texts with it, or without"
+            if not scores.too_few:
+                numbers = f"auroc {scores.auroc:z.3f}, f1 {scores.f1:z.3f}"  # no "-0.000"
+            counts = f"{scores.num_present:5} of {scores.num_images}"
             lines.append(f"  {name:{width}}{counts}  {numbers}")
-    for entry in report["differences"]:
-        lines.append(f"{entry['encoder']} minus {entry['minus']}")
-        for name, scores in entry["labels"].items():
-            numbers = ", ".join(f"{key} {_interval(scores[key], '+')}" for key in ("auroc", "f1"))
-            lines.append(f"  {name:{width}}{numbers}")
+    for entry in report.differences:
+        lines.append(f"{entry.encoder} minus {entry.minus}")
+        for name, scores in entry.labels.items():
+            lines.append(f"  {name:{width}}auroc {scores.auroc:+z.3f}, f1 {scores.f1:+z.3f}")
     return "\n".join(lines)
-
-
-def _interval(estimate: dict[str, Any], sign: str = "") -> str:
-    low, high = estimate["ci95"]
-    said = f"{sign}z.3f"  # no "-0.000"
-    return f"{estimate['value']:{said}} ({low:{said}} to {high:{said}})"
 
 
 def _yes_no_labels(dataset: "Dataset") -> list[str]:

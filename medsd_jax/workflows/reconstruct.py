@@ -1,9 +1,7 @@
-"""``medsd-jax evaluate vae``: what a model's autoencoder keeps of pictures."""
+"""What a model's autoencoder keeps of images."""
 
-import importlib.metadata
-import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -12,10 +10,13 @@ from medsd_jax.config.ranges import check_ranges
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
+
 
 def audit(
-    config: ConfigDict, model: str, real: str, output: Path, *, judge_folder: Path | None = None
-) -> dict[str, Any]:
+    config: ConfigDict, model: str, real: str, output: Path, *, classifier: Path | None = None
+) -> "ReconstructionReport":
     """Measures a model's autoencoder and writes report.json, report.html and worst.png.
 
     Args:
@@ -23,71 +24,81 @@ def audit(
         model: diffusers folder, hub id, or training workdir.
         real: the pictures, as the flag names them.
         output: a folder; made where it is missing.
-        judge_folder: a classifier that looks at originals and reconstructions.
+        classifier: folder of one that looks at originals and reconstructions.
 
     Returns:
         What report.json holds.
 
     Raises:
-        UserError: the model, the pictures or the judge cannot be read or do not fit together.
+        UserError: the model, the images or the classifier cannot be read or do not fit together.
     """
     from medsd_jax.classifier.model import load_classifier
     from medsd_jax.evaluation.autoencoder import open_autoencoder
-    from medsd_jax.evaluation.by_classifier.prediction_flips import changed_calls, check_judge
+    from medsd_jax.evaluation.by_classifier.prediction_flips import (
+        check_classifier,
+        prediction_flips,
+    )
     from medsd_jax.evaluation.images.image_sets import open_pictures
     from medsd_jax.evaluation.images.prompt_labels import known_labels
-    from medsd_jax.evaluation.reconstruction import give_verdict, measure, summarise
+    from medsd_jax.evaluation.reconstruction import compare_with_thresholds, measure, summarise
+    from medsd_jax.evaluation.reports.reconstruction import (
+        ClassifierFlips,
+        MeasuredImages,
+        MeasuredModel,
+        ReconstructionReport,
+        WorstImage,
+    )
     from medsd_jax.files import check_permission
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.reports import reconstruction
+    from medsd_jax.reports.writing import package_versions
 
     check_permission(output)
     autoencoder = open_autoencoder(model, config.image_size, config.resize_mode)
-    judge = None if judge_folder is None else load_classifier(judge_folder)
+    judge = None if classifier is None else load_classifier(classifier)
     pictures = open_pictures(real)
     rows = evenly_spread(len(pictures), config.num_images or len(pictures))
     everything = known_labels(pictures)
     labels = [everything[row] for row in rows]
     patient_ids = [pictures.patient_ids[row] for row in rows]
     if judge is not None:
-        check_judge(judge, labels, autoencoder.image_size)
+        check_classifier(judge, labels, autoencoder.image_size)
     measured = measure(
         autoencoder, pictures, rows, batch_size=config.batch_size, mesh=make_mesh({"data": -1}),
         judge=judge,
     )  # fmt: skip
-    report: dict[str, Any] = {
-        "model": {"where": model, "vae_hash": autoencoder.fingerprint},
-        "set": {
-            "where": pictures.name,
-            "num_pictures": len(pictures),
-            "num_patients": len(set(pictures.patient_ids)),
-            "unreadable": list(pictures.unreadable),
-            "fingerprint": pictures.fingerprint,
-        },
-        "measured": {
-            "num_images": len(rows),
-            "num_patients": len(set(patient_ids)),
-            "image_size": autoencoder.image_size,
-            "resize_mode": autoencoder.resize_mode,
-        },
-        "verdict": give_verdict(measured, {"psnr": config.least_psnr, "ssim": config.least_ssim}),
-        **summarise(measured, patient_ids, seed=config.seed),
-        "judge": None,
-        "worst": [{"picture": pictures.keys[case.row], **case.values} for case in measured.worst],
-        "seed": config.seed,
-        "versions": {
-            "python": platform.python_version(),
-            **{n: importlib.metadata.version(n) for n in ("medsd_jax", "jax", "numpy", "scipy")},
-        },
-    }
+    similarity, colour_cast, bands = summarise(measured, patient_ids, seed=config.seed)
+    flips = None
     if judge is not None:
         assert measured.calls is not None
-        report["judge"] = {
-            "where": str(judge_folder),
-            "image_size": judge.image_size,
-            "labels": changed_calls(judge, measured.calls, labels, patient_ids, seed=config.seed),
-        }
+        flips = ClassifierFlips(
+            where=str(classifier),
+            image_size=judge.image_size,
+            labels=prediction_flips(judge, measured.calls, labels, patient_ids, seed=config.seed),
+        )
+    report = ReconstructionReport(
+        versions=package_versions(),
+        model=MeasuredModel(where=model, vae_hash=autoencoder.fingerprint),
+        set=pictures.summary(),
+        measured=MeasuredImages(
+            num_images=len(rows),
+            num_patients=len(set(patient_ids)),
+            image_size=autoencoder.image_size,
+            resize_mode=autoencoder.resize_mode,
+        ),
+        result=compare_with_thresholds(
+            measured, {"psnr": config.least_psnr, "ssim": config.least_ssim}
+        ),
+        similarity=similarity,
+        colour_cast=colour_cast,
+        bands=bands,
+        classifier=flips,
+        worst=tuple(
+            WorstImage(image=pictures.keys[case.row], **case.values) for case in measured.worst
+        ),
+        seed=config.seed,
+    )
     if is_main_process():
         reconstruction.write(output, report, measured)
     return report
@@ -103,27 +114,27 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"resize_mode = {config.resize_mode!r} is none of {known}")
 
 
-def in_words(report: dict[str, Any]) -> str:
+def in_words(report: "ReconstructionReport") -> str:
     """The main numbers in a few lines."""
-    verdict, similarity = report["verdict"], report["similarity"]
-    psnr, ssim = (similarity[name]["mean"]["value"] for name in ("psnr", "ssim"))
+    similarity = report.similarity
     lines = [
-        f"{report['measured']['num_images']} pictures: PSNR {psnr:.2f} dB, SSIM {ssim:.4f}, "
-        f"MS-SSIM {similarity['ms_ssim']['mean']['value']:.4f} "
-        f"({similarity['num_scales']} scales), RMSE {similarity['rmse']['mean']['value']:.4f}"
+        f"{report.measured.num_images} images: PSNR {similarity.psnr.mean.value:.2f} dB, "
+        f"SSIM {similarity.ssim.mean.value:.4f}, MS-SSIM {similarity.ms_ssim.mean.value:.4f} "
+        f"({similarity.num_scales} scales), RMSE {similarity.rmse.mean.value:.4f}"
     ]
-    for label, entry in (report["judge"] or {"labels": {}})["labels"].items():
-        lines.append(f"{label}: the judge changes {entry['changed']['value']:.1%} of its calls")
-        auroc = entry["auroc"] or {}
-        if "difference" in auroc:
-            low, high = auroc["difference"]["ci95"]
+    for label, entry in (report.classifier.labels if report.classifier else {}).items():
+        lines.append(
+            f"{label}: {entry.prediction_flips.value:.1%} of the classifier's predictions flip"
+        )
+        auroc = entry.auroc
+        if auroc is not None and auroc.difference is not None:
             lines[-1] += (
-                f"; AUROC {auroc['original']['value']:.3f} -> "
-                f"{auroc['reconstruction']['value']:.3f} ({low:+.3f} to {high:+.3f})"
+                f"; AUROC {auroc.original.value:.3f} -> {auroc.reconstruction.value:.3f}, "
+                f"difference {auroc.difference:+.3f}"
             )
     criteria = ", ".join(
-        f"mean {c['name'].upper()} {c['value']:.4g} {'>=' if c['passed'] else '<'} {c['least']:g}"
-        for c in verdict["criteria"]
+        f"mean {c.name.upper()} {c.value:.4g} {'>=' if c.passed else '<'} {c.minimum:g}"
+        for c in report.result.criteria
     )
-    words = "good enough" if verdict["good_enough"] else "not good enough"
-    return "\n".join([*lines, f"{words} ({criteria}). {verdict['caveat']}"])
+    words = "good enough" if report.result.good_enough else "not good enough"
+    return "\n".join([*lines, f"{words} ({criteria}). {report.result.caveat}"])

@@ -1,18 +1,21 @@
 """``medsd-jax train-classifier``: the judge of generated pictures, from real ones."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from medsd_jax.config.ranges import check_ranges
 from medsd_jax.errors import UserError
-from medsd_jax.files import write_json
+
+if TYPE_CHECKING:
+    from medsd_jax.evaluation.reports.base import LabelScores
+    from medsd_jax.evaluation.reports.classifiers import ClassifierReport
 
 REPORT = "classifier_report.json"
 
 
-def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train_classifier(config: ConfigDict, workdir: Path) -> "ClassifierReport":
     """Trains, calibrates and tests a classifier; three sets of patients, none in two of them.
 
     Args:
@@ -29,10 +32,12 @@ def train_classifier(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         return _train(config, workdir)
 
 
-def _train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _train(config: ConfigDict, workdir: Path) -> "ClassifierReport":
     from medsd_jax.classifier.model import save_classifier
     from medsd_jax.evaluation.by_classifier.label_scores import score_labels
+    from medsd_jax.evaluation.reports.classifiers import ClassifierReport
     from medsd_jax.parallel.multihost import is_main_process
+    from medsd_jax.reports.writing import package_versions, write_report
     from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
 
     recipe = ClassifierRecipe(config)
@@ -44,18 +49,17 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     held_out = recipe.labelled(real.held_out)
     probabilities = recipe.probabilities(classifier, held_out.images_u8)
     splits = (real.train, real.calibration, real.held_out)
-    report = {
-        "labels": score_labels(
-            recipe.labels, probabilities, held_out.targets, held_out.patient_ids
-        ),
-        "num_images": {s.name: len(s) for s in splits},
-        "steps": config.train.steps,
-        "image_size": config.data.image_size,
-        "started_from": config.network.weights,
-    }
+    report = ClassifierReport(
+        versions=package_versions(),
+        labels=score_labels(recipe.labels, probabilities, held_out.targets, held_out.patient_ids),
+        num_images={s.name: len(s) for s in splits},
+        steps=config.train.steps,
+        image_size=config.data.image_size,
+        started_from=config.network.weights,
+    )
     if is_main_process():
         save_classifier(classifier, workdir)
-        write_json(workdir / REPORT, report, sort_keys=False, allow_nan=False)
+        write_report(workdir / REPORT, report)
     return report
 
 
@@ -66,13 +70,9 @@ def check_config(config: ConfigDict) -> None:
     check_ranges(config)
 
 
-def _in_words(scores: dict[str, Any]) -> str:
-    counts = f"{scores['num_present']} of {scores['num_images']} pictures"
-    if scores.get("too_few"):
+def in_words(scores: "LabelScores") -> str:
+    """The scores of one finding in a line."""
+    counts = f"{scores.num_present} of {scores.num_images} images"
+    if scores.too_few:
         return f"{counts}: too few to score"
-    parts = [
-        f"{name} {scores[name]['value']:.3f} ({scores[name]['ci95'][0]:.3f} to "
-        f"{scores[name]['ci95'][1]:.3f})"
-        for name in ("auroc", "accuracy", "f1")
-    ]
-    return f"{counts}, {', '.join(parts)}"
+    return f"{counts}, auroc {scores.auroc:.3f}, accuracy {scores.accuracy:.3f}, f1 {scores.f1:.3f}"

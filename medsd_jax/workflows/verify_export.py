@@ -1,23 +1,20 @@
 """A diffusers folder, and whether torch computes the same with it."""
 
-import json
-import platform
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
-import transformers
 
-import medsd_jax
 from medsd_jax.data.findings import PAPER_NORMAL
-from medsd_jax.files import write_text
+from medsd_jax.evaluation.reports.programs import ComponentCheck, ExportCertificate, ImageCheck
 from medsd_jax.interop import torch_verify
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interop.torch_verify import COMPONENTS, compare, torch_versions
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import make_mesh
+from medsd_jax.reports.writing import package_versions, write_report
 from medsd_jax.sampling.images import save_png
 from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample import sample
@@ -41,7 +38,7 @@ def export(
     dtype: str = "float32",
     verify_steps: int | None = None,
     source: str | None = None,
-) -> dict[str, Any] | None:
+) -> ExportCertificate | None:
     """Writes a diffusers folder and, if asked, compares it with what torch makes of it.
 
     Args:
@@ -60,14 +57,15 @@ def export(
     if verify_steps is None:
         return None
     certificate = verify(model, output, dtype=dtype, num_steps=verify_steps)
-    certificate["settings"]["model"] = source
-    write_text(output / CERTIFICATE, json.dumps(certificate, indent=2, allow_nan=False) + "\n")
+    # The pictures' metadata are without it.
+    certificate = replace(certificate, settings={**certificate.settings, "model": source})
+    write_report(output / CERTIFICATE, certificate)
     return certificate
 
 
 def verify(
     model: StableDiffusion, folder: Path, *, dtype: str, num_steps: int = 10
-) -> dict[str, Any]:
+) -> ExportCertificate:
     """Compares a model with what torch makes of its exported folder, and writes the pictures.
 
     Args:
@@ -77,7 +75,7 @@ def verify(
         num_steps: of DDIM.
 
     Returns:
-        The certificate: JSON values only, numbers that are not finite as None.
+        The certificate; numbers that are not finite are None.
     """
     side = model.unet.sample_size * model.vae.downscale
     settings = {
@@ -85,28 +83,28 @@ def verify(
         "num_steps": num_steps, "guidance_scale": 7.5, "eta": 0.0, "height": side, "width": side,
         "weights_dtype": dtype, "compute_dtype": "float32", "model_hash": model.fingerprint(),
     }  # fmt: skip
-    certificate: dict[str, Any] = {
-        "passed": False,
-        "thresholds": {
+    certificate = ExportCertificate(
+        versions=package_versions() | torch_versions(),
+        passed=False,
+        thresholds={
             "component_max_abs_difference_over_output_max_abs": COMPONENT_THRESHOLD,
             "image_mean_abs_difference_in_255ths": IMAGE_THRESHOLD,
         },
-        "settings": settings,
-        "versions": _versions(),
-    }
+        settings=settings,
+    )
     try:
         theirs = torch_verify.TorchPipeline(folder)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
         # A folder that torch refuses is a failed check, and not this program's error.
-        return {**certificate, "error": f"{type(error).__name__}: {error}"}
+        return replace(certificate, error=f"{type(error).__name__}: {error}")
 
     prompts = [PAPER_NORMAL, NEGATIVE_PROMPT]
     ids = encode_prompts(model.tokenizer, prompts)
-    certificate["same_prompt_ids"] = np.array_equal(ids, theirs.prompt_ids(prompts))
+    same_prompt_ids = np.array_equal(ids, theirs.prompt_ids(prompts))
     model = torch_verify.as_stored(model, dtype)
     inputs = torch_verify.make_component_inputs(model, ids, side, side, SEED)
     ours = torch_verify.our_components(model, inputs)
-    certificate["components"] = _compare_components(ours, theirs.components(inputs))
+    components = _compare_components(ours, theirs.components(inputs))
 
     latents = inputs.latents[:1]
     jax_image = _sample_ours(model, latents, settings)
@@ -116,47 +114,50 @@ def verify(
     )[0]  # fmt: skip
     difference = np.abs(jax_image.astype(int) - torch_image.astype(int))
     mean = float(difference.mean())
-    certificate["image"] = {
-        "mean_abs_difference_in_255ths": mean,
-        "max_abs_difference_in_255ths": int(difference.max()),
-        "difference_png_amplification": AMPLIFICATION,
-        "passed": mean <= IMAGE_THRESHOLD,
-    }
-    _write_pictures(folder, jax_image, torch_image, difference, settings)
-    certificate["passed"] = (
-        certificate["same_prompt_ids"]
-        and certificate["image"]["passed"]
-        and all(result["passed"] for result in certificate["components"].values())
+    image = ImageCheck(
+        mean_abs_difference_in_255ths=mean,
+        max_abs_difference_in_255ths=int(difference.max()),
+        difference_png_amplification=AMPLIFICATION,
+        passed=mean <= IMAGE_THRESHOLD,
     )
-    return certificate
+    _write_pictures(folder, jax_image, torch_image, difference, settings)
+    return replace(
+        certificate,
+        passed=same_prompt_ids
+        and image.passed
+        and all(result.passed for result in components.values()),
+        same_prompt_ids=same_prompt_ids,
+        components=components,
+        image=image,
+    )
 
 
-def summary(certificate: dict[str, Any]) -> str:
+def summary(certificate: ExportCertificate) -> str:
     """The certificate's numbers for the terminal; the first word is PASS or FAIL."""
-    verdict = "PASS" if certificate["passed"] else "FAIL"
-    if "error" in certificate:
-        return f"{verdict}: torch cannot load the folder: {certificate['error']}"
-    lines = [f"{verdict}: medsd_jax against torch diffusers, the same weights, float32"]
-    for name, result in certificate["components"].items():
+    result = "PASS" if certificate.passed else "FAIL"
+    if certificate.error is not None:
+        return f"{result}: torch cannot load the folder: {certificate.error}"
+    lines = [f"{result}: medsd_jax against torch diffusers, the same weights, float32"]
+    for name, check in certificate.components.items():
         lines.append(
-            f"  {_mark(result)} {name:12}  max difference {_number(result['max_abs_difference'])}, "
-            f"mean {_number(result['mean_abs_difference'])}, outputs up to "
-            f"{_number(result['output_max_abs'])} (ratio {_number(result['ratio'])}, at most "
+            f"  {_mark(check)} {name:12}  max difference {_number(check.max_abs_difference)}, "
+            f"mean {_number(check.mean_abs_difference)}, outputs up to "
+            f"{_number(check.output_max_abs)} (ratio {_number(check.ratio)}, at most "
             f"{COMPONENT_THRESHOLD:g})"
         )
-    image = certificate["image"]
+    image = certificate.image
     lines.append(
         f"  {_mark(image)} picture       mean difference "
-        f"{image['mean_abs_difference_in_255ths']:.4f}/255 (at most {IMAGE_THRESHOLD:g}/255), "
-        f"max {image['max_abs_difference_in_255ths']}/255"
+        f"{image.mean_abs_difference_in_255ths:.4f}/255 (at most {IMAGE_THRESHOLD:g}/255), "
+        f"max {image.max_abs_difference_in_255ths}/255"
     )
-    if not certificate["same_prompt_ids"]:
+    if not certificate.same_prompt_ids:
         lines.append("  FAIL tokenizer     the folder's tokenizer gives other token ids")
     return "\n".join(lines)
 
 
-def _mark(result: dict[str, Any]) -> str:
-    return "ok  " if result["passed"] else "FAIL"
+def _mark(check: ComponentCheck | ImageCheck) -> str:
+    return "ok  " if check.passed else "FAIL"
 
 
 def _number(value: float | None) -> str:
@@ -165,7 +166,7 @@ def _number(value: float | None) -> str:
 
 def _compare_components(
     ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, ComponentCheck]:
 
     results = {}
     for name in COMPONENTS:
@@ -174,7 +175,7 @@ def _compare_components(
         numbers["ratio"] = numbers["max_abs_difference"] / scale
         passed = np.isfinite(scale) and numbers["ratio"] <= COMPONENT_THRESHOLD  # not so for nan
         finite = {key: value if np.isfinite(value) else None for key, value in numbers.items()}
-        results[name] = {**finite, "passed": bool(passed)}
+        results[name] = ComponentCheck(**finite, passed=bool(passed))
     return results
 
 
@@ -205,15 +206,3 @@ def _write_pictures(
     images = (jax_image, torch_image, amplified)
     for name, image, note in zip(PICTURES, images, about, strict=True):
         save_png(image, folder / name, {**settings, **note})
-
-
-def _versions() -> dict[str, str]:
-
-    return {
-        "medsd_jax": medsd_jax.__version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        **torch_versions(),
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }

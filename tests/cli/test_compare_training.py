@@ -13,7 +13,8 @@ from medsd_jax.classifier.model import load_classifier
 from medsd_jax.cli.main import main
 from medsd_jax.config.recipes import load_config
 from medsd_jax.evaluation.by_classifier.downstream_utility import ARMS
-from medsd_jax.reports.writing import schema
+from medsd_jax.evaluation.reports.classifiers import DownstreamUtilityReport
+from medsd_jax.reports.schema_files import schema_of
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows import classifier_recipe, downstream_utility
 from tests.tiny.run import ROOT
@@ -137,11 +138,11 @@ def test_every_arm_is_trained_as_long_and_kept(compared, places):
             assert [row["step"] for row in read_scalars(folder)] == [STEPS // 2, STEPS]
             assert load_classifier(folder).labels == ("square",)
     last = report["arms"]["synthetic_then_real"][1]
-    assert (last["pictures"], last["steps"], last["learning_rate"]) == (["real"], STEPS // 2, 3e-3)
+    assert (last["images"], last["steps"], last["learning_rate"]) == (["real"], STEPS // 2, 3e-3)
     assert last["epochs"] == STEPS / 2 * 16 / 16
-    assert report["pictures"]["real"]["num_images"] == 16
+    assert report["images"]["real"]["num_images"] == 16
     squares = (places / "telling" / "samples.jsonl").read_text().count("with a square")
-    told = report["pictures"]["synthetic"]["labels"]["square"]
+    told = report["images"]["synthetic"]["labels"]["square"]
     assert told == {"present": squares, "absent": 320 - squares}
 
 
@@ -158,18 +159,18 @@ def test_gains_are_differences_of_the_scores(compared):
 
 def test_schema_refuses_what_it_does_not_say(compared):
     report = read(compared)
-    jsonschema.Draft202012Validator.check_schema(schema("downstream_utility"))
+    jsonschema.Draft202012Validator.check_schema(schema_of(DownstreamUtilityReport))
 
     def refused(change):
         changed = json.loads(json.dumps(report))
         change(changed)
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(changed, schema("downstream_utility"))
+            jsonschema.validate(changed, schema_of(DownstreamUtilityReport))
 
-    jsonschema.validate(report, schema("downstream_utility"))
+    jsonschema.validate(report, schema_of(DownstreamUtilityReport))
     refused(lambda r: r.update(new=1))
     refused(lambda r: r["labels"]["square"]["scores"].pop("real"))
-    refused(lambda r: r["labels"]["square"].update(too_few=True))
+    refused(lambda r: r["labels"]["square"].update(too_few=None))
     refused(lambda r: r["labels"]["square"]["gains"].update(other={}))
     refused(lambda r: r["labels"]["square"]["gains"]["synthetic"]["f1"].update(value=None))
 

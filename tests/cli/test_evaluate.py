@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medsd_jax.cli import evaluate as command
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.cli.main import main
+from medsd_jax.cli.sampling_flags import sampling_of_flags
 from medsd_jax.config.recipes import load_config
 from medsd_jax.evaluation.features import extraction
+from medsd_jax.evaluation.reports.evaluation import EvaluationReport
 from medsd_jax.parallel.mesh import make_mesh
-from medsd_jax.reports.writing import schema
-from medsd_jax.workflows import evaluate as evaluate_command
-from medsd_jax.workflows import sample_for_evaluation
+from medsd_jax.reports.schema_files import schema_of
 from medsd_jax.workflows.models import save
+from medsd_jax.workflows.sample_for_evaluation import sample_for_evaluation
 from tests.tiny.classifier import write_judge
 from tests.tiny.pipeline import tiny_pipeline
 from tests.tiny.run import ROOT
@@ -69,10 +71,10 @@ def test_report(places, tmp_path, capsys):
 def test_schema_refuses_what_it_does_not_say(places, tmp_path):
     assert evaluate(places, "alike", tmp_path) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema("evaluation"))
-    jsonschema.validate(report, schema("evaluation"))
+    jsonschema.Draft202012Validator.check_schema(schema_of(EvaluationReport))
+    jsonschema.validate(report, schema_of(EvaluationReport))
     for key, value in (
-        ("recall", {"value": 1.2, "n": 3}),
+        ("recall", {"value": 0.2, "n": -3, "ci95": None}),
         ("fid", None),
         ("protocol", "x"),
         ("new", 1),
@@ -81,7 +83,7 @@ def test_schema_refuses_what_it_does_not_say(places, tmp_path):
         target = changed if key in ("protocol", "new") else next(iter(changed["fidelity"].values()))
         target[key] = value
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(changed, schema("evaluation"))
+            jsonschema.validate(changed, schema_of(EvaluationReport))
 
 
 def test_planted_copies_are_named(places, tmp_path, capsys):
@@ -94,14 +96,14 @@ def test_planted_copies_are_named(places, tmp_path, capsys):
         picture.save(tmp_path / "synthetic" / "copy3.jpg", quality=60)
     words = ["--train", str(tmp_path / "train"), "--synthetic", str(tmp_path / "synthetic")]
     assert evaluate(places, "alike", tmp_path / "out", *words) == 0
-    privacy = json.loads((tmp_path / "out" / "report.json").read_text())["privacy"]
-    assert privacy["spaces"]["pixels"]["num_suspicious"] >= 3
-    top = {row["picture"].rpartition("/")[2]: row for row in privacy["most_suspicious"][:3]}
+    memorization = json.loads((tmp_path / "out" / "report.json").read_text())["memorization"]
+    assert memorization["spaces"]["pixels"]["num_suspicious"] >= 3
+    top = {row["image"].rpartition("/")[2]: row for row in memorization["most_suspicious"][:3]}
     assert set(top) == {"copy1.png", "copy2.png", "copy3.jpg"}
     assert top["copy3.jpg"]["nearest"].endswith("003.png")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "copy3.jpg" in page and "Are training pictures among them?" in page
-    assert "nearer to a training picture" in capsys.readouterr().out
+    assert "nearer to a training image" in capsys.readouterr().out
 
 
 def test_held_out_pictures_of_another_origin_accuse_nobody(places, tmp_path, capsys):
@@ -115,13 +117,13 @@ def test_held_out_pictures_of_another_origin_accuse_nobody(places, tmp_path, cap
             Image.fromarray(pixels).save(tmp_path / name / f"{i:03d}.png")
     words = ["--train", str(tmp_path / "train"), "--synthetic", str(tmp_path / "drawn")]
     assert evaluate(places, "alike", tmp_path / "out", *words) == 0
-    entry = json.loads((tmp_path / "out" / "report.json").read_text())["privacy"]["spaces"][
+    entry = json.loads((tmp_path / "out" / "report.json").read_text())["memorization"]["spaces"][
         "pixels"
     ]
     assert "another origin" in entry["doubt"]
     said = capsys.readouterr().out
     assert "pixels: the alarm means nothing, as the held-out images lie farther" in said
-    assert "pixels: 40 pictures" not in said
+    assert "pixels: 40 images" not in said
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "the alarm means nothing here" in page and "Only 40 patients are held out" in page
 
@@ -143,17 +145,17 @@ def test_the_judge_is_asked(places, asking, tmp_path, capsys):
     words = ["--synthetic", str(asking), "--judge", str(places / "judge")]
     assert evaluate(places, "alike", tmp_path, *words) == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    entry = report["condition"]["labels"]["x"]
+    entry = report["prompt_adherence"]["labels"]["x"]
     assert {p["prompt"]: (p["asks"], p["num_images"]) for p in entry["prompts"]} == {
         "p0": (False, NUM // 2), "p1": (True, NUM // 2)
     }  # fmt: skip
     confusion = entry["confusion"]
-    assert confusion["asked_seen"] + confusion["asked_unseen"] == NUM // 2
-    assert report["parts"][f"classifier={places / 'judge'}"]["x"]["too_few"]
+    assert confusion["true_positives"] + confusion["false_negatives"] == NUM // 2
+    assert report["subgroups"][f"classifier={places / 'judge'}"]["x"]["too_few"]
     assert report["diversity"]["num_prompts"] == 2
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Do the pictures show what their prompts ask for?" in page
-    assert f"of {NUM} pictures show what their prompt asks for" in capsys.readouterr().out
+    assert f"of {NUM} images show what their prompt asks for" in capsys.readouterr().out
 
 
 def test_prompts_that_share_their_seeds_are_one_draw(places, asking, tmp_path):
@@ -167,10 +169,10 @@ def test_prompts_that_share_their_seeds_are_one_draw(places, asking, tmp_path):
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     (space,) = report["fidelity"].values()
     assert space["precision"]["n"] == space["fid"]["n"] == NUM // 2
-    assert report["condition"]["labels"]["x"]["prompt_accuracy"]["n"] == NUM // 2
+    assert report["prompt_adherence"]["labels"]["x"]["prompt_accuracy"]["n"] == NUM // 2
 
 
-def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys):
+def test_a_model_is_sampled_first_and_once(places, tmp_path, capsys):
     save(tiny_pipeline(), tmp_path / "model")
     (tmp_path / "prompts.csv").write_text("prompt,x\na,0\nb,1\n")
     model = ["--model", str(tmp_path / "model"), "--prompts_csv", str(tmp_path / "prompts.csv")]
@@ -179,12 +181,14 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, monkeypatch, capsys
              "--num_steps", "1", "--judge", str(places / "judge")]  # fmt: skip
     assert main(words) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["sets"]["synthetic"]["num_pictures"] == 20
-    assert report["condition"]["labels"]["x"]["num_prompts"] == 2
-    monkeypatch.setattr(
-        "medsd_jax.workflows.sample_to_folder.sample_batches", None
-    )  # nothing is left
-    assert main(words) == 0
+    assert report["sets"]["synthetic"]["num_images"] == 20
+    assert report["prompt_adherence"]["labels"]["x"]["num_prompts"] == 2
+    folder = tmp_path / "out" / "samples"
+    lines = (folder / "samples.jsonl").read_text().splitlines()
+    paths = [folder / json.loads(line)["file"] for line in lines]
+    drawn = {path: path.stat().st_mtime_ns for path in paths}
+    assert len(drawn) == 20 and main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in drawn} == drawn  # nothing was left to draw
     for change in (["--guidance_scale", "2"], ["--seed", "1"], ["--same_seeds"]):
         assert main([*words, *change]) == 2
         assert "holds samples already" in capsys.readouterr().err
@@ -200,9 +204,9 @@ def test_every_image_that_is_sampled_has_a_seed_of_its_own(tmp_path, flags, seed
     words += ["--model", str(tmp_path / "model"), "--prompt", "a", "--prompt", "a"]
     words += ["--num_images", "2", "--num_steps", "1"]
     parser = ArgumentParser(prog="medsd_jax")
-    evaluate_command.add_parser(parser.add_subparsers())
-    wanted = sample_for_evaluation.sampling_of_flags(parser.parse_args(words))
-    folder = sample_for_evaluation.sample_for_evaluation(wanted, tmp_path / "out")
+    command.add_parser(parser.add_subparsers())
+    wanted = sampling_of_flags(parser.parse_args(words))
+    folder = sample_for_evaluation(wanted, tmp_path / "out")
     lines = (folder / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == seeds
 
@@ -245,7 +249,7 @@ class TestWithoutFeatures:
         judge = ["--judge", str(places / "judge")]
         report = without_features(places, tmp_path, "--synthetic", str(asking), *judge)
         assert list(report["fidelity"]) == [f"classifier={places / 'judge'}"]
-        assert "no --features" in caplog.text and "rough" in caplog.text
+        assert "no feature space is named" in caplog.text and "rough" in caplog.text
 
     def test_two_folders_are_enough(self, places, tmp_path):
         alike, darker = (
@@ -254,10 +258,10 @@ class TestWithoutFeatures:
             for name in ("alike", "darker")
         )  # fmt: skip
         space = alike["fidelity"]["thumbnail"]
-        assert space["rough"] and space["width"] == 64
+        assert alike["feature_spaces"]["thumbnail"]["rough"] and space["width"] == 64
         other = darker["fidelity"]["thumbnail"]
         assert other["kid"]["ci95"][0] > 2 * space["kid"]["ci95"][1]
-        assert list(darker["privacy"]["spaces"]) == ["pixels"]  # which see more than thumbnails
+        assert list(darker["memorization"]["spaces"]) == ["pixels"]
         page = (tmp_path / "alike" / "report.html").read_text(encoding="utf-8")
         assert "Rough: for a first look" in page
 
@@ -265,7 +269,7 @@ class TestWithoutFeatures:
         save(tiny_pipeline(), tmp_path / "model")
         words = ["--model", str(tmp_path / "model"), "--prompt", "a", "--num_images", "10"]
         report = without_features(places, tmp_path / "out", *words, "--num_steps", "1")
-        (space,) = report["fidelity"].values()
+        (space,) = report["feature_spaces"].values()
         assert (space["network"], space["rough"]) == ("latent", True)
         latent = f"latent={tmp_path / 'model'}"
         words = ["--synthetic", str(places / "alike"), "--features", latent]
@@ -281,17 +285,22 @@ def test_pages_do_not_tell_where_they_were_made(places, asking, tmp_path):
     assert f"classifier={places.name}/judge" in page and f"{places.name}/real" in page
 
 
-def test_features_are_computed_once(places, tmp_path, monkeypatch):
+def test_features_are_computed_once(places, tmp_path):
     assert evaluate(places, "alike", tmp_path) == 0
     first = (tmp_path / "report.json").read_text()
-    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
-
-    def refuse(*_):
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(extraction, "put_global", refuse)
+    kept = list((tmp_path / "features").glob("*.npy"))
+    assert len(kept) == 2
     assert evaluate(places, "alike", tmp_path) == 0
     assert (tmp_path / "report.json").read_text() == first
+    # What is kept is what is measured: scaled by 2, FID is 4 times as large.
+    for path in kept:
+        np.save(path, 2 * np.load(path))
+    assert evaluate(places, "alike", tmp_path) == 0
+    before, after = (
+        next(iter(json.loads(text)["fidelity"].values()))["fid"]["value"]
+        for text in (first, (tmp_path / "report.json").read_text())
+    )
+    assert after == pytest.approx(4 * before, rel=1e-6)
 
 
 def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, monkeypatch):

@@ -12,8 +12,9 @@ from PIL import Image
 
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation import autoencoder
+from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
 from medsd_jax.interop.pipeline_dir import save_pipeline
-from medsd_jax.reports.writing import schema
+from medsd_jax.reports.schema_files import schema_of
 from tests.tiny.classifier import write_judge
 from tests.tiny.pipeline import SIDE, tiny_pipeline
 from tests.tiny.run import ROOT
@@ -58,15 +59,15 @@ def test_report(places, tmp_path, capsys):
     assert audit(places, tmp_path / "new" / "out", "--judge", str(places / "judge")) == 0
     folder = tmp_path / "new" / "out"
     report, said = report_of(folder), capsys.readouterr().out
-    assert not report["verdict"]["good_enough"]  # random weights; and yet the exit code is 0
+    assert not report["result"]["good_enough"]  # random weights; and yet the exit code is 0
     assert "not good enough" in said and "not a medical validation" in said
     assert report["measured"] == {
         "num_images": NUM, "num_patients": NUM // 2, "image_size": SIDE, "resize_mode": "pad",
     }  # fmt: skip
     assert report["similarity"]["psnr"]["mean"]["n"] == NUM // 2
-    assert report["judge"]["labels"]["pleural_effusion"]["auroc"]["num_present"] == NUM // 2
-    assert report["judge"]["labels"]["cardiomegaly"]["auroc"] is None
-    assert report["set"]["num_pictures"] == NUM
+    assert report["classifier"]["labels"]["pleural_effusion"]["auroc"]["num_present"] == NUM // 2
+    assert report["classifier"]["labels"]["cardiomegaly"]["auroc"] is None
+    assert report["set"]["num_images"] == NUM
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Not good enough" in page and "not a medical validation" in page
     assert "4 times" in page and "Does a classifier still see the same?" in page
@@ -80,31 +81,31 @@ def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, mo
     monkeypatch.setattr(autoencoder.AutoencoderKL, "decode", lambda self, x: x)
     assert audit(places, tmp_path, "--judge", str(places / "judge"), "--seed", "3") == 0
     report = report_of(tmp_path)
-    assert report["verdict"]["good_enough"] and "\ngood enough" in capsys.readouterr().out
+    assert report["result"]["good_enough"] and "\ngood enough" in capsys.readouterr().out
     assert report["similarity"]["psnr"]["mean"]["value"] == 100.0
-    for entry in report["judge"]["labels"].values():
-        assert entry["changed"]["value"] == 0
+    for entry in report["classifier"]["labels"].values():
+        assert entry["prediction_flips"]["value"] == 0
     assert "Does a classifier" in (tmp_path / "report.html").read_text(encoding="utf-8")
     strict = ["--least_ssim", "1", "--least_psnr", "100"]
     assert audit(places, tmp_path / "strict", *strict, "--num_images", "7") == 0
     report = report_of(tmp_path / "strict")
-    assert report["measured"]["num_images"] == 7 and report["judge"] is None
-    assert [c["least"] for c in report["verdict"]["criteria"]] == [100.0, 1.0]
+    assert report["measured"]["num_images"] == 7 and report["classifier"] is None
+    assert [c["minimum"] for c in report["result"]["criteria"]] == [100.0, 1.0]
     assert "Does a classifier" not in (tmp_path / "strict" / "report.html").read_text("utf-8")
 
 
 def test_schema_refuses_what_it_does_not_say(places, tmp_path):
     assert audit(places, tmp_path, "--num_images", "3") == 0
     report = report_of(tmp_path)
-    jsonschema.Draft202012Validator.check_schema(schema("reconstruction"))
-    jsonschema.validate(report, schema("reconstruction"))
+    jsonschema.Draft202012Validator.check_schema(schema_of(ReconstructionReport))
+    jsonschema.validate(report, schema_of(ReconstructionReport))
     broken = (
-        ("new", 1), ("set", {}), ("bands", []), ("judge", {}), ("worst", []), ("verdict", {}),
+        ("new", 1), ("set", {}), ("bands", []), ("classifier", {}), ("worst", []), ("result", {}),
         ("similarity", {**report["similarity"], "psnr": {"mean": {"value": 200.0, "n": 0}}}),
     )  # fmt: skip
     for key, value in broken:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**report, key: value}, schema("reconstruction"))
+            jsonschema.validate({**report, key: value}, schema_of(ReconstructionReport))
 
 
 def test_a_workdir_has_its_recipe_s_size(places, tmp_path):
@@ -130,7 +131,7 @@ def test_by_its_phantom_recipe(places, tmp_path):
     assert report["measured"] == {
         "num_images": NUM, "num_patients": NUM // 2, "image_size": 64, "resize_mode": "crop",
     }  # fmt: skip
-    assert [c["least"] for c in report["verdict"]["criteria"]] == [30.0, 0.9]
+    assert [c["minimum"] for c in report["result"]["criteria"]] == [30.0, 0.9]
 
 
 def test_evaluate_mentions_it(capsys):

@@ -8,7 +8,8 @@ import pytest
 
 from medsd_jax.cli.main import main
 from medsd_jax.errors import UserError
-from medsd_jax.reports.writing import schema
+from medsd_jax.evaluation.reports.membership import MembershipReport
+from medsd_jax.reports.schema_files import schema_of
 from medsd_jax.workflows.train.run import train
 from tests.tiny.run import recipe, write_model
 
@@ -41,33 +42,37 @@ def test_report(workdir, tmp_path, capsys):
     info = json.loads(index.read_text())
     assert report["data"] == info["fingerprint"]
     for side, split in (("trained", "train"), ("held_out", "validation")):
-        assert report[side]["num_images"] == info["num_images"][split]
-        assert report[side]["num_patients"] == info["num_patients"][split]
+        assert report["attack"][side]["num_images"] == info["num_images"][split]
+        assert report["attack"][side]["num_patients"] == info["num_patients"][split]
     # One step teaches nothing by heart; 60 pictures.
-    low, high = report["auroc"]["ci95"]
+    low, high = report["attack"]["auroc"]["ci95"]
     assert low < 0.5 < high
-    assert [row["timestep"] for row in report["timesteps"]] == [250, 750]
+    assert [row["timestep"] for row in report["attack"]["timesteps"]] == [250, 750]
 
     assert attack(workdir, "--num_images", "7", "--output", str(tmp_path / "out")) == 0
     fewer = json.loads((tmp_path / "out" / "membership.json").read_text())
-    assert fewer["trained"]["num_images"] == fewer["held_out"]["num_images"] == 7
+    assert [fewer["attack"][k]["num_images"] for k in ("trained", "held_out")] == [7, 7]
     assert fewer["model_hash"] == report["model_hash"]
 
     untrained = str(workdir.parent / "model")
     assert attack(workdir, "--model", untrained, "--output", str(tmp_path / "before")) == 0
     before = json.loads((tmp_path / "before" / "membership.json").read_text())
     assert before["model_hash"] != report["model_hash"]
-    assert before["trained"]["loss"] != report["trained"]["loss"]
+    assert before["attack"]["trained"] != report["attack"]["trained"]
 
 
 def test_schema_refuses_what_it_does_not_say(workdir, tmp_path):
     assert attack(workdir, "--num_images", "7", "--output", str(tmp_path)) == 0
     report = json.loads((tmp_path / "membership.json").read_text())
-    jsonschema.Draft202012Validator.check_schema(schema("membership"))
-    jsonschema.validate(report, schema("membership"))
-    for key, value in (("new", 1), ("data", "x"), ("timesteps", []), ("auroc", {"value": 1.2})):
+    jsonschema.Draft202012Validator.check_schema(schema_of(MembershipReport))
+    jsonschema.validate(report, schema_of(MembershipReport))
+    for key, value in (
+        ("new", 1),
+        ("data", "x"),
+        ("attack", {**report["attack"], "timesteps": []}),
+    ):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**report, key: value}, schema("membership"))
+            jsonschema.validate({**report, key: value}, schema_of(MembershipReport))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_tiny_recipe_is_compiled_for_a_slice(
     flags += [f"--config.{word}" for word in words] + ["--output", str(tmp_path / "plan.json")]
     assert exit_code(lambda: run_words(flags, "plan")) == 0
     found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] and found["chips"] == chips and found["images_a_chip"] == 2
+    assert found["fits"] and found["chips"] == chips and found["images_per_chip"] == 2
     assert found["operations"] > 1e6 and found["arguments"] > 0
     assert "fits" in capsys.readouterr().out
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from medsd_jax.cli.main import main
-from medsd_jax.reports.writing import schema
+from medsd_jax.evaluation.reports.text_probe import TextProbeReport
+from medsd_jax.reports.schema_files import schema_of
 from medsd_jax.workflows.models import save
 from tests.tiny.bert import CONFIG, write_bert
 from tests.tiny.pipeline import tiny_pipeline
@@ -63,7 +64,7 @@ def report(places, tmp_path_factory):
     encoders = ("bert", "other", "sd")
     assert run(places, output, "--max_length", "24", encoders=encoders) == 0
     found = json.loads((output / "report.json").read_text())
-    jsonschema.validate(found, schema("text_probe"))
+    jsonschema.validate(found, schema_of(TextProbeReport))
     return found
 
 
@@ -73,7 +74,7 @@ def test_a_word_is_found_and_a_coin_is_not(report):
         assert set(labels) == {"effusion", "coin", "rare"}  # age and view are no findings
         # Random weights keep words apart; coins can be read from no text. CLIP's 16 byte tokens
         # end before the finding.
-        if entry["class"] == "Bert":
+        if entry["architecture"] == "Bert":
             assert labels["effusion"]["auroc"]["value"] > 0.95, entry["name"]
             assert labels["effusion"]["f1"]["value"] > 0.85, entry["name"]
         assert abs(labels["coin"]["auroc"]["value"] - 0.5) < 0.2, entry["name"]
@@ -90,7 +91,7 @@ def test_sides_share_no_patient_and_are_counted(report):
 
 def test_encoders_are_told_apart(report, places):
     first, second, third = report["encoders"]
-    assert [e["class"] for e in report["encoders"]] == ["Bert", "Bert", "CLIP"]
+    assert [e["architecture"] for e in report["encoders"]] == ["Bert", "Bert", "CLIP"]
     assert len({e["weights_hash"] for e in report["encoders"]}) == 3
     assert first["width"] == CONFIG.hidden_size
     assert [e["max_length"] for e in (first, second, third)] == [24, 24, 16]

@@ -96,6 +96,7 @@ def test_a_schema_lists_every_key(tmp_path):
             "by_name": {"type": "object", "additionalProperties": {"$ref": "#/$defs/estimate"}},
             "hashes": {"type": "array", "items": {"$ref": "#/$defs/hash"}},
             "inner": {"type": "object", "properties": {"x": {"enum": ["a", 1]}}},
+            "ends": {"type": "array", "prefixItems": [{"type": "number"}, {"type": "null"}]},
             "maybe": {"oneOf": [{"type": "null"}, {"type": ["string", "number"]}]},
         },
         "$defs": {
@@ -110,6 +111,7 @@ def test_a_schema_lists_every_key(tmp_path):
         "`by_name` (may be absent): name → [estimate](#test-estimate)\n",
         "`hashes` (may be absent): list of string\n",
         '`inner.x` (may be absent): `"a"` or `1`\n',
+        "`ends` (may be absent): [number, null]\n",
         "`maybe` (may be absent): null or string or number\n",
         "### estimate { #test-estimate }\n\nA value.\n\n`value` (may be absent): number\n",
     ):

@@ -16,7 +16,7 @@ from medsd_jax.evaluation.reconstruction import (
     BANDS,
     COLOUR_CAST,
     SIMILARITY,
-    give_verdict,
+    compare_with_thresholds,
     measure,
     summarise,
 )
@@ -141,34 +141,36 @@ def test_summary_is_of_the_pictures_and_pools_bands(pictures):
     found = measured_of(lambda x: 0.8 * x, pictures)
     wanted = expected(originals_of(pictures), 0.8 * (originals_of(pictures) / 127.5 - 1))
     patients = ["a", "b", "c", "d"] * 3
-    report = summarise(found, patients[:NUM], seed=0)
+    similarity, _, bands = summarise(found, patients[:NUM], seed=0)
     for name in ("rmse", "psnr", "ssim"):
-        entry, values = report["similarity"][name], wanted[name]
-        np.testing.assert_allclose(entry["mean"]["value"], values.mean(), rtol=1e-4)
-        np.testing.assert_allclose(entry["std"], values.std(ddof=1), rtol=1e-3)
-        np.testing.assert_allclose(entry["quantiles"]["0.05"], np.quantile(values, 0.05), rtol=1e-4)
-        assert entry["mean"]["n"] == 4
-        low, high = entry["mean"]["ci95"]
-        assert low < entry["mean"]["value"] < high
+        entry, values = getattr(similarity, name), wanted[name]
+        np.testing.assert_allclose(entry.mean.value, values.mean(), rtol=1e-4)
+        np.testing.assert_allclose(entry.std, values.std(ddof=1), rtol=1e-3)
+        np.testing.assert_allclose(entry.quantiles["0.05"], np.quantile(values, 0.05), rtol=1e-4)
+        assert entry.mean.n == 4
+        low, high = entry.mean.ci95
+        assert low < entry.mean.value < high
     count = wanted["count"].sum(axis=0)
-    for k, band in enumerate(report["bands"]):
-        assert (band["low"], band["high"]) == (k / 4, (k + 1) / 4)
-        np.testing.assert_allclose(band["share"]["value"], count[k] / count.sum(), rtol=1e-6)
+    for k, band in enumerate(bands):
+        assert (band.low, band.high) == (k / 4, (k + 1) / 4)
+        np.testing.assert_allclose(band.share.value, count[k] / count.sum(), rtol=1e-6)
         bias, squares = (wanted[name].sum(axis=0)[k] / count[k] for name in ("error", "squared"))
-        np.testing.assert_allclose(band["bias"]["value"], bias, rtol=1e-4)
-        np.testing.assert_allclose(band["rmse"]["value"], squares**0.5, rtol=1e-4)
+        np.testing.assert_allclose(band.bias.value, bias, rtol=1e-4)
+        np.testing.assert_allclose(band.rmse.value, squares**0.5, rtol=1e-4)
     # Less contrast: dark parts come out too bright and bright ones too dark.
-    assert report["bands"][0]["bias"]["ci95"][0] > 0 > report["bands"][3]["bias"]["ci95"][1]
-    assert sum(band["share"]["value"] for band in report["bands"]) == pytest.approx(1.0, abs=1e-9)
+    assert bands[0].bias.ci95[0] > 0 > bands[3].bias.ci95[1]
+    assert sum(band.share.value for band in bands) == pytest.approx(1.0, abs=1e-9)
 
 
 def test_one_patient_has_no_interval_and_an_empty_band_no_number(tmp_path):
     for i in range(2):
         Image.fromarray(np.full((SIDE, SIDE), 10 + i, np.uint8)).save(tmp_path / f"{i}.png")
-    report = summarise(measured_of(lambda x: x, open_pictures(tmp_path)), ["a", "a"], seed=0)
-    assert report["similarity"]["ssim"]["mean"] == {"value": pytest.approx(1.0), "n": 1}
-    assert [band["share"]["value"] for band in report["bands"]] == [1, 0, 0, 0]
-    assert report["bands"][3]["bias"] is None and report["bands"][3]["rmse"] is None
+    similarity, _, bands = summarise(
+        measured_of(lambda x: x, open_pictures(tmp_path)), ["a", "a"], seed=0
+    )
+    assert dataclasses.astuple(similarity.ssim.mean) == (pytest.approx(1.0), 1, None)
+    assert [band.share.value for band in bands] == [1, 0, 0, 0]
+    assert bands[3].bias is None and bands[3].rmse is None
 
 
 def test_a_colour_cast_is_seen(pictures):
@@ -209,19 +211,19 @@ def test_reconstructions_that_are_not_finite_are_not_measured(pictures):
 
 
 def test_verdict(pictures):
-    least = {"psnr": 30.0, "ssim": 0.9}
-    same = give_verdict(measured_of(lambda x: x, pictures), least)
-    assert same["good_enough"] and [c["passed"] for c in same["criteria"]] == [True, True]
-    assert same["criteria"][0]["value"] == 100.0  # and not infinity, which has no mean
+    minimum = {"psnr": 30.0, "ssim": 0.9}
+    same = compare_with_thresholds(measured_of(lambda x: x, pictures), minimum)
+    assert same.good_enough and [c.passed for c in same.criteria] == [True, True]
+    assert same.criteria[0].value == 100.0  # and not infinity, which has no mean
     nearly = measured_of(lambda x: x + 0.02 * jnp.sin(40 * x), pictures)
-    assert give_verdict(nearly, least)["good_enough"]
-    away = give_verdict(measured_of(noise, pictures), least)
-    assert not away["good_enough"] and not any(c["passed"] for c in away["criteria"])
-    assert [c["share_below"] for c in away["criteria"]] == [1.0, 1.0]
+    assert compare_with_thresholds(nearly, minimum).good_enough
+    away = compare_with_thresholds(measured_of(noise, pictures), minimum)
+    assert not away.good_enough and not any(c.passed for c in away.criteria)
+    assert [c.share_below for c in away.criteria] == [1.0, 1.0]
     # Each criterion decides by itself.
-    one = give_verdict(nearly, {"psnr": 99.0, "ssim": 0.5})
-    assert not one["good_enough"] and [c["passed"] for c in one["criteria"]] == [False, True]
-    assert "not a medical validation" in one["caveat"]
+    one = compare_with_thresholds(nearly, {"psnr": 99.0, "ssim": 0.5})
+    assert not one.good_enough and [c.passed for c in one.criteria] == [False, True]
+    assert "not a medical validation" in one.caveat
 
 
 def test_devices_and_batches_change_nothing(tiny, pictures):

@@ -23,6 +23,7 @@ from medsd_jax.training.metrics import ScalarWriter, read_scalars
 from medsd_jax.workflows.membership import config_of_run
 from medsd_jax.workflows.sample_folder import SampleFolder
 from tests.fuzz.mutations import Mutator, dumped, encoded
+from tests.tiny import reports as examples
 
 Read = Callable[[Mutator], Any]
 PHANTOMS = {"num_images": 12, "image_size": 16}
@@ -179,18 +180,10 @@ def _reports(work: Path) -> Read:
 
     for i, image in enumerate(pixels):
         save_png(image, evaluation / f"samples/{i}.png", {})
-    score = {"value": 0.5, "n": 4, "ci95": [0.1, 0.9]}
-    label = {reproduce_report.LABEL: {"prompt_accuracy": score, "confusion": [[1, 0], [0, 1]]}}
-    report = {"condition": {"labels": label}, "fidelity": {"latent": {"fid": score}}}
-    audit = {
-        "measured": {"num_images": 3, "image_size": 16}, "verdict": {"good_enough": True},
-        "similarity": {"psnr": {"mean": 30.0}},
-        "judge": {"labels": {reproduce_report.LABEL: {"changed": score}}},
-    }  # fmt: skip
     rows = [{"file": f"{i}.png", "prompt": "x"} for i in range(8)]
     whole = {
-        evaluation / "report.json": report,
-        autoencoder / "report.json": audit,
+        evaluation / "report.json": examples.evaluation(reproduce_report.LABEL, "latent"),
+        autoencoder / "report.json": examples.reconstruction(reproduce_report.LABEL),
         work / "row/parameters.json": {"trained": 5},
         work / "row/seconds.json": 3.5,
         evaluation / "samples/samples.jsonl": rows,
@@ -207,7 +200,7 @@ def _reports(work: Path) -> Read:
         path = mutator.rng.choice(list(whole))
         value = whole[path]
         path.write_bytes(mutator.lines(value) if value is rows else mutator.json(value))
-        reproduce_report.training(work, work / "row", row, materials)
+        reproduce_report.training(work, work / "row", row, materials, seed=0, model="m")
         parts.audit_autoencoder(study, materials)
 
     return read

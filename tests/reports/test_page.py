@@ -27,7 +27,7 @@ def test_absolute_paths_lose_their_beginning(where, shown):
     assert place(where) == shown
 
 
-@pytest.mark.parametrize("name", ["evaluate_report", "evaluate_vae_report", "reproduce"])
+@pytest.mark.parametrize("name", ["evaluation", "reconstruction", "chambon2022"])
 def test_every_table_scrolls_by_itself_where_it_does_not_fit(name):
     folder = importlib.resources.files("medsd_jax.reports") / "templates"
     text = (folder / f"{name}.html.jinja").read_text(encoding="utf-8")

@@ -5,13 +5,13 @@ as a number.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Shaped
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval, share_interval
+from medsd_jax.evaluation.reports.base import LabelScores
 
 MIN_PICTURES = 5
 """Fewest pictures with and without a finding that its scores are computed from."""
@@ -35,7 +35,7 @@ def score_labels(
     *,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, LabelScores]:
     """Scores of each finding on its known labels.
 
     Args:
@@ -47,13 +47,11 @@ def score_labels(
         seed: of the bootstrap.
 
     Returns:
-        finding -> num_images, num_present, num_patients and, where there is `enough`, accuracy
-        (with `share_interval`), auroc, f1 (each value, n = patients, ci95; of all or none right the
-        bootstrap has no width) and brier, the mean squared error of the probability; else
-        too_few = True.
+        finding -> its scores, n = patients, where there is `enough`. Accuracy has
+        `share_interval`, as of all or none right the bootstrap has no width.
     """
     patients = np.asarray(patient_ids)
-    scores: dict[str, dict[str, Any]] = {}
+    scores: dict[str, LabelScores] = {}
     for column, name in enumerate(names):
         known = ~np.isnan(targets[:, column])
         present, units = targets[known, column] > 0.5, patients[known]
@@ -64,17 +62,19 @@ def score_labels(
             "num_patients": len(set(units)),
         }
         if not enough(present, units):
-            scores[name] = {**about, "too_few": True}
+            scores[name] = LabelScores(**about, too_few=True)
             continue
         estimates = {
             key: bootstrap_interval(
                 statistic, present, probability, units=units, num_resamples=num_resamples, seed=seed
-            ).to_dict()
+            )
             for key, statistic in (("auroc", auroc), ("f1", f1))
         }
-        accuracy = share_interval((probability > 0.5) == present, units).to_dict()
+        accuracy = share_interval((probability > 0.5) == present, units)
         brier = float(brier_score_loss(present, probability))
-        scores[name] = {**about, "accuracy": accuracy, **estimates, "brier": brier}
+        scores[name] = LabelScores(
+            **about, too_few=False, accuracy=accuracy, **estimates, brier=brier
+        )
     return scores
 
 

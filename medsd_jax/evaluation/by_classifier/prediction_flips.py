@@ -17,10 +17,13 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import auroc, enough
 from medsd_jax.evaluation.metrics.intervals import share_interval
 from medsd_jax.evaluation.reconstruction import estimate
+from medsd_jax.evaluation.reports.reconstruction import LabelFlips, PairedAuroc
 
 
-def check_judge(judge: Classifier, labels: Sequence[Mapping[str, Any]], image_size: int) -> None:
-    """Raises UserError where the judge cannot say anything of these pictures.
+def check_classifier(
+    judge: Classifier, labels: Sequence[Mapping[str, Any]], image_size: int
+) -> None:
+    """Raises UserError where the classifier cannot say anything of these pictures.
 
     Args:
         judge: the classifier.
@@ -30,26 +33,26 @@ def check_judge(judge: Classifier, labels: Sequence[Mapping[str, Any]], image_si
     if judge.image_size > image_size:
         raise UserError(
             f"the classifier looks at {judge.image_size} pixels, but the reconstructions have "
-            f"{image_size}: enlarged, they would show it what no picture holds; give a larger "
-            "image size, or a classifier of smaller images"
+            f"{image_size}: enlarged, they would show it what no image holds; take a larger "
+            "image_size, or a classifier of smaller images"
         )
     known = {name for row in labels for name in row} - set(TRAIT_COLUMNS)
     if known and not known & set(map(label_name, judge.labels)):
         raise UserError(
-            f"the classifier knows {', '.join(judge.labels)}, but the pictures are labelled with "
+            f"the classifier knows {', '.join(judge.labels)}, but the images are labelled with "
             f"{', '.join(sorted(known))}"
         )
 
 
-def changed_calls(
+def prediction_flips(
     judge: Classifier,
     calls: tuple[np.ndarray, np.ndarray],
     labels: Sequence[Mapping[str, Any]],
     patient_ids: Sequence[str],
     *,
     seed: int,
-) -> dict[str, Any]:
-    """The report's entry.
+) -> dict[str, LabelFlips]:
+    """The report's entry of each finding.
 
     Args:
         judge: the classifier.
@@ -59,43 +62,42 @@ def changed_calls(
         seed: of the bootstrap.
 
     Returns:
-        finding -> changed (value, n = patients, ci95), appeared and vanished (how many pictures
-        are called present only after and only before), and auroc: null where no label is known;
-        num_images, num_present and too_few where either kind has too few pictures; else
-        num_images, num_present, original, reconstruction and difference (value, n, ci95).
+        finding -> the share of predictions that change, n = patients, and the AUROC before and
+        after: None where no label is known.
     """
     units = np.asarray(patient_ids)
-    entries: dict[str, Any] = {}
+    entries: dict[str, LabelFlips] = {}
     for column, name in enumerate(judge.labels):
         before, after = (side[:, column] for side in calls)
         called = before > 0.5, after > 0.5
         truth = label_values(labels, name).astype(np.float64)
-        entries[name] = {
-            "changed": share_interval(called[0] != called[1], units).to_dict(),
-            "appeared": int((called[1] & ~called[0]).sum()),
-            "vanished": int((called[0] & ~called[1]).sum()),
-            "auroc": _aurocs(before, after, truth, units, seed),
-        }
+        entries[name] = LabelFlips(
+            prediction_flips=share_interval(called[0] != called[1], units),
+            appeared=int((called[1] & ~called[0]).sum()),
+            vanished=int((called[0] & ~called[1]).sum()),
+            auroc=_aurocs(before, after, truth, units, seed),
+        )
     return entries
 
 
 def _aurocs(
     before: np.ndarray, after: np.ndarray, truth: np.ndarray, units: np.ndarray, seed: int
-) -> dict[str, Any] | None:
+) -> PairedAuroc | None:
     known = ~np.isnan(truth)
     if not known.any():
         return None
     present, before, after, units = truth[known] > 0.5, before[known], after[known], units[known]
     about = {"num_images": int(known.sum()), "num_present": int(present.sum())}
     if not enough(present, units):
-        return {**about, "too_few": True}
+        return PairedAuroc(**about, too_few=True)
 
     def difference(present: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
         return auroc(present, after) - auroc(present, before)
 
-    return {
+    return PairedAuroc(
         **about,
-        "original": estimate(auroc, present, before, units=units, seed=seed),
-        "reconstruction": estimate(auroc, present, after, units=units, seed=seed),
-        "difference": estimate(difference, present, before, after, units=units, seed=seed),
-    }
+        too_few=False,
+        original=estimate(auroc, present, before, units=units, seed=seed),
+        reconstruction=estimate(auroc, present, after, units=units, seed=seed),
+        difference=estimate(difference, present, before, after, units=units, seed=seed),
+    )

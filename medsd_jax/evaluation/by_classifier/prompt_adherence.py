@@ -18,6 +18,14 @@ from medsd_jax.evaluation.by_classifier.label_scores import score_labels
 from medsd_jax.evaluation.images.image_sets import PictureSet, squared
 from medsd_jax.evaluation.metrics.intervals import share_interval
 from medsd_jax.evaluation.metrics.subgroups import MIN_PICTURES, parts
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.evaluation import (
+    Confusion,
+    LabelAdherence,
+    PromptAdherence,
+    PromptScore,
+    TooFewImages,
+)
 
 PROMPTS_TOLD = 50
 """A data set of prompts has thousands; each has few pictures then."""
@@ -54,16 +62,11 @@ class PromptJudgement:
         """[n] bool, whether picture and prompt agree."""
         return self.seen == self.asked
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report's entry.
+    def report(self, subgroups: Mapping[str, np.ndarray] | None = None) -> LabelAdherence:
+        """The report's entry, with the `PROMPTS_TOLD` most frequent prompts.
 
-        Returns:
-            label; prompt_accuracy (value, n = start noises, ci95 by Wilson: pictures of different
-            seeds are independent, prompts that share theirs are not); auroc and f1 (value, n, ci95)
-            where both kinds of prompts have enough pictures, else null; confusion: asked_seen,
-            asked_unseen, unasked_seen, unasked_unseen; prompts: of each prompt (the `PROMPTS_TOLD`
-            most frequent ones) whether it asks for the finding, the number of pictures, in how many
-            the finding is seen, and the accuracy; num_prompts.
+        Args:
+            subgroups: name -> [n] bool, which images are in it.
         """
         rows_of: dict[str, list[int]] = {}
         for row, prompt in enumerate(self.prompts):
@@ -73,36 +76,47 @@ class PromptJudgement:
         for prompt, numbers in told:
             rows = np.array(numbers)
             by_prompt.append(
-                {
-                    "prompt": prompt,
-                    "asks": bool(self.asked[rows][0]),
-                    "num_images": len(rows),
-                    "num_seen": int(self.seen[rows].sum()),
-                    "accuracy": self.share(rows),
-                }
+                PromptScore(
+                    prompt=prompt,
+                    asks=bool(self.asked[rows][0]),
+                    num_images=len(rows),
+                    num_seen=int(self.seen[rows].sum()),
+                    accuracy=self.share(rows),
+                )
             )
         scores = score_labels(
             [self.label], self.probability[:, None], self.asked[:, None].astype(np.float32),
             self.units or [str(row) for row in range(len(self.asked))],
         )[self.label]  # fmt: skip
-        return {
-            "label": self.label,
-            "prompt_accuracy": self.share(),
-            "auroc": scores.get("auroc"),
-            "f1": scores.get("f1"),
-            "confusion": {
-                f"{asked}_{seen}": int(((self.asked == a) & (self.seen == b)).sum())
-                for asked, a in (("asked", True), ("unasked", False))
-                for seen, b in (("seen", True), ("unseen", False))
+        return LabelAdherence(
+            label=self.label,
+            prompt_accuracy=self.share(),
+            auroc=scores.auroc,
+            f1=scores.f1,
+            confusion=Confusion(
+                true_positives=int((self.asked & self.seen).sum()),
+                false_negatives=int((self.asked & ~self.seen).sum()),
+                false_positives=int((~self.asked & self.seen).sum()),
+                true_negatives=int((~self.asked & ~self.seen).sum()),
+            ),
+            prompts=tuple(by_prompt),
+            num_prompts=len(rows_of),
+            by_subgroup={
+                name: TooFewImages(num_images=int(part.sum()))
+                if part.sum() < MIN_PICTURES
+                else self.share(part)
+                for name, part in (subgroups or {}).items()
             },
-            "prompts": by_prompt,
-            "num_prompts": len(rows_of),
-        }
+        )
 
-    def share(self, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
-        """How many of these pictures agree with their prompt: value, n, ci95."""
+    def share(self, rows: np.ndarray | slice = slice(None)) -> Estimate:
+        """How many of these images agree with their prompt.
+
+        The interval is Wilson's, n being start noises: images of different seeds are independent,
+        prompts that share theirs are not.
+        """
         units = None if self.units is None else np.asarray(self.units)[rows]
-        return share_interval(self.right[rows], units).to_dict()
+        return share_interval(self.right[rows], units)
 
     def worst(self, count: int) -> np.ndarray:
         """The pictures that agree least with their prompt, worst first: [count] rows."""
@@ -145,7 +159,7 @@ def judge_pictures(
     labels: Mapping[str, Sequence[Mapping[str, Any]]],
     mesh: Mesh,
     units: Sequence[str] | None = None,
-) -> tuple[dict[str, Any], dict[str, PromptJudgement]]:
+) -> tuple[PromptAdherence, dict[str, PromptJudgement]]:
     """Judges two sets of pictures for all findings that the classifier knows.
 
     Args:
@@ -157,10 +171,8 @@ def judge_pictures(
         units: of the synthetic pictures, see `PromptJudgement`.
 
     Returns:
-        The report's entry: labels, finding -> what `PromptJudgement.to_dict` says and by_part
-        (accuracy of each part of `slices.parts`, or too_few); not_asked, findings of which no
-        prompt says anything; real, the classifier's scores on the real set's labels.
-        And finding -> judgement of the pictures of which it is known whether they shall show it.
+        The report's entry, with the accuracy of each part of `subgroups.parts`; and finding ->
+        judgement of the images of which it is known whether they shall show it.
 
     Raises:
         UserError: no picture is said to show or not to show any finding of the classifier.
@@ -186,20 +198,14 @@ def judge_pictures(
         )
         judgements[label] = judgement
         of_parts = parts([labels["synthetic"][i] for i in rows])
-        entries[label] = judgement.to_dict() | {
-            "by_part": {
-                name: {"num_images": int(part.sum()), "too_few": True}
-                if part.sum() < MIN_PICTURES
-                else judgement.share(part)
-                for name, part in of_parts.items()
-            }
-        }
+        entries[label] = judgement.report(of_parts)
     truth = np.stack([label_values(labels["real"], label) for label in classifier.labels], axis=1)
     on_real = score_labels(
         classifier.labels, _probabilities(classifier, real, mesh), truth, real.patient_ids
     )
-    not_asked = [label for label in classifier.labels if label not in known]
-    return {"labels": entries, "not_asked": not_asked, "real": on_real}, judgements
+    missing = tuple(label for label in classifier.labels if label not in known)
+    report = PromptAdherence(labels=entries, not_in_prompts=missing, on_real_images=on_real)
+    return report, judgements
 
 
 def _probabilities(classifier: Classifier, pictures: PictureSet, mesh: Mesh) -> np.ndarray:

@@ -169,21 +169,23 @@ def _pictures_at_once(network: FeatureNetwork, num_pictures: int, mesh: Mesh) ->
 
 
 def features_of(
-    network: FeatureNetwork, pictures: PictureSet, cache: Path, mesh: Mesh
+    network: FeatureNetwork, pictures: PictureSet, cache: Path | None, mesh: Mesh
 ) -> np.ndarray:
     """Features of every picture, computed over all devices, or read from an earlier run.
 
     Args:
         network: from `open_network`.
         pictures: the set.
-        cache: folder of .npy files, named by the content of pictures and network.
+        cache: folder of .npy files, named by the content of pictures and network; if None,
+            nothing is read or kept.
         mesh: the devices.
 
     Returns:
         [n, d] float32 in the set's order.
     """
-    path = cache / f"{network.kind}-{network.fingerprint}-{pictures.fingerprint}.npy"
-    if path.is_file():
+    name = f"{network.kind}-{network.fingerprint}-{pictures.fingerprint}.npy"
+    path = None if cache is None else cache / name
+    if path is not None and path.is_file():
         again = f"remove {path}, and it is computed again"
         found = read_array(path, again)
         if found.ndim != 2 or len(found) != len(pictures) or found.dtype != np.float32:
@@ -197,9 +199,10 @@ def features_of(
             found.append(extract(batch))
             bar.update(len(batch))
     features = np.concatenate(found)
-    cache.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part:
-        np.save(part, features)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as part:
+            np.save(part, features)
     return features
 
 

@@ -7,6 +7,7 @@
                             .jsonl as well
     FOLDER:train            a prepared data set (ArrayRecord), as `medsd-jax data` makes
     FOLDER:validation       it; FOLDER is the set itself or holds one
+    an array                [n, H, W, 3] or [n, H, W] uint8, as `medsd_jax.sample` returns
 
 Pictures are read as training data is (data/stored_image.py): a set and its own prepared copy have
 the same pixels. Those that are not readable are named and counted, never replaced: a black picture
@@ -15,12 +16,14 @@ in their place would move every distance.
 
 import collections
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from medsd_jax.data.labels import evaluated_labels
 from medsd_jax.data.patients import patient_of, warn_of_unknown
@@ -30,6 +33,7 @@ from medsd_jax.data.stored_image import UnreadableImageError, read_pixels, to_st
 from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.tables import SAMPLES_FILE, Labels, Row, find_table, read_table
+from medsd_jax.evaluation.reports.base import ImageSetSummary
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +70,16 @@ class PictureSet:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def summary(self) -> ImageSetSummary:
+        """The report's entry."""
+        return ImageSetSummary(
+            where=self.name,
+            num_images=len(self),
+            num_patients=len(set(self.patient_ids)),
+            unreadable=self.unreadable,
+            fingerprint=self.fingerprint,
+        )
+
     def read(self, index: int) -> np.ndarray:
         """One picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
         return read_pixels(self.read_file(index))[0]
@@ -80,16 +94,18 @@ class PictureSet:
             yield [self.read(i) for i in range(start, min(start + size, len(self)))]
 
 
-def open_pictures(where: Path | str, *, patients: bool = True) -> PictureSet:
+def open_pictures(where: Path | str | np.ndarray, *, patients: bool = True) -> PictureSet:
     """Finds the pictures; see the module for what `where` may be.
 
     Args:
-        where: a folder, a table or a split of a prepared data set.
+        where: a folder, a table, a split of a prepared data set, or an array.
         patients: warn of pictures whose patient is not known; generated ones have none.
 
     Raises:
         UserError: there is nothing of that name, no readable picture in it, or a damaged table.
     """
+    if not isinstance(where, str | Path):
+        return _of_array(np.asarray(where))
     folder, colon, split = str(where).rpartition(":")
     if colon and split in SPLITS and not Path(where).exists():
         found = _of_records(str(where), Path(folder), split)
@@ -156,6 +172,25 @@ def _of_records(name: str, folder: Path, split: str) -> PictureSet:
     )
     rows = [Row(Path(key), text, key, patient, labels) for key, text, patient, labels in columns]
     return _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
+
+
+def _of_array(images: np.ndarray) -> PictureSet:
+    """Images without texts, patients and labels."""
+    is_grey = images.ndim == 3
+    if images.dtype != np.uint8 or not (is_grey or (images.ndim == 4 and images.shape[3] == 3)):
+        raise UserError(
+            f"images are {images.dtype} {list(images.shape)}; give uint8 [n, H, W, 3] or [n, H, W]"
+        )
+    if not len(images):
+        raise UserError("the array holds no image")
+
+    def encoded(index: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(images[index]).save(buffer, format="PNG", compress_level=1)
+        return buffer.getvalue()
+
+    keys = [f"image {number:06d}" for number in range(len(images))]
+    return _checked(f"array of {len(images)} images", keys, [Row(Path(k)) for k in keys], encoded)
 
 
 def _checked(

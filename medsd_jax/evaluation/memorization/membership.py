@@ -33,6 +33,13 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import auroc
 from medsd_jax.evaluation.memorization.alarm import alarm_at
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
+from medsd_jax.evaluation.reports.membership import (
+    Attack,
+    GroupLoss,
+    RateByChance,
+    TimestepLosses,
+    TruePositiveRate,
+)
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.parallel.mesh import batch_sharding, make_mesh, put_batch
 from medsd_jax.parallel.multihost import fetch, put_global, replicated_key
@@ -69,7 +76,7 @@ def membership(
     seed: int = 0,
     num_resamples: int = 1000,
     mesh: Mesh | None = None,
-) -> dict[str, Any]:
+) -> Attack:
     """Attacks a model by (1) to (3).
 
     Args:
@@ -84,7 +91,7 @@ def membership(
         mesh: all devices by default.
 
     Returns:
-        See `attack`, and num_draws and seed.
+        See `attack`.
 
     Raises:
         UserError: a patient is on both sides, or there are too few for an interval.
@@ -94,11 +101,10 @@ def membership(
         model, params, num_timesteps=num_timesteps, num_draws=num_draws, seed=seed, mesh=mesh
     )
     losses = (losses_of(x.batches)[: len(x.patient_ids)] for x in (trained, held_out))
-    found = attack(
+    return attack(
         *losses, trained.patient_ids, held_out.patient_ids,
         timesteps=times(model, num_timesteps), seed=seed, num_resamples=num_resamples,
     )  # fmt: skip
-    return {**found, "num_draws": num_draws, "seed": seed}
 
 
 def make_denoising_losses(
@@ -195,7 +201,7 @@ def attack(
     timesteps: Shaped[np.ndarray, " K"],
     seed: int = 0,
     num_resamples: int = 1000,
-) -> dict[str, Any]:
+) -> Attack:
     """Scores the attack from the losses of both sides.
 
     Args:
@@ -208,15 +214,10 @@ def attack(
         num_resamples: of the bootstrap.
 
     Returns:
-        auroc: (3) with n = patients of both sides, and ci95.
-        tpr_at_fpr_0.01: value, the share of trained pictures whose score is above all but
-            false_alarms = floor(m / 100) of the held-out ones. Below 100 of these no false alarm
-            is allowed.
-        tpr_by_chance: value, the share of a stranger's pictures above as many of the held-out ones,
-            each patient asked in turn; ci95 of as many strangers as patients were trained on.
-        timesteps: of each timestep trained_loss, held_out_loss (means) and auroc (by its loss
-            alone): at which noise levels the two sides differ.
-        trained, held_out: num_images, num_patients, loss (mean).
+        AUROC (3) with n = patients of both groups; the share of trained images whose score is above
+        all but floor(m / 100) of the held-out ones; that share by chance, each held-out patient
+        taken in turn, with an interval for as many patients as were trained on; and both groups'
+        losses by timestep: at which noise levels they differ.
     """
     check_patients(trained_patients, held_out_patients)
     assert len(trained) == len(trained_patients), (len(trained), len(trained_patients))
@@ -228,38 +229,36 @@ def attack(
         auroc, is_trained, score, units=np.array([*trained_patients, *held_out_patients]),
         num_resamples=num_resamples, seed=seed,
     )  # fmt: skip
-    sides = {"trained": (trained, trained_patients), "held_out": (held_out, held_out_patients)}
+    groups = {"trained": (trained, trained_patients), "held_out": (held_out, held_out_patients)}
     rank = len(held_out) // 100 + 1
     alarm = alarm_at(-score[~is_trained], held_out_patients, rank)
     by_chance, *ends = alarm.by_chance(len(trained), num_units=len(set(trained_patients)))
-    return {
-        "auroc": interval.to_dict(),
-        "tpr_at_fpr_0.01": {
-            "value": tpr_at_one_percent(is_trained, score),
-            "false_alarms": len(held_out) // 100,
-        },
-        "tpr_by_chance": {
-            "value": by_chance / len(trained),
-            "ci95": [end / len(trained) for end in ends],
-        },
-        "timesteps": [
-            {
-                "timestep": int(t),
-                "trained_loss": float(losses[is_trained, k].mean()),
-                "held_out_loss": float(losses[~is_trained, k].mean()),
-                "auroc": auroc(is_trained, -losses[:, k]),
-            }
+    return Attack(
+        auroc=interval,
+        tpr_at_one_percent_fpr=TruePositiveRate(
+            value=tpr_at_one_percent(is_trained, score), false_alarms=len(held_out) // 100
+        ),
+        tpr_by_chance=RateByChance(
+            value=by_chance / len(trained), ci95=tuple(end / len(trained) for end in ends)
+        ),
+        timesteps=tuple(
+            TimestepLosses(
+                timestep=int(t),
+                trained_loss=float(losses[is_trained, k].mean()),
+                held_out_loss=float(losses[~is_trained, k].mean()),
+                auroc=auroc(is_trained, -losses[:, k]),
+            )
             for k, t in enumerate(timesteps)
-        ],
+        ),
         **{
-            name: {
-                "num_images": len(side),
-                "num_patients": len(set(patients)),
-                "loss": float(side.mean(dtype=np.float64)),
-            }
-            for name, (side, patients) in sides.items()
+            name: GroupLoss(
+                num_images=len(group),
+                num_patients=len(set(patients)),
+                loss=float(group.mean(dtype=np.float64)),
+            )
+            for name, (group, patients) in groups.items()
         },
-    }
+    )
 
 
 def tpr_at_one_percent(

@@ -27,6 +27,7 @@ from PIL import Image
 from medsd_jax.evaluation.memorization.alarm import Alarm, is_of_another_origin, make_alarm
 from medsd_jax.evaluation.metrics.feature_sets import Features
 from medsd_jax.evaluation.metrics.neighbours import nearest
+from medsd_jax.evaluation.reports.evaluation import NearestInSpace, SuspiciousImage
 from medsd_jax.vision.preprocessing import as_pixels, resize
 
 CELLS, MARGIN = 32, 2
@@ -82,22 +83,22 @@ class Audit:
             )
         return None
 
-    def to_dict(self) -> dict[str, Any]:
+    def report(self) -> NearestInSpace:
         """The report's entry; medians tell whether synthetic pictures lie nearer as a whole."""
         expected, low, high = self.alarm.by_chance(len(self.distances), num_units=self.num_units)
         within = float(np.median(self.training)) if len(self.training) else None
-        return {
-            "threshold": self.threshold,
-            "num_suspicious": int((self.distances < self.threshold).sum()),
-            "expected_by_chance": expected,
-            "by_chance_ci95": [low, high],
-            "alarm_rate": self.alarm.rate,
-            "num_held_out_patients": self.alarm.num_patients,
-            "doubt": self.doubt,
-            "median_distance": float(np.median(self.distances)),
-            "median_distance_of_held_out": float(np.median(self.held_out)),
-            "median_distance_within_training": within,
-        }
+        return NearestInSpace(
+            threshold=self.threshold,
+            num_suspicious=int((self.distances < self.threshold).sum()),
+            expected_by_chance=expected,
+            by_chance_ci95=(low, high),
+            alarm_rate=self.alarm.rate,
+            num_held_out_patients=self.alarm.num_patients,
+            doubt=self.doubt,
+            median_distance=float(np.median(self.distances)),
+            median_distance_of_held_out=float(np.median(self.held_out)),
+            median_distance_within_training=within,
+        )
 
 
 def audit_features(
@@ -186,7 +187,7 @@ def audit_pixels(
 
 def most_suspicious(
     audits: Mapping[str, Audit], synthetic: Sequence[str], train: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> tuple[SuspiciousImage, ...]:
     """The pictures that come nearest to training pictures in any of the spaces, worst first.
 
     Args:
@@ -195,21 +196,21 @@ def most_suspicious(
         train: [n] names.
 
     Returns:
-        At most `TOLD` of {picture, nearest, space, ratio}; ratio is the smallest over the spaces.
+        At most `TOLD`; ratio is the smallest over the spaces.
     """
     spaces = list(audits)
     ratios = np.stack([audits[space].ratio for space in spaces])
     best = ratios.argmin(axis=0)
     order = np.argsort(ratios.min(axis=0), kind="stable")[:TOLD]
-    return [
-        {
-            "picture": synthetic[i],
-            "nearest": train[audits[spaces[best[i]]].neighbours[i]],
-            "space": spaces[best[i]],
-            "ratio": float(ratios[best[i], i]),
-        }
+    return tuple(
+        SuspiciousImage(
+            image=synthetic[i],
+            nearest=train[audits[spaces[best[i]]].neighbours[i]],
+            space=spaces[best[i]],
+            ratio=float(ratios[best[i], i]),
+        )
         for i in order
-    ]
+    )
 
 
 class _Slots:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -10,6 +9,8 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.image_sets import PictureSet
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import intra_prompt_ms_ssim, most_scales
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.evaluation import Diversity
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ PICTURES_A_PROMPT = 4
 
 def diversity(
     pictures: PictureSet, units: Sequence[str] | None = None, *, seed: int = 0
-) -> dict[str, Any] | None:
+) -> Diversity | None:
     """Mean MS-SSIM between pictures of the same prompt; the lower, the more diverse.
 
     The interval resamples prompts. It speaks of other prompts with other start noises where each
@@ -31,10 +32,8 @@ def diversity(
         seed: of the bootstrap over prompts.
 
     Returns:
-        None where no prompt has at least two pictures. Else ms_ssim (value, n = prompts, and ci95
-        where there are two or more of them), std over all pairs, pictures_a_prompt, num_prompts,
-        prompts_left_out (those with fewer pictures) and num_scales: 5 is the published measure,
-        pictures below 161 pixels have room for fewer.
+        None where no prompt has at least two images. MS-SSIM has an interval where there are two
+        prompts or more; images below 161 pixels have room for fewer than the published 5 scales.
 
     Raises:
         UserError: pictures of one set have several sizes.
@@ -66,17 +65,17 @@ def diversity(
     if not scales:
         raise UserError(f"{pictures.name}: {height}x{width} pictures are too small for SSIM")
     found = intra_prompt_ms_ssim(np.stack([np.stack(g) for g in greys]), num_scales=scales)
-    estimate: dict[str, Any] = {"value": found.mean, "n": len(chosen)}
+    estimate = Estimate(found.mean, len(chosen))
     if len(chosen) > 1:
-        estimate = bootstrap_interval(np.mean, found.of_prompts, seed=seed).to_dict()
-    return {
-        "ms_ssim": estimate,
-        "std": found.std,
-        "pictures_a_prompt": count,
-        "num_prompts": len(chosen),
-        "prompts_left_out": len(by_prompt) - len(chosen),
-        "num_scales": scales,
-    }
+        estimate = bootstrap_interval(np.mean, found.of_prompts, seed=seed)
+    return Diversity(
+        ms_ssim=estimate,
+        std=found.std,
+        images_per_prompt=count,
+        num_prompts=len(chosen),
+        prompts_left_out=len(by_prompt) - len(chosen),
+        num_scales=scales,
+    )
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:

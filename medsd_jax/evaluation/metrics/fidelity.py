@@ -1,7 +1,6 @@
 """How far two sets of pictures lie apart in one feature space: every number with what it needs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,11 @@ from medsd_jax.evaluation.metrics.frechet import (
     moments_of,
 )
 from medsd_jax.evaluation.metrics.frechet_error import frechet_interval, frechet_standard_error
-from medsd_jax.evaluation.metrics.intervals import Estimate, bootstrap_interval, share_interval
-from medsd_jax.evaluation.metrics.kid import Kid, kid
+from medsd_jax.evaluation.metrics.intervals import bootstrap_interval, share_interval
+from medsd_jax.evaluation.metrics.kid import kid
 from medsd_jax.evaluation.metrics.prdc import prdc
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.evaluation import Distances, ExtrapolatedFid, RealHalves
 
 NEIGHBOURS = 5
 """k of precision, recall, density and coverage, as in CheXGenBench."""
@@ -32,7 +33,7 @@ def fidelity(
     real_patients: Sequence[str] | None = None,
     synthetic_units: Sequence[str] | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Distances:
     """FID, KID, precision, recall, density and coverage.
 
     FID grows as sets shrink, so it stands beside two more numbers: its extrapolation to infinitely
@@ -56,56 +57,66 @@ def fidelity(
         seed: of subsets, halves and resamples.
 
     Returns:
-        num_real, num_synthetic, width; fid, kid, precision, recall, density, coverage (each value,
-        n = units of the set or, of FID and KID, of the set with fewer, ci95; KID has none where a
-        set has two units only); fid_extrapolated (value, standard_error, smallest subset, sizes,
-        distances); fid_real_halves (mean and range over splits, the fewest pictures in a half,
-        patients); k.
+        Every number with its interval; KID has none where a set has two units only.
     """
     real_moments, moments = moments_of(real, "real"), moments_of(synthetic, "synthetic")
     whole = kid(real, synthetic, real_groups=real_patients, synthetic_groups=synthetic_units)
     shares = prdc(real, synthetic, NEIGHBOURS)
     line = extrapolated_frechet_distance(real_moments, synthetic, units=synthetic_units, seed=seed)
-    fid = frechet_distance(real_moments, moments)
-    error = frechet_standard_error(
-        real, synthetic, (real_moments, moments), real_patients, synthetic_units
-    )
     patients, units = (
         np.arange(len(rows)) if names is None else np.asarray(names)
         for names, rows in ((real_patients, real), (synthetic_units, synthetic))
     )
 
-    return {
-        "num_real": len(real),
-        "num_synthetic": len(synthetic),
-        "width": real.shape[1],
-        "fid": Estimate(
-            fid, *frechet_interval(fid, error, whole.num_units), whole.num_units
-        ).to_dict(),
-        "fid_extrapolated": {
-            "value": line.value,
-            "standard_error": line.standard_error,
-            "smallest_subset": int(line.sizes[0]),
-            "sizes": line.sizes.tolist(),
-            "distances": line.distances.tolist(),
-        },
-        "fid_real_halves": _real_halves(real, patients, seed),
-        "kid": _of_kid(whole),
-        "precision": share_interval(shares.balls_of_synthetic > 0, units).to_dict(),
-        "recall": share_interval(shares.recalled, patients).to_dict(),
-        "density": bootstrap_interval(
+    return Distances(
+        num_real=len(real),
+        num_synthetic=len(synthetic),
+        width=real.shape[1],
+        fid=fid(real, synthetic, real_patients, synthetic_units, (real_moments, moments)),
+        fid_extrapolated=ExtrapolatedFid(
+            value=line.value,
+            standard_error=line.standard_error,
+            smallest_subset=int(line.sizes[0]),
+            sizes=tuple(line.sizes.tolist()),
+            distances=tuple(line.distances.tolist()),
+        ),
+        fid_real_halves=_real_halves(real, patients, seed),
+        kid=Estimate(whole.value, whole.num_units, whole.interval()),
+        precision=share_interval(shares.balls_of_synthetic > 0, units),
+        recall=share_interval(shares.recalled, patients),
+        density=bootstrap_interval(
             np.mean, shares.balls_of_synthetic / shares.k, units=units, seed=seed
-        ).to_dict(),
-        "coverage": share_interval(shares.covered, patients).to_dict(),
-        "k": NEIGHBOURS,
-    }
+        ),
+        coverage=share_interval(shares.covered, patients),
+        k=NEIGHBOURS,
+    )
 
 
-def _of_kid(found: Kid) -> dict[str, Any]:
-    interval = found.interval()
-    if interval is None:
-        return {"value": found.value, "n": found.num_units}
-    return Estimate(found.value, *interval, found.num_units).to_dict()
+def fid(
+    real: Features,
+    synthetic: Features,
+    real_patients: Sequence[str] | None = None,
+    synthetic_units: Sequence[str] | None = None,
+    moments: tuple[Moments, Moments] | None = None,
+) -> Estimate:
+    """FID alone with its interval; arguments as `fidelity`.
+
+    Args:
+        real: [n, d] float32.
+        synthetic: [m, d] float32.
+        real_patients: [n].
+        synthetic_units: [m].
+        moments: of both, where they are known already.
+    """
+    if moments is None:
+        moments = moments_of(real, "real"), moments_of(synthetic, "synthetic")
+    value = frechet_distance(*moments)
+    error = frechet_standard_error(real, synthetic, moments, real_patients, synthetic_units)
+    num_units = min(
+        len(rows) if names is None else len(set(names))
+        for names, rows in ((real_patients, real), (synthetic_units, synthetic))
+    )
+    return Estimate(value, num_units, frechet_interval(value, error, num_units))
 
 
 def distances(
@@ -138,7 +149,7 @@ def distances(
     return {name: found[name] for name in names}
 
 
-def _real_halves(real: Features, patients: np.ndarray, seed: int) -> dict[str, Any]:
+def _real_halves(real: Features, patients: np.ndarray, seed: int) -> RealHalves:
     names, of_row = np.unique(patients, return_inverse=True)
     sizes = np.bincount(of_row)
     rng, distances, smallest = np.random.default_rng(seed), [], len(real)
@@ -152,12 +163,12 @@ def _real_halves(real: Features, patients: np.ndarray, seed: int) -> dict[str, A
                 f"{sizes.max()}, leave a single image to the other half; add patients"
             )
         distances.append(frechet_distance(*map(moments_of, halves)))
-    return {
-        "mean": float(np.mean(distances)),
-        "range": [min(distances), max(distances)],
-        "pictures": smallest,
-        "patients": len(names),
-    }
+    return RealHalves(
+        mean=float(np.mean(distances)),
+        range=(min(distances), max(distances)),
+        num_images=smallest,
+        num_patients=len(names),
+    )
 
 
 def _in_second_half(sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

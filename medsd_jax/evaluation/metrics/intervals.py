@@ -7,42 +7,16 @@ shares, AUROC and the like. It does not fit FID: a drawn set holds copies, which
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.stats
 from jaxtyping import Shaped
 
 from medsd_jax.errors import UserError
+from medsd_jax.evaluation.reports.base import Estimate
 
 _LEVEL = 0.95
 _TAIL = (1.0 - _LEVEL) / 2.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % confidence interval.
-
-    Attributes:
-        value: The number on all data.
-        ci_low: Lower end of the interval.
-        ci_high: Upper end.
-        n: How many independent units it rests on: patients, or images where each is its own unit.
-    """
-
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry of a report: value, n and ci95 = [low, high]."""
-        return {
-            "value": self.value,
-            "n": self.n,
-            "ci95": [self.ci_low, self.ci_high],
-        }
 
 
 def bootstrap_interval(
@@ -102,7 +76,7 @@ def bootstrap_interval(
             "statistic; there are too few units for an interval"
         )
     low, high = np.nanquantile(values, [_TAIL, 1.0 - _TAIL])
-    return Estimate(float(statistic(*arrays)), float(low), float(high), num_units)
+    return Estimate(float(statistic(*arrays)), num_units, (float(low), float(high)))
 
 
 def wilson_interval(successes: int, n: int) -> Estimate:
@@ -123,7 +97,7 @@ def wilson_interval(successes: int, n: int) -> Estimate:
         raise UserError("a share of 0 trials is not defined; the group is empty")
     assert 0 <= successes <= n, (successes, n)
     interval = scipy.stats.binomtest(successes, n).proportion_ci(_LEVEL, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+    return Estimate(successes / n, n, (float(interval.low), float(interval.high)))
 
 
 def share_interval(
@@ -168,4 +142,4 @@ def share_interval(
     # Rounding must not leave the share itself outside.
     low = 0.0 if share == 0.0 else float(middle - reach)
     high = 1.0 if share == 1.0 else float(middle + reach)
-    return Estimate(share, low, high, num_units)
+    return Estimate(share, num_units, (low, high))

@@ -11,6 +11,8 @@ import numpy as np
 
 from medsd_jax.evaluation.metrics.feature_sets import Features
 from medsd_jax.evaluation.metrics.fidelity import fidelity
+from medsd_jax.evaluation.reports.base import TooFew
+from medsd_jax.evaluation.reports.evaluation import Distances
 
 AGE_BAND = 20  # years
 MIN_PICTURES = 50
@@ -58,8 +60,8 @@ def sliced_fidelity(
     synthetic_units: Sequence[str] | None = None,
     least: int = MIN_PICTURES,
     seed: int = 0,
-    whole: dict[str, Any] | None = None,
-) -> dict[str, dict[str, Any]]:
+    whole: Distances | None = None,
+) -> dict[str, Distances | TooFew]:
     """Computes `fidelity` for each part that both sets have.
 
     Args:
@@ -75,11 +77,11 @@ def sliced_fidelity(
             them are in: it is not measured twice.
 
     Returns:
-        part -> what `fidelity` returns, or num_real, num_synthetic and too_few = True. Parts of
-        the real set that no synthetic picture is in are there too, and the other way round.
+        part -> what `fidelity` returns, or that it has too few images or patients. Parts of the
+        real set that no synthetic picture is in are there too, and the other way round.
     """
     of_real, of_synthetic = parts(real_labels), parts(synthetic_labels)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Distances | TooFew] = {}
     for name in dict.fromkeys([*of_real, *of_synthetic]):
         rows, others = of_real.get(name), of_synthetic.get(name)
         counts = {
@@ -87,12 +89,12 @@ def sliced_fidelity(
             "num_synthetic": 0 if others is None else int(others.sum()),
         }
         if min(counts.values()) < least:
-            found[name] = {**counts, "too_few": True}
+            found[name] = TooFew(**counts)
             continue
         patients = _of(real_patients, rows)
         units = _of(synthetic_units, others)
         if any(len(set(x)) < MIN_UNITS for x in (patients, units) if x is not None):
-            found[name] = {**counts, "too_few": True}
+            found[name] = TooFew(**counts)
             continue
         if whole is not None and rows.all() and others.all():
             found[name] = whole

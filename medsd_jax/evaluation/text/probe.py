@@ -12,7 +12,6 @@ the same resamples of patients, so that what both find hard cancels.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -24,11 +23,28 @@ from threadpoolctl import threadpool_limits
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import auroc, enough, f1, score_labels
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
+from medsd_jax.evaluation.reports.base import LabelScores
+from medsd_jax.evaluation.reports.text_probe import EncoderDifference, ScoreDifference
 
 STRENGTHS = tuple(10.0 ** np.arange(-5, 2))
 """Values of C; small means much regularisation."""
 _FOLDS = 5
 _MAX_ITERATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What the embeddings of some encoders tell.
+
+    Attributes:
+        labels: encoder -> finding -> scores on the test texts.
+        strengths: encoder -> finding -> C of (1), of those that are scored.
+        differences: of each pair of encoders, the second minus the first.
+    """
+
+    labels: Mapping[str, dict[str, LabelScores]]
+    strengths: Mapping[str, dict[str, float]]
+    differences: tuple[EncoderDifference, ...]
 
 
 @dataclass(frozen=True)
@@ -52,7 +68,7 @@ def probe(
     *,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> ProbeResult:
     """Probes every encoder for every finding.
 
     Args:
@@ -64,10 +80,8 @@ def probe(
         seed: of the bootstrap.
 
     Returns:
-        labels: encoder -> finding -> what `score_labels` says, and strength, the C of (1);
-        differences: for each pair of encoders, finding -> auroc and f1 of the second minus those of
-        the first, with interval. A finding without `label_scores.enough`
-        texts on either side is marked too_few and left out of the differences.
+        Scores and their differences. A finding without `label_scores.enough` texts in either group
+        is marked too_few and left out of the differences.
 
     Raises:
         UserError: a patient is on both sides.
@@ -75,13 +89,14 @@ def probe(
     if both := set(train.patient_ids) & set(test.patient_ids):
         raise UserError(f"{len(both)} patients train and test the probe, such as {min(both)}")
     fit_for = [i for i, _ in enumerate(names) if _enough(train, i) and _enough(test, i)]
-    labels: dict[str, dict[str, Any]] = {}
+    labels: dict[str, dict[str, LabelScores]] = {}
+    strengths: dict[str, dict[str, float]] = {}
     probabilities: dict[str, np.ndarray] = {}
     for encoder, (x_train, x_test) in embeddings.items():
-        found, strengths = np.zeros(test.targets.shape), {}
+        found, strengths[encoder] = np.zeros(test.targets.shape), {}
         for i in fit_for:
             known = ~np.isnan(train.targets[:, i])
-            found[:, i], strengths[names[i]] = probabilities_of(
+            found[:, i], strengths[encoder][names[i]] = probabilities_of(
                 x_train[known],
                 train.targets[known, i] > 0.5,
                 np.asarray(train.patient_ids)[known],
@@ -94,25 +109,23 @@ def probe(
             num_resamples=num_resamples, seed=seed,
         )  # fmt: skip
         labels[encoder] = {
-            name: {**scores[name], "strength": strengths[name]}
-            if name in scores
-            else _counts(test, i)
+            name: scores[name] if name in scores else _counts(test, i)
             for i, name in enumerate(names)
         }
-    differences = [
-        {
-            "encoder": second,
-            "minus": first,
-            "labels": {
+    differences = tuple(
+        EncoderDifference(
+            encoder=second,
+            minus=first,
+            labels={
                 names[i]: _difference(
                     test, i, probabilities[first], probabilities[second], num_resamples, seed
                 )
                 for i in fit_for
             },
-        }
+        )
         for first, second in combinations(embeddings, 2)
-    ]
-    return {"labels": labels, "differences": differences}
+    )
+    return ProbeResult(labels, strengths, differences)
 
 
 def probabilities_of(
@@ -169,26 +182,27 @@ def _enough(side: Side, column: int) -> bool:
     return enough(of[known] > 0.5, np.asarray(side.patient_ids)[known])
 
 
-def _counts(side: Side, column: int) -> dict[str, Any]:
+def _counts(side: Side, column: int) -> LabelScores:
     known = ~np.isnan(side.targets[:, column])
-    return {
-        "num_images": int(known.sum()),
-        "num_present": int((side.targets[:, column] == 1).sum()),
-        "num_patients": len(set(np.asarray(side.patient_ids)[known])),
-        "too_few": True,
-    }
+    return LabelScores(
+        num_images=int(known.sum()),
+        num_present=int((side.targets[:, column] == 1).sum()),
+        num_patients=len(set(np.asarray(side.patient_ids)[known])),
+        too_few=True,
+    )
 
 
 def _difference(
     test: Side, column: int, first: np.ndarray, second: np.ndarray, num_resamples: int, seed: int
-) -> dict[str, Any]:
+) -> ScoreDifference:
     known = ~np.isnan(test.targets[:, column])
     rows = (test.targets[known, column] > 0.5, first[known, column], second[known, column])
     units = np.asarray(test.patient_ids)[known]
-    return {
+    differences = {
         name: bootstrap_interval(
             lambda present, a, b, score=score: score(present, b) - score(present, a),
             *rows, units=units, num_resamples=num_resamples, seed=seed,
-        ).to_dict()
+        )
         for name, score in (("auroc", auroc), ("f1", f1))
     }  # fmt: skip
+    return ScoreDifference(**differences)

@@ -6,9 +6,16 @@ were fine-tuned, too.
 """
 
 from pathlib import Path
-from typing import Any
 
-from medsd_jax.files import json_object
+from medsd_jax.errors import UserError
+from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
+from medsd_jax.evaluation.reports.studies import (
+    AutoencoderInShort,
+    EncoderInShort,
+    TextEncodersInShort,
+)
+from medsd_jax.evaluation.reports.text_probe import TextProbeReport
+from medsd_jax.reports.writing import read_report
 from medsd_jax.studies.chambon2022.experiments import (
     BASE,
     LABEL,
@@ -31,7 +38,7 @@ AUDIT_RECIPE = {"phantom": "phantom_vae_audit", "full": "vae_audit"}
 PROBE_RECIPE = {"phantom": "phantom_text_probe", "full": "text_probe"}
 
 
-def audit_autoencoder(study: Study, materials: Materials) -> dict[str, Any]:
+def audit_autoencoder(study: Study, materials: Materials) -> AutoencoderInShort:
     """What the base model's autoencoder keeps of the held-out pictures (E1).
 
     Returns:
@@ -43,14 +50,24 @@ def audit_autoencoder(study: Study, materials: Materials) -> dict[str, Any]:
     if not (folder / "report.json").exists():
         print("[reproduce] the autoencoder", flush=True)
         config = measuring_recipe(study, AUDIT_RECIPE).lock()
-        audit(config, materials.base, materials.real, folder, judge_folder=materials.judge)
-    with json_object(folder / "report.json", _again(folder)) as report:
-        return _autoencoder_in_short(report)
+        audit(config, materials.base, materials.real, folder, classifier=materials.judge)
+    path = folder / "report.json"
+    report = read_report(path, ReconstructionReport, _again(folder))
+    if report.classifier is None or LABEL not in report.classifier.labels:
+        raise UserError(f"{path} says nothing of {LABEL}; {_again(folder)}")
+    return AutoencoderInShort(
+        num_images=report.measured.num_images,
+        image_size=report.measured.image_size,
+        **{name: getattr(report.similarity, name).mean for name in SHOWN},
+        good_enough=report.result.good_enough,
+        prediction_flips=report.classifier.labels[LABEL].prediction_flips,
+        report=f"{AUTOENCODER}/report.html",
+    )
 
 
 def probe_text_encoders(
     study: Study, materials: Materials, models: dict[str, str]
-) -> dict[str, Any]:
+) -> TextEncodersInShort:
     """What the text encoders know of the finding in a caption, before and after training (E3).
 
     Args:
@@ -68,9 +85,11 @@ def probe_text_encoders(
     everything = {**models, "in_domain": materials.encoder}
     wanted = {name: everything[name] for name in ENCODER_TITLES if name in everything}
     if path.exists():
-        with json_object(path, _again(path.parent)) as report:
-            if [entry["name"] for entry in report["encoders"]] == list(wanted):
-                return _text_encoders_in_short(report)
+        report = read_report(path, TextProbeReport, _again(path.parent))
+        if any(LABEL not in entry.labels for entry in report.encoders):
+            raise UserError(f"{path} says nothing of {LABEL}; {_again(path.parent)}")
+        if [entry.name for entry in report.encoders] == list(wanted):
+            return _text_encoders_in_short(report)
     print(f"[reproduce] what {len(wanted)} text encoders know", flush=True)
     config = measuring_recipe(study, PROBE_RECIPE)
     config.labels = (LABEL,)
@@ -85,29 +104,18 @@ def _again(folder: Path) -> str:
     return f"remove {folder}: the same command measures again"
 
 
-def _autoencoder_in_short(report: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "num_images": report["measured"]["num_images"],
-        "image_size": report["measured"]["image_size"],
-        **{name: entry["mean"] for name, entry in report["similarity"].items() if name in SHOWN},
-        "good_enough": report["verdict"]["good_enough"],
-        "changed_calls": report["judge"]["labels"][LABEL]["changed"],
-        "report": f"{AUTOENCODER}/report.html",
-    }
-
-
-def _text_encoders_in_short(report: dict[str, Any]) -> dict[str, Any]:
-    """An encoder's scores are null where too few captions have the finding, or lack it."""
-    return {
-        "num_texts": report["data"]["validation"]["num_texts"],
-        "encoders": [
-            {
-                "name": entry["name"],
-                "class": entry["class"],
-                "width": entry["width"],
-                **{score: entry["labels"][LABEL].get(score) for score in ("auroc", "f1")},
-            }
-            for entry in report["encoders"]
-        ],
-        "report": f"{TEXT_ENCODERS}/{REPORT}",
-    }
+def _text_encoders_in_short(report: TextProbeReport) -> TextEncodersInShort:
+    return TextEncodersInShort(
+        num_texts=report.data.validation.num_texts,
+        encoders=tuple(
+            EncoderInShort(
+                name=entry.name,
+                architecture=entry.architecture,
+                width=entry.width,
+                auroc=entry.labels[LABEL].auroc,
+                f1=entry.labels[LABEL].f1,
+            )
+            for entry in report.encoders
+        ),
+        report=f"{TEXT_ENCODERS}/{REPORT}",
+    )

@@ -1,40 +1,33 @@
 """The result of `reproduce`: results.json and results.html.
 
-results.json holds scale, prompts, settings, the protocol and versions, and rows, one an adaptation:
-
-    name, title, paper      the adaptation, and what the papers found
-    fid                     value, n, ci95: FID-type distance to held-out real pictures
-    prompt_accuracy         value, n, ci95: share in which the judge agrees with the prompt
-    ms_ssim                 value, n, ci95: between pictures of one prompt, in groups of four
-    trained_parameters      numbers that the optimizer moves
-    seconds                 of one training; null where nothing was trained
-    prompts                 without and with the finding
-    trainings               one entry a seed: fid, prompt_accuracy, ms_ssim and seconds of its own,
-                            confusion, evaluation (its folder), and model, as `sample.py --model`
-                            takes it
-
-With several trainings a row's value is their mean, and its ci95 goes from the lowest to the highest
-end of their intervals: what parts two rows then parts every training of theirs.
-
-autoencoder and text_encoders hold the main numbers of the experiments that train nothing.
+With several trainings a row's value is their mean, and its interval goes from the lowest to the
+highest end of their intervals: what parts two rows then parts every training of theirs.
 """
 
-import importlib.metadata
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-import medsd_jax
 from medsd_jax.data.sources.tables import read_json_lines, text_cell
 from medsd_jax.data.stored_image import UnreadableImageError, read_pixels
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import intra_prompt_ms_ssim, most_scales
-from medsd_jax.files import json_object, write_json, write_text
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.evaluation import EvaluationReport
+from medsd_jax.evaluation.reports.studies import (
+    AdaptationRow,
+    AdaptationTraining,
+    AutoencoderInShort,
+    ClaimResult,
+    ReproductionReport,
+    TextEncodersInShort,
+)
+from medsd_jax.files import json_object, write_text
 from medsd_jax.reports.page import page_template
+from medsd_jax.reports.writing import package_versions, read_report, write_report
 from medsd_jax.sampling.images import make_grid
 from medsd_jax.studies.chambon2022.experiments import (
     BASE,
@@ -52,93 +45,106 @@ from medsd_jax.studies.chambon2022.parts import ENCODER_TITLES
 NUMBERS = ("fid", "prompt_accuracy", "ms_ssim")
 GROUP = 4  # pictures of one prompt that are compared with each other: RoentGen's number
 SHOWN = 8
-PACKAGES = ("jax", "flax", "optax", "numpy")
 
 
 def training(
-    output: Path, folder: Path, experiment: Experiment, materials: Materials
-) -> dict[str, Any]:
+    output: Path,
+    folder: Path,
+    experiment: Experiment,
+    materials: Materials,
+    *,
+    seed: int,
+    model: str,
+) -> AdaptationTraining:
     """Gathers what one training and its evaluation left in their folder."""
     evaluation = folder / EVALUATION
     again = f"remove {evaluation}: the same command measures again"
-    with json_object(evaluation / "report.json", again) as report:
-        judged = report["condition"]["labels"][LABEL]
-        measured = {
-            "fid": report["fidelity"][materials.features[0]]["fid"],
-            "prompt_accuracy": judged["prompt_accuracy"],
-            "confusion": judged["confusion"],
-        }
+    path = evaluation / "report.json"
+    report = read_report(path, EvaluationReport, again)
+    try:
+        distances = report.fidelity[materials.features[0]]
+        adherence = report.prompt_adherence.labels[LABEL]
+    except (KeyError, AttributeError) as error:
+        raise UserError(f"{path} is of another evaluation (it lacks {error}); {again}") from error
     parameters, seconds = 0, None
     if experiment.recipe is not None:
         with json_object(folder / "parameters.json", f"remove {folder}: it is trained again") as x:
             parameters = int(x["trained"])
         seconds = _read_seconds(folder / "seconds.json")
-    return {
-        **measured,
-        "ms_ssim": _ms_ssim(_samples(evaluation / "samples")),
-        "trained_parameters": parameters,
-        "seconds": seconds,
-        "evaluation": str(evaluation.relative_to(output)),
-    }
+    return AdaptationTraining(
+        seed=seed,
+        model=model,
+        fid=distances.fid,
+        prompt_accuracy=adherence.prompt_accuracy,
+        confusion=adherence.confusion,
+        ms_ssim=_ms_ssim(_samples(evaluation / "samples")),
+        trained_parameters=parameters,
+        seconds=seconds,
+        evaluation=str(evaluation.relative_to(output)),
+    )
 
 
-def row(experiment: Experiment, output: Path, trainings: list[dict[str, Any]]) -> dict[str, Any]:
+def row(experiment: Experiment, output: Path, trainings: list[AdaptationTraining]) -> AdaptationRow:
     """One row of the table, from all trainings of it."""
-    seconds = [entry["seconds"] for entry in trainings]
-    return {
-        "name": experiment.name,
-        "title": experiment.title,
-        "paper": experiment.paper,
-        **{name: _together([entry[name] for entry in trainings]) for name in NUMBERS},
-        "trained_parameters": trainings[0]["trained_parameters"],
-        "seconds": None if None in seconds else sum(seconds) / len(seconds),
-        "prompts": list(_samples(output / trainings[0]["evaluation"] / "samples")),
-        "trainings": trainings,
-    }
+    seconds = [entry.seconds for entry in trainings]
+    return AdaptationRow(
+        name=experiment.name,
+        title=experiment.title,
+        paper=experiment.paper,
+        **{name: _together([getattr(entry, name) for entry in trainings]) for name in NUMBERS},
+        trained_parameters=trainings[0].trained_parameters,
+        seconds=None if None in seconds else sum(seconds) / len(seconds),
+        prompts=tuple(_samples(output / trainings[0].evaluation / "samples")),
+        trainings=tuple(trainings),
+    )
 
 
 def write(
-    study: Study, materials: Materials, rows: list[dict[str, Any]], parts: dict[str, Any]
+    study: Study,
+    materials: Materials,
+    rows: list[AdaptationRow],
+    autoencoder: AutoencoderInShort,
+    text_encoders: TextEncodersInShort | None,
 ) -> None:
-    """Writes both files; rows and parts that are still to come are missing from them."""
+    """Writes both files; rows that are still to come are missing from them."""
     sampling = sampling_of(study)
-    results = {
-        "scale": study.scale,
-        "base_model": materials.base,
-        "real": materials.real,
-        "features": list(materials.features),
-        "judge": str(materials.judge),
-        "guidance_scale": sampling.guidance_scale,
-        "sampler": sampling.sampler,
-        "num_steps": sampling.num_steps,
-        "num_images": 2 * sampling.num_images,
-        "rows": rows,
-        **parts,
-        "findings": findings(rows),
-        "versions": {"medsd_jax": medsd_jax.__version__}
-        | {name: importlib.metadata.version(name) for name in PACKAGES},
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    }
-    write_json(study.output / "results.json", results, sort_keys=False, allow_nan=False)
+    results = ReproductionReport(
+        versions=package_versions(),
+        scale=study.scale,
+        base_model=materials.base,
+        real=materials.real,
+        features=tuple(materials.features),
+        classifier=str(materials.judge),
+        guidance_scale=float(sampling.guidance_scale),
+        sampler=sampling.sampler,
+        num_steps=sampling.num_steps,
+        num_images=2 * sampling.num_images,
+        rows=tuple(rows),
+        autoencoder=autoencoder,
+        text_encoders=text_encoders,
+        claims=claims(rows),
+        device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    )
+    write_report(study.output / "results.json", results)
     pictures = {}
     for entry in rows:
-        samples = _samples(study.output / entry["trainings"][0]["evaluation"] / "samples")
+        samples = _samples(study.output / entry.trainings[0].evaluation / "samples")
         shown = [x for images in samples.values() for x in images[:SHOWN]]
-        pictures[entry["name"]] = make_grid(np.stack(shown), columns=SHOWN)
+        pictures[entry.name] = make_grid(np.stack(shown), columns=SHOWN)
     page = page_template("chambon2022.html.jinja").render(
         results=results, pictures=pictures, encoder_titles=ENCODER_TITLES
     )
     write_text(study.output / "results.html", page)
 
 
-def findings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the papers claim that these numbers can be held against: claim, holds, numbers.
+def claims(rows: list[AdaptationRow]) -> tuple[ClaimResult, ...]:
+    """What the papers claim that these numbers can be held against.
 
     A claim is held to where the two 95 % intervals part, refuted where they part the other way;
     otherwise the numbers do not tell.
     """
-    by_name = {entry["name"]: entry for entry in rows}
-    claims = [
+    by_name = {entry.name: entry for entry in rows}
+    known = [
         ("With a prior the finding follows the prompt better than in the base model.",
          "prompt_accuracy", WITH_PRIOR, BASE, 1),
         ("With a prior the U-Net has a lower FID than the base model.",
@@ -159,36 +165,34 @@ def findings(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
          "ms_ssim", WITH_PRIOR, WITHOUT_PRIOR, -1),
     ]  # fmt: skip
     found = []
-    for claim, number, one, other, sign in claims:
+    for claim, metric, one, other, sign in known:
         if one not in by_name or other not in by_name:
             continue
-        first, second = by_name[one][number], by_name[other][number]
+        first, second = (getattr(by_name[name], metric) for name in (one, other))
         found.append(
-            {
-                "claim": claim,
-                "number": number,
-                one: first,
-                other: second,
-                "outcome": _outcome(first["ci95"], second["ci95"], sign),
-            }
+            ClaimResult(
+                claim=claim,
+                metric=metric,
+                estimates={one: first, other: second},
+                result=_result(first.ci95, second.ci95, sign),
+            )
         )
-    return found
+    return tuple(found)
 
 
-def in_words(rows: list[dict[str, Any]]) -> str:
+def in_words(rows: list[AdaptationRow]) -> str:
     """The table for a terminal."""
     lines = [f"{'':56} {'FID':>8} {'accuracy':>9} {'MS-SSIM':>8} {'trained':>11} {'seconds':>8}"]
     for entry in rows:
-        seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
+        seconds = "" if entry.seconds is None else f"{entry.seconds:.0f}"
         lines.append(
-            f"{entry['title']:56} {entry['fid']['value']:8.3g} "
-            f"{entry['prompt_accuracy']['value']:9.1%} {entry['ms_ssim']['value']:8.3f} "
-            f"{entry['trained_parameters']:11,} {seconds:>8}"
+            f"{entry.title:56} {entry.fid.value:8.3g} {entry.prompt_accuracy.value:9.1%} "
+            f"{entry.ms_ssim.value:8.3f} {entry.trained_parameters:11,} {seconds:>8}"
         )
     return "\n".join(lines)
 
 
-def _outcome(one: list[float], other: list[float], sign: int) -> str:
+def _result(one: tuple[float, float], other: tuple[float, float], sign: int) -> str:
     if sign < 0:
         one, other = other, one
     if one[0] > other[1]:
@@ -218,7 +222,7 @@ def _read_seconds(path: Path) -> float:
         raise UserError(f"{path} cannot be read: {error}; write the training's seconds") from error
 
 
-def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
+def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> Estimate:
     """MS-SSIM in groups of four pictures of one prompt, the groups resampled.
 
     Both prompts start from the same noises in the same order, so that their groups at one place are
@@ -234,17 +238,15 @@ def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> dict[str, Any]:
     scales = most_scales(*together.shape[2:4])
     found = intra_prompt_ms_ssim(together, num_scales=scales)
     units = np.array(places) if len(set(places)) > 1 else None
-    return bootstrap_interval(np.mean, found.of_prompts, units=units, seed=0).to_dict()
+    return bootstrap_interval(np.mean, found.of_prompts, units=units, seed=0)
 
 
-def _together(estimates: list[dict[str, Any]]) -> dict[str, Any]:
+def _together(estimates: list[Estimate]) -> Estimate:
     if len(estimates) == 1:
         return estimates[0]
-    return {
-        "value": float(np.mean([estimate["value"] for estimate in estimates])),
-        "n": sum(estimate["n"] for estimate in estimates),
-        "ci95": [
-            min(estimate["ci95"][0] for estimate in estimates),
-            max(estimate["ci95"][1] for estimate in estimates),
-        ],
-    }
+    lows, highs = zip(*(estimate.ci95 for estimate in estimates), strict=True)
+    return Estimate(
+        value=float(np.mean([estimate.value for estimate in estimates])),
+        n=sum(estimate.n for estimate in estimates),
+        ci95=(min(lows), max(highs)),
+    )

@@ -7,7 +7,7 @@ Each row is trained by its recipe in configs/, samples the paper's two prompts a
 import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import read_object, write_json
@@ -26,6 +26,9 @@ from medsd_jax.studies.chambon2022.experiments import (
 )
 from medsd_jax.workflows.sample_for_evaluation import Sampling, check_config
 from medsd_jax.workflows.workdir import working_in
+
+if TYPE_CHECKING:
+    from medsd_jax.evaluation.reports.studies import AdaptationTraining
 
 _FULL_ONLY = ("model", "source", "path", "prompts", "encoder", "real", "judge", "features")
 _NEEDED = ("model", "source", "encoder", "real", "judge", "features")
@@ -46,12 +49,7 @@ def reproduce(study: Study) -> None:
 def _compare(study: Study) -> None:
     from medsd_jax.studies.chambon2022 import report
     from medsd_jax.studies.chambon2022.materials import make_materials
-    from medsd_jax.studies.chambon2022.parts import (
-        AUTOENCODER,
-        TEXT_ENCODERS,
-        audit_autoencoder,
-        probe_text_encoders,
-    )
+    from medsd_jax.studies.chambon2022.parts import audit_autoencoder, probe_text_encoders
 
     if study.scale == "phantom":
         materials = make_materials(study)
@@ -60,15 +58,15 @@ def _compare(study: Study) -> None:
             study.model, study.encoder, study.real, study.judge, tuple(study.features)
         )
     rows = []
-    parts = {AUTOENCODER: audit_autoencoder(study, materials), TEXT_ENCODERS: None}
+    autoencoder = audit_autoencoder(study, materials)
     for number, experiment in enumerate(EXPERIMENTS, start=1):
         print(f"[reproduce] {number} of {len(EXPERIMENTS)}: {experiment.title}", flush=True)
         if trainings := trainings_of(study, experiment, materials):
             rows.append(report.row(experiment, study.output, trainings))
-            report.write(study, materials, rows, parts)
-    models = {entry["name"]: entry["trainings"][0]["model"] for entry in rows}
-    parts[TEXT_ENCODERS] = probe_text_encoders(study, materials, models)
-    report.write(study, materials, rows, parts)
+            report.write(study, materials, rows, autoencoder, None)
+    models = {entry.name: entry.trainings[0].model for entry in rows}
+    text_encoders = probe_text_encoders(study, materials, models)
+    report.write(study, materials, rows, autoencoder, text_encoders)
     print(report.in_words(rows))
     print(f"[reproduce] open {study.output / 'results.html'}; numbers: {study.output}/results.json")
 
@@ -115,7 +113,7 @@ def keep_settings(study: Study) -> None:
 
 def trainings_of(
     study: Study, experiment: Experiment, materials: Materials
-) -> list[dict[str, Any]]:
+) -> list["AdaptationTraining"]:
     """Trains and measures one row with every seed that is asked for; adds what is finished already.
 
     Returns:
@@ -134,8 +132,9 @@ def trainings_of(
         model = train_experiment(study, experiment, materials, folder, seed)
         if not finished:
             evaluate_experiment(study, experiment, materials, folder, model)
-        found = report.training(study.output, folder, experiment, materials)
-        trainings.append({"seed": seed, "model": model, **found})
+        trainings.append(
+            report.training(study.output, folder, experiment, materials, seed=seed, model=model)
+        )
 
 
 def train_experiment(
@@ -183,12 +182,14 @@ def evaluate_experiment(
     study: Study, experiment: Experiment, materials: Materials, folder: Path, model: str
 ) -> None:
     """Samples and measures what one training led to."""
+    from medsd_jax.reports.evaluation_summary import in_words
     from medsd_jax.workflows.evaluate import evaluate
 
-    evaluate(
+    found = evaluate(
         materials.real,
         Sampling(model, prompts_of(study, experiment), sampling_of(study)),
-        folder / EVALUATION,
+        output=folder / EVALUATION,
         features=materials.features,
-        judge=materials.judge,
+        classifier=materials.judge,
     )
+    print(in_words(found))

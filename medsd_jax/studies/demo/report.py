@@ -1,30 +1,9 @@
 """The demo's result as one page: OUTPUT/report.html, OUTPUT/report.json and OUTPUT/pictures/.
 
-report.html needs no other file and no network. report.json holds the page's numbers; keys may be
-added to it, the meaning of a key stays:
-
-    prompts                 plain, effusion: the two texts
-    num_pictures            plain, effusion: pictures sampled from each
-    picture_size            [height, width] in pixels
-    parameters              unet, vae, text_encoder, total: number of weights
-    model_fingerprint       changes with any bit of any weight
-    data                    source, image_size, num_images and num_patients of train and validation
-    training                vae, diffusion: each steps, batch_size, train_loss, validation_loss;
-                            a loss holds first and last, each {step, value}
-    vae_reconstruction      l1: mean |picture - reconstruction| on the [-1, 1] range; n pictures
-    prompt_accuracy         value, n, ci95: share of the judged pictures in which the classifier
-                            agrees with the prompt about pleural effusion
-    classifier_accuracy     value, n (patients), ci95: of that classifier on held-out phantoms
-    judgement               label, and of each prompt: asks, num_images, num_seen, accuracy
-    classifier              its scores on held-out phantoms
-    seconds                 stage -> seconds of this run, and total
-    versions                python and packages
-    device                  what it ran on, in words
+report.html needs no other file and no network. report.json holds the page's numbers.
 """
 
-import importlib.metadata
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +13,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-import medsd_jax
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
-from medsd_jax.files import read_object, write_json, write_text
+from medsd_jax.evaluation.reports.base import LabelScores
+from medsd_jax.evaluation.reports.studies import (
+    DemoData,
+    DemoPair,
+    DemoReport,
+    LossAt,
+    LossEnds,
+    TrainingRun,
+    VaeError,
+)
+from medsd_jax.files import read_object, write_text
 from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.reports.page import page_template
+from medsd_jax.reports.writing import package_versions, write_report
 from medsd_jax.studies.demo.commands import next_steps
 from medsd_jax.studies.demo.images import (
     Curve,
@@ -54,7 +43,6 @@ from medsd_jax.studies.demo.images import (
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.train.data import open_data
 
-PACKAGES = ("jax", "flax", "optax", "numpy", "grain", "transformers")
 STAGES = {
     "prepare": "Phantoms drawn, tokenizer learnt, random weights made",
     "vae": "Autoencoder trained",
@@ -83,7 +71,7 @@ class Verdict:
 
     judgement: PromptJudgement
     pictures: np.ndarray
-    classifier: Mapping[str, Any]
+    classifier: LabelScores
 
     def worst(self) -> list[tuple[np.ndarray, str, float]]:
         """The pictures that agree least with their prompt: picture, prompt, probability."""
@@ -141,27 +129,27 @@ def write(
         previews=read_previews(output / "samples"),
         curves={name: plot_losses(curve) for name, curve in curves.items()},
     )
-    judgement = verdict.judgement.to_dict()
-    numbers = {
-        "prompts": {"plain": prompts[0], "effusion": prompts[1]},
-        "num_pictures": {"plain": len(plain), "effusion": len(effusion)},
-        "picture_size": list(plain.shape[1:3]),
-        "parameters": count_parameters(model),
-        "model_fingerprint": model.fingerprint(),
-        "data": _describe_data(dataset, configs["diffusion"]),
-        "training": {name: _describe_run(configs[name], curves[name]) for name in configs},
-        "vae_reconstruction": {"l1": l1, "n": len(originals)},
-        "prompt_accuracy": judgement["prompt_accuracy"],
-        "classifier_accuracy": verdict.classifier.get("accuracy"),
-        "judgement": judgement,
-        "classifier": dict(verdict.classifier),
-        "seconds": {name: round(s, 2) for name, s in seconds.items()}
+    adherence = verdict.judgement.report()
+    numbers = DemoReport(
+        versions=package_versions(),
+        prompts=DemoPair(plain=prompts[0], effusion=prompts[1]),
+        num_images={"plain": len(plain), "effusion": len(effusion)},
+        image_size=plain.shape[1:3],
+        parameters=count_parameters(model),
+        model_fingerprint=model.fingerprint(),
+        data=_describe_data(dataset, configs["diffusion"]),
+        training={name: _describe_run(configs[name], curves[name]) for name in configs},
+        vae_reconstruction=VaeError(l1=l1, n=len(originals)),
+        prompt_accuracy=adherence.prompt_accuracy,
+        classifier_accuracy=verdict.classifier.accuracy,
+        prompt_adherence=adherence,
+        classifier=verdict.classifier,
+        seconds={name: round(s, 2) for name, s in seconds.items()}
         | {"total": round(sum(seconds.values()), 2)},
-        "versions": _versions(),
-        "device": _describe_device(),
-    }
+        device=_describe_device(),
+    )
     pictures.save(output / "pictures", prompts)
-    write_json(output / "report.json", numbers, sort_keys=False, allow_nan=False, escape=False)
+    write_report(output / "report.json", numbers)
     page = page_template("demo.html.jinja").render(
         numbers=numbers,
         pictures=pictures,
@@ -218,27 +206,27 @@ def _require(path: Path) -> Path:
     return path
 
 
-def _describe_data(dataset: Dataset, config: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_data(dataset: Dataset, config: Mapping[str, Any]) -> DemoData:
     info = dataset.info
-    return {
-        "source": info.source,
-        "image_size": config["data"]["image_size"],
-        "num_images": dict(info.num_images),
-        "num_patients": dict(info.num_patients),
-    }
+    return DemoData(
+        source=info.source,
+        image_size=config["data"]["image_size"],
+        num_images=dict(info.num_images),
+        num_patients=dict(info.num_patients),
+    )
 
 
-def _describe_run(config: Mapping[str, Any], curves: Mapping[str, Curve]) -> dict[str, Any]:
-    def ends(curve: Curve) -> dict[str, dict[str, float]]:
-        places = {"first": curve[0], "last": curve[-1]}
-        return {name: {"step": step, "value": value} for name, (step, value) in places.items()}
+def _describe_run(config: Mapping[str, Any], curves: Mapping[str, Curve]) -> TrainingRun:
+    def ends(curve: Curve) -> LossEnds:
+        first, last = (LossAt(step=step, value=value) for step, value in (curve[0], curve[-1]))
+        return LossEnds(first=first, last=last)
 
-    return {
-        "steps": config["train"]["steps"],
-        "batch_size": config["data"]["batch_size"],
-        "train_loss": ends(curves["train"]),
-        "validation_loss": ends(curves["validation"]),
-    }
+    return TrainingRun(
+        steps=config["train"]["steps"],
+        batch_size=config["data"]["batch_size"],
+        train_loss=ends(curves["train"]),
+        validation_loss=ends(curves["validation"]),
+    )
 
 
 def _describe_latents(model: StableDiffusion, size: int) -> dict[str, Any]:
@@ -251,8 +239,3 @@ def _describe_device() -> str:
     if first.platform == "cpu":
         return f"{os.cpu_count()} CPU cores"
     return f"{jax.device_count()} × {first.device_kind}"
-
-
-def _versions() -> dict[str, str]:
-    ours = {"python": platform.python_version(), "medsd_jax": medsd_jax.__version__}
-    return ours | {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -9,10 +9,11 @@ from medsd_jax.classifier.model import load_classifier
 from medsd_jax.config.recipes import load_config
 from medsd_jax.data.findings import PAPER_EFFUSION, PAPER_NORMAL
 from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_prompts
-from medsd_jax.files import json_object
+from medsd_jax.evaluation.reports.classifiers import ClassifierReport
 from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
 from medsd_jax.models.scratch import random_model
+from medsd_jax.reports.writing import read_report
 from medsd_jax.studies.demo import report as demo_report
 from medsd_jax.workflows.models import load, save
 from medsd_jax.workflows.sample import sample
@@ -88,8 +89,8 @@ def run_demo(
 
         if not (judge / REPORT).exists():
             train_classifier(recipe("demo_classifier", None, classifier_steps), judge)
-        with json_object(judge / REPORT, f"remove {judge}: the demo trains again") as report:
-            classifier_scores = report["labels"][LABEL]
+        again = f"remove {judge}: the demo trains again"
+        classifier_scores = read_report(judge / REPORT, ClassifierReport, again).labels[LABEL]
         stage("classifier", "classifier trained on phantoms")
 
         trained = load(model)
@@ -112,10 +113,9 @@ def run_demo(
             output, shown[:PAIRS], shown[PAIRS:], both, trained, seconds,
             demo_report.Verdict(judgement, judged, classifier_scores),
         )  # fmt: skip
-        accuracy = judgement.to_dict()["prompt_accuracy"]
+        accuracy = judgement.share()
         print(
-            f"[demo] the classifier agrees with the prompt in {accuracy['value']:.1%} of "
-            f"{accuracy['n']} pictures ({accuracy['ci95'][0]:.1%} to {accuracy['ci95'][1]:.1%})"
+            f"[demo] the classifier agrees with the prompt in {accuracy:.1%} of {accuracy.n} images"
         )
         print(f"[demo] open {output / 'report.html'}")
 

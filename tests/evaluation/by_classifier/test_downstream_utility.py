@@ -1,6 +1,8 @@
 """Gains of training arms: against scipy, scikit-learn and closed forms, and how often they hold."""
 
+import dataclasses
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from medsd_jax.evaluation.by_classifier.downstream_utility import (
     plan_arms,
     seed_weights,
 )
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.classifiers import LabelUtility
 
 SKLEARN = {
     "auroc": lambda y, p, w: roc_auc_score(y, p, sample_weight=w),
@@ -38,10 +42,15 @@ def planted(rng, n=120, seeds=1, skill=(0.5, 1.0)):
     return targets, arms
 
 
+class Found(NamedTuple):
+    labels: dict
+    mean_of_labels: object
+
+
 def compare(arms, targets, patients=None, **settings):
     patients = [f"p{i}" for i in range(len(targets))] if patients is None else patients
     labels = [f"finding {i}" for i in range(targets.shape[1])]
-    return compare_arms(labels, arms, targets, patients, **settings)
+    return Found(*compare_arms(labels, arms, targets, patients, **settings))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -69,7 +78,7 @@ def test_paired_interval_equals_scipy_s(name):
     """One seed, one picture a patient: scipy.stats.bootstrap(paired=True) with sklearn's scores."""
     rng = np.random.default_rng(1)
     targets, arms = planted(rng)
-    found = compare(arms, targets, num_resamples=4000)["labels"]["finding 0"]["gains"][SYNTHETIC]
+    found = compare(arms, targets, num_resamples=4000).labels["finding 0"].gains[SYNTHETIC]
     ones = np.ones(len(targets))
 
     def gain(present, real, synthetic):
@@ -81,27 +90,27 @@ def test_paired_interval_equals_scipy_s(name):
         data, gain, paired=True, vectorized=False, n_resamples=1500, method="percentile",
         rng=np.random.default_rng(0),
     )  # fmt: skip
-    assert found[name]["value"] == pytest.approx(gain(*data), abs=1e-12)
+    assert getattr(found, name).value == pytest.approx(gain(*data), abs=1e-12)
     low, high = theirs.confidence_interval
     # Ends of 1,500 resamples are known to about 7 % of the half width, three times the s.e.: 10 %
     # of the width.
-    np.testing.assert_allclose(found[name]["ci95"], [low, high], atol=0.1 * (high - low))
+    np.testing.assert_allclose(getattr(found, name).ci95, [low, high], atol=0.1 * (high - low))
 
 
 def test_pairing_is_what_narrows_the_gain():
     """Both arms find the same pictures hard: the gain is surer than a difference of two scores."""
     targets, arms = planted(np.random.default_rng(2), seeds=2)
-    found = compare(arms, targets)["labels"]["finding 0"]
+    found = compare(arms, targets).labels["finding 0"]
     width = {
-        "gain": np.ptp(found["gains"][SYNTHETIC]["auroc"]["ci95"]),
-        **{arm: np.ptp(found["scores"][arm]["auroc"]["ci95"]) for arm in arms},
+        "gain": np.ptp(found.gains[SYNTHETIC].auroc.ci95),
+        **{arm: np.ptp(found.scores[arm].auroc.ci95) for arm in arms},
     }
     assert width["gain"] < 0.8 * np.hypot(width[REAL], width[SYNTHETIC])
-    same = compare({REAL: arms[REAL], SYNTHETIC: arms[REAL]}, targets)["labels"]["finding 0"]
-    assert same["gains"][SYNTHETIC]["auroc"] == {"value": 0.0, "n": 120, "ci95": [0.0, 0.0]}
+    same = compare({REAL: arms[REAL], SYNTHETIC: arms[REAL]}, targets).labels["finding 0"]
+    assert same.gains[SYNTHETIC].auroc == Estimate(0.0, 120, (0.0, 0.0))
     turned = compare({REAL: arms[SYNTHETIC], SYNTHETIC: arms[REAL]}, targets)
-    ours, theirs = (x["labels"]["finding 0"]["gains"][SYNTHETIC]["auroc"]["ci95"]
-                    for x in ({"labels": {"finding 0": found}}, turned))  # fmt: skip
+    ours, theirs = (x.labels["finding 0"].gains[SYNTHETIC].auroc.ci95
+                    for x in (Found({"finding 0": found}, None), turned))  # fmt: skip
     np.testing.assert_allclose(ours, [-theirs[1], -theirs[0]], atol=1e-12)
 
 
@@ -127,12 +136,12 @@ def test_the_spread_of_seeds_is_in_the_interval():
     probability = np.where(told == (targets > 0.5), 0.9, 0.1)
     ids = np.repeat([f"p{i}" for i in range(patients)], each)
     found = compare({REAL: probability}, targets, ids.tolist(), num_resamples=4000)
-    accuracy = found["labels"]["finding 0"]["scores"][REAL]["accuracy"]
-    assert accuracy["value"] == pytest.approx(right.mean() / each)
+    accuracy = found.labels["finding 0"].scores[REAL].accuracy
+    assert accuracy.value == pytest.approx(right.mean() / each)
     half = 1.96 * (right / each).std(ddof=1) / np.sqrt(seeds)
     expected = [right.mean() / each - half, right.mean() / each + half]
     # Means of 24 even values are close to normal; ends of 4,000 resamples: 3 % of the half width.
-    np.testing.assert_allclose(accuracy["ci95"], expected, atol=0.1 * half)
+    np.testing.assert_allclose(accuracy.ci95, expected, atol=0.1 * half)
 
 
 def test_patients_are_drawn_whole():
@@ -142,9 +151,9 @@ def test_patients_are_drawn_whole():
     single = compare(arms, targets, ids)
     copies = compare(tenfold, np.repeat(targets, 10, axis=0), np.repeat(ids, 10).tolist())
     for key in ("scores", "gains"):
-        first, again = (x["labels"]["finding 0"][key][SYNTHETIC] for x in (single, copies))
-        np.testing.assert_allclose(first["auroc"]["ci95"], again["auroc"]["ci95"], atol=1e-12)
-        assert first["auroc"]["n"] == again["auroc"]["n"] == 120
+        first, again = (getattr(x.labels["finding 0"], key)[SYNTHETIC] for x in (single, copies))
+        np.testing.assert_allclose(first.auroc.ci95, again.auroc.ci95, atol=1e-12)
+        assert first.auroc.n == again.auroc.n == 120
 
 
 def test_unknown_and_rare_labels():
@@ -157,22 +166,20 @@ def test_unknown_and_rare_labels():
     three = np.concatenate([targets, holes, rare], axis=1)
     thrice = {arm: np.repeat(p, 3, axis=2) for arm, p in arms.items()}
     found = compare(thrice, three)
-    labels = found["labels"]
-    few = {"num_images": 120, "num_present": 4, "num_patients": 120, "too_few": True}
+    labels = found.labels
+    few = LabelUtility(num_images=120, num_present=4, num_patients=120, too_few=True)
     assert labels["finding 2"] == few
-    assert labels["finding 1"]["num_images"] == labels["finding 1"]["num_patients"] == 90
+    assert labels["finding 1"].num_images == labels["finding 1"].num_patients == 90
     alone = compare({arm: p[:, 30:] for arm, p in arms.items()}, targets[30:])
     for arm in arms:
-        ours, theirs = (
-            x["scores"][arm] for x in (labels["finding 1"], alone["labels"]["finding 0"])
-        )
-        assert ours["auroc"]["value"] == theirs["auroc"]["value"]
-    mean = found["mean_of_labels"]
-    assert mean["labels"] == ["finding 0", "finding 1"]
+        ours, theirs = (x.scores[arm] for x in (labels["finding 1"], alone.labels["finding 0"]))
+        assert ours.auroc.value == theirs.auroc.value
+    mean = found.mean_of_labels
+    assert mean.labels == ("finding 0", "finding 1")
     for metric in METRICS:
-        values = [labels[name]["gains"][SYNTHETIC][metric]["value"] for name in mean["labels"]]
-        assert mean["gains"][SYNTHETIC][metric]["value"] == pytest.approx(np.mean(values))
-    json.dumps(found, allow_nan=False)
+        values = [getattr(labels[name].gains[SYNTHETIC], metric).value for name in mean.labels]
+        assert getattr(mean.gains[SYNTHETIC], metric).value == pytest.approx(np.mean(values))
+    json.dumps(dataclasses.asdict(mean), allow_nan=False)
 
 
 def test_a_finding_of_one_patient_is_too_few():
@@ -182,9 +189,9 @@ def test_a_finding_of_one_patient_is_too_few():
     targets[:6] = 1
     ids = ["one"] * 6 + [f"p{i}" for i in range(6)]
     found = compare(arms, targets, ids)
-    assert found["labels"]["finding 0"]["too_few"] and found["mean_of_labels"] is None
+    assert found.labels["finding 0"].too_few and found.mean_of_labels is None
     found = compare(arms, targets, ["one"] * 5 + ["two"] + ids[6:])
-    assert "auroc" in found["labels"]["finding 0"]["gains"][SYNTHETIC]
+    assert found.labels["finding 0"].gains[SYNTHETIC].auroc.n == 8
     with pytest.raises(UserError, match="1 held-out patient"):
         compare(arms, targets, ["one"] * 12)
 
@@ -200,7 +207,7 @@ def test_intervals_hold_the_truth():
             right = rng.random((3, 100, 1)) < rates
             arms[arm] = np.where(right == (targets > 0.5), 0.9, 0.1)
         found = compare(arms, targets, num_resamples=300, seed=int(rng.integers(1000)))
-        low, high = found["labels"]["finding 0"]["gains"][SYNTHETIC]["accuracy"]["ci95"]
+        low, high = found.labels["finding 0"].gains[SYNTHETIC].accuracy.ci95
         hits += low <= 0.05 <= high
     # Three seeds are few and pictures and seeds act together: the intervals err on the long side.
     assert 0.92 * runs <= hits

@@ -3,6 +3,7 @@
 import numpy as np
 
 from medsd_jax.evaluation.by_classifier.label_scores import MIN_PICTURES, score_labels
+from medsd_jax.evaluation.reports.base import LabelScores
 
 RNG = np.random.default_rng(0)
 N = 60
@@ -17,21 +18,21 @@ PATIENTS = [f"p{i // 2}" for i in range(N)]
 def test_scores_equal_those_counted_by_hand():
     scores = score_labels(("a", "b"), PROBABILITIES, TARGETS, PATIENTS, num_resamples=50)["a"]
     present, called = TARGETS[:, 0] == 1, PROBABILITIES[:, 0] > 0.5
-    assert scores["accuracy"]["value"] == np.mean(present == called)
+    assert scores.accuracy.value == np.mean(present == called)
     hits = np.sum(present & called)
-    assert scores["f1"]["value"] == 2 * hits / (present.sum() + called.sum())
+    assert scores.f1.value == 2 * hits / (present.sum() + called.sum())
     # AUROC: the share of pairs, one with and one without, that are in the right order.
     pairs = PROBABILITIES[present, 0][:, None] > PROBABILITIES[~present, 0][None]
-    np.testing.assert_allclose(scores["auroc"]["value"], pairs.mean())
-    assert scores["num_patients"] == scores["auroc"]["n"] == N // 2
-    low, high = scores["auroc"]["ci95"]
-    assert low < scores["auroc"]["value"] < high
+    np.testing.assert_allclose(scores.auroc.value, pairs.mean())
+    assert scores.num_patients == scores.auroc.n == N // 2
+    low, high = scores.auroc.ci95
+    assert low < scores.auroc.value < high
 
 
 def test_too_few_pictures_are_marked_and_not_scored():
     scores = score_labels(("a", "b"), PROBABILITIES, TARGETS, PATIENTS, num_resamples=50)["b"]
-    assert scores["num_present"] == 3 < MIN_PICTURES
-    assert scores == {"num_images": N, "num_present": 3, "num_patients": 30, "too_few": True}
+    assert scores.num_present == 3 < MIN_PICTURES
+    assert scores == LabelScores(num_images=N, num_present=3, num_patients=30, too_few=True)
 
 
 def test_unknown_labels_are_left_out():
@@ -41,15 +42,15 @@ def test_unknown_labels_are_left_out():
     without = score_labels(
         ("a",), PROBABILITIES[20:], TARGETS[20:], PATIENTS[20:], num_resamples=50
     )
-    assert with_holes == without and with_holes["a"]["num_images"] == 40
+    assert with_holes == without and with_holes["a"].num_images == 40
 
 
 def test_patients_with_many_pictures_widen_the_interval():
     """Every picture ten times is no new patient."""
 
     def width(**data):
-        auroc = score_labels(("a",), num_resamples=200, **data)["a"]["auroc"]
-        return auroc["ci95"][1] - auroc["ci95"][0]
+        auroc = score_labels(("a",), num_resamples=200, **data)["a"].auroc
+        return auroc.ci95[1] - auroc.ci95[0]
 
     single = {"probabilities": PROBABILITIES, "targets": TARGETS[:, :1], "patient_ids": PATIENTS}
     tenfold = {key: np.repeat(np.asarray(x), 10, axis=0) for key, x in single.items()}
@@ -62,17 +63,17 @@ def test_a_kind_of_one_patient_is_too_few():
     present = np.repeat([1.0, 0.0], 30)[:, None]
     probability = np.linspace(0.9, 0.1, 60)[:, None]
     one = ["a"] * 30 + [f"p{i}" for i in range(30)]
-    assert score_labels(("x",), probability, present, one)["x"]["too_few"]
-    assert score_labels(("x",), probability, 1 - present, one)["x"]["too_few"]
+    assert score_labels(("x",), probability, present, one)["x"].too_few
+    assert score_labels(("x",), probability, 1 - present, one)["x"].too_few
     two = ["a", "b"] * 15 + [f"p{i}" for i in range(30)]
-    assert "too_few" not in score_labels(("x",), probability, present, two, num_resamples=50)["x"]
+    assert not score_labels(("x",), probability, present, two, num_resamples=50)["x"].too_few
     # A set of one patient in all is no error of the whole report.
-    assert score_labels(("x",), probability, present, ["a"] * 60)["x"]["too_few"]
+    assert score_labels(("x",), probability, present, ["a"] * 60)["x"].too_few
 
 
 def test_all_right_is_no_certainty():
     present = np.repeat([1.0, 0.0], 30)[:, None]
     found = score_labels(("x",), 0.1 + 0.8 * present, present, PATIENTS, num_resamples=50)["x"]
-    low, high = found["accuracy"]["ci95"]
-    assert found["accuracy"]["value"] == high == 1.0 and 0.8 < low < 0.95
-    assert found["accuracy"]["n"] == 30
+    low, high = found.accuracy.ci95
+    assert found.accuracy.value == high == 1.0 and 0.8 < low < 0.95
+    assert found.accuracy.n == 30

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.by_classifier.prediction_flips import changed_calls, check_judge
+from medsd_jax.evaluation.by_classifier.prediction_flips import check_classifier, prediction_flips
+from medsd_jax.evaluation.reports.reconstruction import PairedAuroc
 
 NUM = 60
 
@@ -25,54 +26,56 @@ def calls():
 
 def entries(classifier, calls, labels, patients=None):
     patients = [str(i // 2) for i in range(NUM)] if patients is None else patients
-    return changed_calls(classifier, calls, labels, patients, seed=0)
+    return prediction_flips(classifier, calls, labels, patients, seed=0)
 
 
 def test_shares_and_paired_aurocs(classifier, calls):
     truth, (before, after) = calls
     found = entries(classifier, (before, after), [{"effusion": int(t)} for t in truth])
     entry, called = found["effusion"], (before[:, 0] > 0.5, after[:, 0] > 0.5)
-    assert entry["changed"]["value"] == np.mean(called[0] != called[1]) > 0
-    assert entry["changed"]["n"] == NUM // 2
-    assert entry["appeared"] - entry["vanished"] == called[1].sum() - called[0].sum()
-    assert entry["appeared"] + entry["vanished"] == (called[0] != called[1]).sum()
+    assert entry.prediction_flips.value == np.mean(called[0] != called[1]) > 0
+    assert entry.prediction_flips.n == NUM // 2
+    assert entry.appeared - entry.vanished == called[1].sum() - called[0].sum()
+    assert entry.appeared + entry.vanished == (called[0] != called[1]).sum()
     wanted = [roc_auc_score(truth, side[:, 0]) for side in (before, after)]
-    auroc = entry["auroc"]
-    assert [auroc[k]["value"] for k in ("original", "reconstruction")] == pytest.approx(wanted)
-    assert auroc["difference"]["value"] == pytest.approx(wanted[1] - wanted[0])
-    assert (auroc["num_images"], auroc["num_present"]) == (NUM, NUM // 3)
+    auroc = entry.auroc
+    assert [getattr(auroc, k).value for k in ("original", "reconstruction")] == pytest.approx(
+        wanted
+    )
+    assert auroc.difference.value == pytest.approx(wanted[1] - wanted[0])
+    assert (auroc.num_images, auroc.num_present) == (NUM, NUM // 3)
     # Nothing is known of the other finding, which is never called.
-    assert found["nodule"]["changed"]["value"] == 0 and found["nodule"]["auroc"] is None
+    assert found["nodule"].prediction_flips.value == 0 and found["nodule"].auroc is None
 
 
 def test_the_interval_is_paired(classifier, calls):
     """Both sides equal: the difference is 0 in every resample, however wide each side's own is."""
     truth, (before, _) = calls
     labels = [{"effusion": int(t)} for t in truth]
-    auroc = entries(classifier, (before, before), labels)["effusion"]["auroc"]
-    assert auroc["difference"]["ci95"] == [0.0, 0.0]
-    assert auroc["original"]["ci95"][0] < auroc["original"]["ci95"][1]
+    auroc = entries(classifier, (before, before), labels)["effusion"].auroc
+    assert auroc.difference.ci95 == (0.0, 0.0)
+    assert auroc.original.ci95[0] < auroc.original.ci95[1]
 
 
 def test_unknown_labels_are_left_out_and_few_are_said(classifier, calls):
     truth, (before, after) = calls
     some = [{"effusion": int(t)} if i < 40 else {} for i, t in enumerate(truth)]
-    auroc = entries(classifier, (before, after), some)["effusion"]["auroc"]
-    assert auroc["num_images"] == 40
-    assert auroc["original"]["value"] == pytest.approx(roc_auc_score(truth[:40], before[:40, 0]))
+    auroc = entries(classifier, (before, after), some)["effusion"].auroc
+    assert auroc.num_images == 40
+    assert auroc.original.value == pytest.approx(roc_auc_score(truth[:40], before[:40, 0]))
     few = [{"effusion": int(i < 4)} for i in range(NUM)]
-    auroc = entries(classifier, (before, after), few)["effusion"]["auroc"]
-    assert auroc == {"num_images": NUM, "num_present": 4, "too_few": True}
+    auroc = entries(classifier, (before, after), few)["effusion"].auroc
+    assert auroc == PairedAuroc(num_images=NUM, num_present=4, too_few=True)
     # Many pictures with the finding, but of one patient.
     patients = ["ill" if t else str(i) for i, t in enumerate(truth)]
     labels = [{"effusion": int(t)} for t in truth]
-    assert entries(classifier, (before, after), labels, patients)["effusion"]["auroc"]["too_few"]
+    assert entries(classifier, (before, after), labels, patients)["effusion"].auroc.too_few
 
 
 def test_judges_that_do_not_fit(classifier):
-    check_judge(classifier, [{"effusion": 1}, {"x": 0}], 24)
-    check_judge(classifier, [{"sex": "F", "age": 50}, {}], 512)  # no finding is known: calls only
+    check_classifier(classifier, [{"effusion": 1}, {"x": 0}], 24)
+    check_classifier(classifier, [{"sex": "F", "age": 50}, {}], 512)
     with pytest.raises(UserError, match=r"knows effusion, nodule, but .* labelled with mass$"):
-        check_judge(classifier, [{"mass": 1, "sex": "M"}], 24)
+        check_classifier(classifier, [{"mass": 1, "sex": "M"}], 24)
     with pytest.raises(UserError, match="looks at 24 pixels, but the reconstructions have 16"):
-        check_judge(classifier, [{"effusion": 1}], 16)
+        check_classifier(classifier, [{"effusion": 1}], 16)

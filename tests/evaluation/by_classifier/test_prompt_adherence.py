@@ -13,6 +13,7 @@ from medsd_jax.evaluation.by_classifier import prompt_adherence
 from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_pictures, judge_prompts
 from medsd_jax.evaluation.images.image_sets import open_pictures
 from medsd_jax.evaluation.images.prompt_labels import known_labels
+from medsd_jax.evaluation.reports.evaluation import Confusion, TooFewImages
 from medsd_jax.parallel.mesh import make_mesh
 
 PLAIN, ASKING = "A photo of a lung xray", "... with a visible pleural effusion"
@@ -29,36 +30,36 @@ def judgement(classifier, monkeypatch):
 
 
 def test_agreement_is_counted_by_prompt(judgement):
-    told = judgement.to_dict()
-    assert told["prompt_accuracy"]["value"] == 7 / 8 and told["prompt_accuracy"]["n"] == 8
-    low, high = told["prompt_accuracy"]["ci95"]
+    told = judgement.report()
+    assert told.prompt_accuracy.value == 7 / 8 and told.prompt_accuracy.n == 8
+    low, high = told.prompt_accuracy.ci95
     assert low < 7 / 8 < high
-    plain, asking = told["prompts"]
-    assert (plain["prompt"], plain["asks"], plain["num_seen"]) == (PLAIN, False, 1)
-    assert (asking["prompt"], asking["asks"], asking["num_seen"]) == (ASKING, True, 4)
-    assert plain["accuracy"]["value"] == 0.75 and asking["accuracy"]["value"] == 1.0
+    plain, asking = told.prompts
+    assert (plain.prompt, plain.asks, plain.num_seen) == (PLAIN, False, 1)
+    assert (asking.prompt, asking.asks, asking.num_seen) == (ASKING, True, 4)
+    assert plain.accuracy.value == 0.75 and asking.accuracy.value == 1.0
 
 
 def test_swapped_prompts_give_the_complement(judgement):
     swapped = dataclasses.replace(judgement, asked=~judgement.asked)
-    assert swapped.to_dict()["prompt_accuracy"]["value"] == 1 / 8
+    assert swapped.report().prompt_accuracy.value == 1 / 8
 
 
 def test_prompts_that_share_their_seeds_are_one_draw(judgement):
     """Four start noises, each with and without the finding."""
-    shared = dataclasses.replace(judgement, units=("0", "1", "2", "3") * 2).to_dict()
-    assert shared["prompt_accuracy"]["value"] == 7 / 8 and shared["prompt_accuracy"]["n"] == 4
-    assert shared["prompts"][0]["accuracy"] == judgement.to_dict()["prompts"][0]["accuracy"]
-    widths = [np.diff(x["prompt_accuracy"]["ci95"]) for x in (shared, judgement.to_dict())]
+    shared = dataclasses.replace(judgement, units=("0", "1", "2", "3") * 2).report()
+    assert shared.prompt_accuracy.value == 7 / 8 and shared.prompt_accuracy.n == 4
+    assert shared.prompts[0].accuracy == judgement.report().prompts[0].accuracy
+    widths = [np.diff(x.prompt_accuracy.ci95) for x in (shared, judgement.report())]
     assert widths[0] > widths[1]
 
 
 def test_confusion_and_scores(judgement):
-    told = judgement.to_dict()
-    assert told["confusion"] == {
-        "asked_seen": 4, "asked_unseen": 0, "unasked_seen": 1, "unasked_unseen": 3
-    }  # fmt: skip
-    assert told["auroc"] is None and told["f1"] is None  # four of a kind are too few
+    told = judgement.report()
+    assert told.confusion == Confusion(
+        true_positives=4, false_negatives=0, false_positives=1, true_negatives=3
+    )
+    assert told.auroc is None and told.f1 is None  # four of a kind are too few
     assert judgement.worst(2).tolist() == [2, 4] or judgement.worst(2).tolist() == [2, 3]
 
 
@@ -68,9 +69,9 @@ def test_scores_are_scikit_learns(classifier, monkeypatch):
     seen = np.clip(asked * 0.3 + rng.random(60) * 0.7, 0, 1).astype(np.float32)
     monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, seen], axis=1))
     pictures = np.zeros((60, 24, 24, 3), np.uint8)
-    told = judge_prompts(classifier, "effusion", pictures, ["p"] * 60, asked.tolist()).to_dict()
-    assert told["auroc"]["value"] == pytest.approx(roc_auc_score(asked, seen))
-    assert told["f1"]["value"] == pytest.approx(f1_score(asked, seen > 0.5))
+    told = judge_prompts(classifier, "effusion", pictures, ["p"] * 60, asked.tolist()).report()
+    assert told.auroc.value == pytest.approx(roc_auc_score(asked, seen))
+    assert told.f1.value == pytest.approx(f1_score(asked, seen > 0.5))
 
 
 class TestSets:
@@ -97,7 +98,7 @@ class TestSets:
 
     def test_labels_ask_and_the_judge_answers(self, classifier, sets):
         entry, judgements = self.judged(classifier, sets)
-        assert entry["not_asked"] == ["nodule"] and list(entry["labels"]) == ["effusion"]
+        assert entry.not_in_prompts == ("nodule",) and list(entry.labels) == ["effusion"]
         judgement = judgements["effusion"]
         # Picture 0 says nothing of effusions.
         assert judgement.rows.tolist() == list(range(1, 60))
@@ -105,11 +106,11 @@ class TestSets:
         pictures = [resize(np.stack([sets["synthetic"].read(i)] * 3, -1), 24) for i in range(60)]
         wanted = prompt_adherence.predict(classifier, np.stack(pictures))[1:, 0]
         np.testing.assert_allclose(judgement.probability, wanted, atol=1e-6)  # other batches
-        of_parts = entry["labels"]["effusion"]["by_part"]
-        assert of_parts["sex=F"] == {"num_images": 5, "too_few": True}
-        assert of_parts["sex=M"]["n"] == 54 and "ci95" in of_parts["sex=M"]
-        assert entry["real"]["effusion"]["num_images"] == 59
-        assert entry["real"]["nodule"]["too_few"]
+        by_subgroup = entry.labels["effusion"].by_subgroup
+        assert by_subgroup["sex=F"] == TooFewImages(num_images=5)
+        assert by_subgroup["sex=M"].n == 54 and by_subgroup["sex=M"].ci95
+        assert entry.on_real_images["effusion"].num_images == 59
+        assert entry.on_real_images["nodule"].too_few
 
     def test_prompts_ask_where_there_are_no_labels(self, classifier, sets):
         bare = {
@@ -121,13 +122,13 @@ class TestSets:
         prompts = ("No nodule.", "A photo of a lung xray with a visible nodule") * 30
         bare["synthetic"] = dataclasses.replace(bare["synthetic"], texts=prompts)
         entry, judgements = self.judged(classifier, bare)
-        assert entry["not_asked"] == ["effusion"]
+        assert entry.not_in_prompts == ("effusion",)
         assert judgements["nodule"].asked.tolist() == [False, True] * 30
-        confusion = entry["labels"]["nodule"]["confusion"]
-        assert sum(confusion.values()) == 60
+        confusion = entry.labels["nodule"].confusion
+        assert sum(vars(confusion).values()) == 60
         swapped = dataclasses.replace(bare["synthetic"], texts=prompts[1:] + prompts[:1])
         other, _ = self.judged(classifier, {**bare, "synthetic": swapped})
-        accuracies = [e["labels"]["nodule"]["prompt_accuracy"]["value"] for e in (entry, other)]
+        accuracies = [e.labels["nodule"].prompt_accuracy.value for e in (entry, other)]
         assert sum(accuracies) == pytest.approx(1.0)
 
 

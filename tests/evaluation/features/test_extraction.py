@@ -12,10 +12,11 @@ from medsd_jax.errors import UserError  # noqa: E402
 from medsd_jax.evaluation.features import extraction  # noqa: E402
 from medsd_jax.evaluation.features.extraction import features_of, open_network  # noqa: E402
 from medsd_jax.evaluation.images.image_sets import open_pictures  # noqa: E402
+from medsd_jax.evaluation.reports.evaluation import EvaluationReport  # noqa: E402
 from medsd_jax.interop.pipeline_dir import save_pipeline  # noqa: E402
 from medsd_jax.parallel import batching  # noqa: E402
 from medsd_jax.parallel.mesh import make_mesh  # noqa: E402
-from medsd_jax.reports.writing import schema  # noqa: E402
+from medsd_jax.reports.schema_files import schema_of  # noqa: E402
 from tests.tiny import pipeline  # noqa: E402
 from tests.vision import towers  # noqa: E402
 
@@ -109,5 +110,5 @@ def test_the_kinds_are_listed(spec):
 
 
 def test_the_report_s_schema_knows_every_kind():
-    space = schema("evaluation")["$defs"]["space"]
+    space = schema_of(EvaluationReport)["$defs"]["FeatureSpace"]
     assert space["properties"]["network"]["enum"] == list(extraction.KINDS)

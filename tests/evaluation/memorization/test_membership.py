@@ -22,6 +22,7 @@ from medsd_jax.evaluation.memorization.membership import (
     times,
     tpr_at_one_percent,
 )
+from medsd_jax.evaluation.reports.membership import TruePositiveRate
 from medsd_jax.models.params import abstract
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.state import init_state
@@ -73,24 +74,24 @@ def memoriser():
 
 def test_memoriser_is_found(memoriser):
     found = membership(diffusion_model(), memoriser, side(0), side(1), num_resamples=200)
-    assert found["auroc"]["value"] > 0.95 and found["auroc"]["ci95"][0] > 0.8
-    assert found["tpr_at_fpr_0.01"]["value"] > 0.8
-    strata = found["timesteps"]
-    assert [row["timestep"] for row in strata] == list(range(50, 1000, 100))
+    assert found.auroc.value > 0.95 and found.auroc.ci95[0] > 0.8
+    assert found.tpr_at_one_percent_fpr.value > 0.8
+    strata = found.timesteps
+    assert [row.timestep for row in strata] == list(range(50, 1000, 100))
     # Where the noise hides the picture, nothing can be remembered of it: the gap is in the others.
-    gaps = [row["held_out_loss"] - row["trained_loss"] for row in strata]
-    assert gaps[0] > 20 * abs(gaps[-1]) and strata[0]["auroc"] == 1.0
-    assert found["trained"]["loss"] < found["held_out"]["loss"]
+    gaps = [row.held_out_loss - row.trained_loss for row in strata]
+    assert gaps[0] > 20 * abs(gaps[-1]) and strata[0].auroc == 1.0
+    assert found.trained.loss < found.held_out.loss
     # With the sides changed over, what was found is the opposite.
     swapped = membership(diffusion_model(), memoriser, side(1), side(0), num_resamples=10)
-    assert swapped["auroc"]["value"] == pytest.approx(1 - found["auroc"]["value"], abs=1e-12)
+    assert swapped.auroc.value == pytest.approx(1 - found.auroc.value, abs=1e-12)
 
 
 def test_untrained_model_gives_nothing_away():
     found = membership(diffusion_model(), tiny_model().params, side(0), side(1), num_resamples=500)
-    low, high = found["auroc"]["ci95"]
+    low, high = found.auroc.ci95
     assert low < 0.5 < high
-    assert found["auroc"]["n"] == 2 * NUM
+    assert found.auroc.n == 2 * NUM
 
 
 def test_losses_depend_on_the_picture_and_its_place_alone():
@@ -158,19 +159,21 @@ def test_scores_equal_scikit_learn(ties):
     )  # fmt: skip
     is_trained = np.repeat([True, False], [150, 230])
     score = -np.concatenate([trained, held_out]).mean(axis=1)
-    value = found["auroc"]["value"]
+    value = found.auroc.value
     assert value == pytest.approx(roc_auc_score(is_trained, score), abs=1e-12)
-    low, high = found["auroc"]["ci95"]
-    assert low < value < high and found["auroc"]["n"] == 50 + 77
+    low, high = found.auroc.ci95
+    assert low < value < high and found.auroc.n == 50 + 77
     # 127 patients: about 0.03 on either side.
     assert 0.06 < high - low < 0.2
     fpr, tpr, _ = roc_curve(is_trained, score, drop_intermediate=False)
-    assert found["tpr_at_fpr_0.01"] == {"value": tpr[fpr <= 0.01].max(), "false_alarms": 2}
-    for k, row in enumerate(found["timesteps"]):
+    assert found.tpr_at_one_percent_fpr == TruePositiveRate(
+        value=tpr[fpr <= 0.01].max(), false_alarms=2
+    )
+    for k, row in enumerate(found.timesteps):
         losses = np.concatenate([trained[:, k], held_out[:, k]])
-        assert row["auroc"] == pytest.approx(roc_auc_score(is_trained, -losses), abs=1e-12)
-        assert row["trained_loss"] == pytest.approx(trained[:, k].mean(), rel=1e-12)
-        assert row["held_out_loss"] == pytest.approx(held_out[:, k].mean(), rel=1e-12)
+        assert row.auroc == pytest.approx(roc_auc_score(is_trained, -losses), abs=1e-12)
+        assert row.trained_loss == pytest.approx(trained[:, k].mean(), rel=1e-12)
+        assert row.held_out_loss == pytest.approx(held_out[:, k].mean(), rel=1e-12)
 
 
 def test_interval_resamples_patients():
@@ -179,12 +182,12 @@ def test_interval_resamples_patients():
     trained, held_out = rng.normal(-0.5, 1, (30, 2)), rng.normal(0, 1, (30, 2))
     patients = [f"a{i}" for i in range(30)], [f"b{i}" for i in range(30)]
     settings = {"timesteps": np.array([1, 2]), "num_resamples": 300}
-    one = attack(trained, held_out, *patients, **settings)["auroc"]
+    one = attack(trained, held_out, *patients, **settings).auroc
     ten = attack(
         trained.repeat(10, 0), held_out.repeat(10, 0), *([p for p in side for _ in range(10)]
         for side in patients), **settings,
-    )["auroc"]  # fmt: skip
-    assert ten["ci95"] == pytest.approx(one["ci95"], abs=1e-9)
+    ).auroc  # fmt: skip
+    assert ten.ci95 == pytest.approx(one.ci95, abs=1e-9)
 
 
 @pytest.mark.parametrize(("held_out", "images"), [(20, 1), (150, 1), (60, 3)])
@@ -204,9 +207,9 @@ def test_chance_is_as_large_as_it_says(held_out, images):
             for n in (trained, held_out)
         ]
         result = attack(*losses, *sides, timesteps=np.array([1]), num_resamples=2)
-        low, high = result["tpr_by_chance"]["ci95"]
-        said.append(result["tpr_by_chance"]["value"])
-        found.append(result["tpr_at_fpr_0.01"]["value"])
+        low, high = result.tpr_by_chance.ci95
+        said.append(result.tpr_by_chance.value)
+        found.append(result.tpr_at_one_percent_fpr.value)
         inside.append(low <= found[-1] <= high)
     # The value spreads by its own size: 200 rounds know its mean to 7 %.
     assert np.mean(found) == pytest.approx(np.mean(said), rel=0.2)

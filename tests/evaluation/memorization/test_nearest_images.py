@@ -54,21 +54,21 @@ def test_planted_copies_top_the_list(sets, change):
     names = [f"s{i}" for i in range(len(synthetic))] + [f"copy{7 * i}" for i in range(COPIES)]
     listed = most_suspicious({"pixels": audit}, names, [f"t{i}" for i in range(len(train))])
     for row in listed[:COPIES]:
-        assert row["picture"].startswith("copy") and row["ratio"] < 1
-        assert row["nearest"] == row["picture"].replace("copy", "t")
+        assert row.image.startswith("copy") and row.ratio < 1
+        assert row.nearest == row.image.replace("copy", "t")
 
 
 def test_strangers_are_not_accused(sets):
     audit = audit_pixels(*sets)
-    entry = audit.to_dict()
+    entry = audit.report()
     # 120 held-out pictures: the lowest distance is the threshold, and passed by one in 121.
-    assert entry["expected_by_chance"] == pytest.approx(60 / 121)
-    assert entry["by_chance_ci95"] == [0, 3]
-    assert (audit.ratio < 1).sum() == entry["num_suspicious"] <= 3
-    assert entry["doubt"] is None and entry["num_held_out_patients"] == 120
-    within = entry["median_distance_within_training"]
-    assert within == pytest.approx(entry["median_distance_of_held_out"], rel=0.1)
-    close = entry["median_distance"] / entry["median_distance_of_held_out"]
+    assert entry.expected_by_chance == pytest.approx(60 / 121)
+    assert entry.by_chance_ci95 == (0, 3)
+    assert (audit.ratio < 1).sum() == entry.num_suspicious <= 3
+    assert entry.doubt is None and entry.num_held_out_patients == 120
+    within = entry.median_distance_within_training
+    assert within == pytest.approx(entry.median_distance_of_held_out, rel=0.1)
+    close = entry.median_distance / entry.median_distance_of_held_out
     assert close == pytest.approx(1.0, abs=0.15)
 
 
@@ -109,13 +109,13 @@ def test_held_out_images_of_another_origin_accuse_nobody(sets):
     train, _, synthetic = sets
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 64)).astype(np.uint8) for _ in range(40)]
-    entry = audit_pixels(train, noise, synthetic).to_dict()
-    assert entry["num_suspicious"] == 60 and "another origin" in entry["doubt"]
+    entry = audit_pixels(train, noise, synthetic).report()
+    assert entry.num_suspicious == 60 and "another origin" in entry.doubt
     features = rng.normal(size=(150, 8)).astype(np.float32)
-    entry = audit_features(features, features[:40] + 5.0, features[:50] + 0.3).to_dict()
-    assert "another origin" in entry["doubt"]
-    entry = audit_features(features, features[:40], features[:50]).to_dict()
-    assert "themselves among the training images" in entry["doubt"]
+    entry = audit_features(features, features[:40] + 5.0, features[:50] + 0.3).report()
+    assert "another origin" in entry.doubt
+    entry = audit_features(features, features[:40], features[:50]).report()
+    assert "themselves among the training images" in entry.doubt
 
 
 def test_the_nearest_of_several_spaces_counts():
@@ -128,7 +128,7 @@ def test_the_nearest_of_several_spaces_counts():
         synthetic[number] = train[number]
         spaces[name] = audit_features(train, held_out, synthetic)
     listed = most_suspicious(spaces, list("uvwxyz"), [str(i) for i in range(50)])
-    assert {(row["picture"], row["nearest"], row["space"]) for row in listed[:2]} == {
+    assert {(row.image, row.nearest, row.space) for row in listed[:2]} == {
         ("u", "0", "a"),
         ("v", "1", "b"),
     }

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from medsd_jax.evaluation.metrics.fidelity import _of_kid
 from medsd_jax.evaluation.metrics.frechet import frechet_distance, moments_of
 from medsd_jax.evaluation.metrics.frechet_error import frechet_interval, frechet_standard_error
 from medsd_jax.evaluation.metrics.kid import kid
@@ -28,8 +27,8 @@ def by_fid(real, synthetic):
 
 
 def by_kid(real, synthetic):
-    found = _of_kid(kid(real, synthetic, real_groups=NAMES))
-    return found["value"], *found["ci95"]
+    found = kid(real, synthetic, real_groups=NAMES)
+    return found.value, *found.interval()
 
 
 def share_held(measure, simulations, width, likeness=0.8, shift=0.3):

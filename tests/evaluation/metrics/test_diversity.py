@@ -36,7 +36,7 @@ def test_only_pairs_of_one_prompt_count(tmp_path):
     prompts = ["a", "b"] * 4
     mixed = [picture for pair in zip(first, second, strict=True) for picture in pair]
     found = diversity(write(tmp_path / "x", prompts, mixed))
-    assert (found["num_prompts"], found["pictures_a_prompt"], found["num_scales"]) == (2, 4, 3)
+    assert (found.num_prompts, found.images_per_prompt, found.num_scales) == (2, 4, 3)
     by_hand = []
     for pictures in (first, second):
         x = np.stack(pictures)[..., None].astype(np.float32) / 255
@@ -44,8 +44,8 @@ def test_only_pairs_of_one_prompt_count(tmp_path):
             for j in range(i + 1, 4):
                 by_hand.append(float(ms_ssim(x[i : i + 1], x[j : j + 1], num_scales=3)[0]))
     assert len(by_hand) == 12
-    assert found["ms_ssim"]["value"] == pytest.approx(np.mean(by_hand), abs=1e-5)
-    assert found["std"] == pytest.approx(np.std(by_hand), abs=1e-5)
+    assert found.ms_ssim.value == pytest.approx(np.mean(by_hand), abs=1e-5)
+    assert found.std == pytest.approx(np.std(by_hand), abs=1e-5)
 
 
 def test_mode_collapse_raises_it(tmp_path):
@@ -54,7 +54,7 @@ def test_mode_collapse_raises_it(tmp_path):
     diverse = [picture for seed in range(8) for picture in noise(1, seed)]
     sets = {"diverse": diverse, "near": noise(4, 0) + noise(4, 1), "one": noise(1, 0) * 8}
     found = {
-        name: diversity(write(tmp_path / name, prompts, pictures))["ms_ssim"]["value"]
+        name: diversity(write(tmp_path / name, prompts, pictures)).ms_ssim.value
         for name, pictures in sets.items()
     }
     assert found["diverse"] < 0.3 < 0.8 < found["near"] < found["one"]
@@ -63,8 +63,8 @@ def test_mode_collapse_raises_it(tmp_path):
 
 def test_prompts_with_fewer_pictures_are_counted(tmp_path):
     found = diversity(write(tmp_path / "x", ["a"] * 5 + ["b"] * 3, noise(8)))
-    assert (found["num_prompts"], found["prompts_left_out"]) == (1, 1)
-    assert "ci95" not in found["ms_ssim"]
+    assert (found.num_prompts, found.prompts_left_out) == (1, 1)
+    assert found.ms_ssim.ci95 is None
 
 
 def test_without_two_pictures_of_a_prompt_there_is_none(tmp_path):

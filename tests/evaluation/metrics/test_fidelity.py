@@ -24,31 +24,31 @@ def alike(real):
 
 
 def test_two_draws_of_one_distribution(alike):
-    halves = alike["fid_real_halves"]
-    assert halves["pictures"] == 120 and halves["range"][0] <= halves["mean"] <= halves["range"][1]
+    halves = alike.fid_real_halves
+    assert halves.num_images == 120 and halves.range[0] <= halves.mean <= halves.range[1]
     # As far apart as two halves of the real set, which are smaller.
-    assert alike["fid"]["value"] < 2 * halves["mean"]
-    low, high = alike["kid"]["ci95"]
+    assert alike.fid.value < 2 * halves.mean
+    low, high = alike.kid.ci95
     assert low < 0 < high
-    assert min(alike[name]["value"] for name in ("precision", "recall", "coverage")) > 0.85
+    assert min(getattr(alike, name).value for name in ("precision", "recall", "coverage")) > 0.85
 
 
 def test_mode_collapse_lowers_recall_and_coverage(real, alike):
     rng = np.random.default_rng(2)
     few = real[rng.integers(0, 3, 200)] + 0.01 * rng.normal(size=(200, WIDTH))
     collapsed = fidelity(real, few.astype(np.float32))
-    assert collapsed["recall"]["value"] < 0.2 < alike["recall"]["value"]
-    assert collapsed["coverage"]["value"] < 0.2 < alike["coverage"]["value"]
-    assert collapsed["fid"]["value"] > 5 * alike["fid"]["value"]
+    assert collapsed.recall.value < 0.2 < alike.recall.value
+    assert collapsed.coverage.value < 0.2 < alike.coverage.value
+    assert collapsed.fid.value > 5 * alike.fid.value
 
 
 def test_a_shift_shows_everywhere(real, alike):
     shifted = np.random.default_rng(1).normal(3.0, 1.0, (200, WIDTH)).astype(np.float32)
     apart = fidelity(real, shifted)
     # The Frechet distance of two unit Gaussians is the squared distance of their means.
-    assert apart["fid"]["value"] == pytest.approx(WIDTH * 3.0**2, rel=0.1)
-    assert apart["precision"]["value"] < 0.1 < alike["precision"]["value"]
-    assert apart["kid"]["ci95"][0] > 0.8 * apart["kid"]["value"] > 0
+    assert apart.fid.value == pytest.approx(WIDTH * 3.0**2, rel=0.1)
+    assert apart.precision.value < 0.1 < alike.precision.value
+    assert apart.kid.ci95[0] > 0.8 * apart.kid.value > 0
 
 
 def test_equal_seeds_give_equal_numbers(real):
@@ -60,14 +60,14 @@ def test_intervals_hold_their_values_and_patients_widen_them(real):
     other = np.random.default_rng(1).normal(size=(200, WIDTH)).astype(np.float32)
     found = fidelity(real, other)
     for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
-        low, high = found[name]["ci95"]
-        assert low <= found[name]["value"] <= high and low < high, name
-    assert found["precision"]["n"] == 200 and found["recall"]["n"] == 240
+        low, high = getattr(found, name).ci95
+        assert low <= getattr(found, name).value <= high and low < high, name
+    assert found.precision.n == 200 and found.recall.n == 240
     # Two patients with 120 alike pictures each know next to nothing.
     patients = ["a"] * 120 + ["b"] * 120
     shifted = np.concatenate([real[:120], real[120:] + 1.0])
-    wide, narrow = (fidelity(shifted, other, real_patients=p)["coverage"] for p in (patients, None))
-    assert wide["n"] == 2 and np.diff(wide["ci95"]) > 2 * np.diff(narrow["ci95"])
+    wide, narrow = (fidelity(shifted, other, real_patients=p).coverage for p in (patients, None))
+    assert wide.n == 2 and np.diff(wide.ci95) > 2 * np.diff(narrow.ci95)
 
 
 class TestHalves:
@@ -75,7 +75,7 @@ class TestHalves:
 
     def halves(self, real, patients):
         other = np.random.default_rng(9).normal(size=(60, WIDTH)).astype(np.float32)
-        return fidelity(real, other, real_patients=patients)["fid_real_halves"]
+        return fidelity(real, other, real_patients=patients).fid_real_halves
 
     def test_copies_of_a_patients_image_do_not_bring_the_halves_nearer(self, real):
         names = [f"p{i}" for i in range(60)]
@@ -85,9 +85,9 @@ class TestHalves:
                 np.repeat(real[:60], copies, axis=0), np.repeat(names, copies).tolist()
             )
             # The same patients are split: only n / (n - 1) of the covariances differs.
-            assert many["mean"] == pytest.approx(once["mean"], rel=0.06)
-            assert many["pictures"] == copies * once["pictures"] and many["patients"] == 60
-        assert self.halves(np.repeat(real[:60], 5, axis=0), None)["mean"] < once["mean"] / 2
+            assert many.mean == pytest.approx(once.mean, rel=0.06)
+            assert many.num_images == copies * once.num_images and many.num_patients == 60
+        assert self.halves(np.repeat(real[:60], 5, axis=0), None).mean < once.mean / 2
 
     def test_they_are_as_far_apart_as_fresh_patients(self):
         """60 patients with three alike images each, against sets of 30 other patients."""
@@ -98,7 +98,7 @@ class TestHalves:
             return (own + 0.3 * rng.normal(size=own.shape)).astype(np.float32)
 
         names = np.repeat(np.arange(60), 3).astype(str).tolist()
-        found = np.mean([self.halves(draw(60), names)["mean"] for _ in range(12)])
+        found = np.mean([self.halves(draw(60), names).mean for _ in range(12)])
         fresh = np.mean(
             [frechet_distance(moments_of(draw(30)), moments_of(draw(30))) for _ in range(60)]
         )

@@ -5,6 +5,8 @@ import pytest
 
 from medsd_jax.evaluation.metrics.fidelity import fidelity
 from medsd_jax.evaluation.metrics.subgroups import parts, sliced_fidelity
+from medsd_jax.evaluation.reports.base import TooFew
+from medsd_jax.evaluation.reports.evaluation import Distances
 
 LABELS = [
     {"edema": 1, "sex": "F", "age": 8, "view": "PA", "side": "left", "ratio": 0.5},
@@ -47,27 +49,27 @@ def test_a_part_is_the_distance_of_these_pictures_alone(sets):
     asked = np.arange(160) % 4 != 0
     assert found["edema"] == fidelity(real[::2], synthetic[asked])
     assert found["sex=F"] == fidelity(real, synthetic)
-    assert found["edema"]["kid"]["value"] > found["sex=F"]["kid"]["value"]
+    assert found["edema"].kid.value > found["sex=F"].kid.value
 
 
 def test_parts_with_few_pictures_are_marked_and_get_no_number(sets):
     found = sliced_fidelity(*sets, least=121)
-    assert found["edema"] == {"num_real": 100, "num_synthetic": 120, "too_few": True}
-    assert found["age=20-39"] == {"num_real": 0, "num_synthetic": 1, "too_few": True}
-    assert "fid" in found["sex=F"]
+    assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
+    assert found["age=20-39"] == TooFew(num_real=0, num_synthetic=1)
+    assert isinstance(found["sex=F"], Distances)
 
 
 def test_a_part_that_all_pictures_are_in_is_not_measured_twice(sets):
-    whole = {"measured": "before"}
+    whole = fidelity(*sets[:2], seed=1)  # another object than what would be measured
     found = sliced_fidelity(*sets, whole=whole)
-    assert found["sex=F"] is whole and "fid" in found["edema"]
+    assert found["sex=F"] is whole and isinstance(found["edema"], Distances)
 
 
 def test_many_pictures_of_few_patients_get_no_number(sets):
     patients = [f"p{i // 2 % 9}" for i in range(200)]  # nine patients with an edema, nine without
     found = sliced_fidelity(*sets, real_patients=patients)
-    assert found["edema"] == {"num_real": 100, "num_synthetic": 120, "too_few": True}
+    assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
     patients = [f"p{i // 2 % 20}" for i in range(200)]
     found = sliced_fidelity(*sets, real_patients=patients, synthetic_units=[*map(str, range(160))])
-    assert found["edema"]["kid"]["n"] == 20 and found["edema"]["precision"]["n"] == 120
-    assert sliced_fidelity(*sets, synthetic_units=["s"] * 160)["edema"]["too_few"]
+    assert found["edema"].kid.n == 20 and found["edema"].precision.n == 120
+    assert sliced_fidelity(*sets, synthetic_units=["s"] * 160)["edema"].too_few

@@ -33,25 +33,25 @@ def found():
 
 
 def test_what_is_there_is_found_and_chance_is_chance(found):
-    seen, coin = (found["labels"]["knows"][name] for name in ("seen", "coin"))
-    assert seen["auroc"]["value"] > 0.95 and seen["f1"]["value"] > 0.85
+    seen, coin = (found.labels["knows"][name] for name in ("seen", "coin"))
+    assert seen.auroc.value > 0.95 and seen.f1.value > 0.85
     # 210 texts: the standard error of an AUROC of nothing is 0.04.
-    assert abs(coin["auroc"]["value"] - 0.5) < 0.12
-    assert abs(found["labels"]["noise"]["seen"]["auroc"]["value"] - 0.5) < 0.12
-    assert seen["auroc"]["n"] == 70 and seen["num_images"] == 210
-    assert seen["strength"] in STRENGTHS
-    assert coin["strength"] == min(STRENGTHS)  # nothing to learn: hold back
+    assert abs(coin.auroc.value - 0.5) < 0.12
+    assert abs(found.labels["noise"]["seen"].auroc.value - 0.5) < 0.12
+    assert seen.auroc.n == 70 and seen.num_images == 210
+    assert found.strengths["knows"]["seen"] in STRENGTHS
+    assert found.strengths["knows"]["coin"] == min(STRENGTHS)  # nothing to learn: hold back
 
 
 def test_differences_are_paired(found):
-    pairs = [(d["encoder"], d["minus"]) for d in found["differences"]]
+    pairs = [(d.encoder, d.minus) for d in found.differences]
     assert pairs == [("noise", "knows"), ("again", "knows"), ("again", "noise")]
-    worse, equal, better = (d["labels"]["seen"]["auroc"] for d in found["differences"])
-    values = {k: found["labels"][k]["seen"]["auroc"]["value"] for k in ("knows", "noise")}
-    assert worse["value"] == pytest.approx(values["noise"] - values["knows"])
-    assert worse["ci95"][1] < 0 < better["ci95"][0]
+    worse, equal, better = (d.labels["seen"].auroc for d in found.differences)
+    values = {k: found.labels[k]["seen"].auroc.value for k in ("knows", "noise")}
+    assert worse.value == pytest.approx(values["noise"] - values["knows"])
+    assert worse.ci95[1] < 0 < better.ci95[0]
     # The same encoder twice: patients that are hard for both cancel to the last bit.
-    assert equal["value"] == 0 and equal["ci95"] == [0, 0]
+    assert equal.value == 0 and equal.ci95 == (0, 0)
 
 
 def test_shuffled_labels_are_chance():
@@ -59,7 +59,7 @@ def test_shuffled_labels_are_chance():
     (x, train), (x_test, test) = draw(100, rng), draw(70, rng)
     shuffled = Side(rng.permutation(train.targets), train.patient_ids)
     scores = probe(["seen", "coin"], shuffled, test, {"x": (x, x_test)}, num_resamples=20)
-    assert abs(scores["labels"]["x"]["seen"]["auroc"]["value"] - 0.5) < 0.15
+    assert abs(scores.labels["x"]["seen"].auroc.value - 0.5) < 0.15
 
 
 def test_a_patient_on_both_sides_is_refused():
@@ -80,10 +80,10 @@ def test_rare_and_unknown_labels():
         ["seen", "coin"], Side(rare, train.patient_ids), Side(unknown, test.patient_ids),
         {"x": (x, x_test), "y": (x, x_test)}, num_resamples=20,
     )  # fmt: skip
-    assert found["labels"]["x"]["coin"]["too_few"] is True
-    assert "auroc" not in found["labels"]["x"]["coin"]
-    assert found["labels"]["x"]["seen"]["num_images"] == 110
-    assert list(found["differences"][0]["labels"]) == ["seen"]
+    assert found.labels["x"]["coin"].too_few is True
+    assert found.labels["x"]["coin"].auroc is None
+    assert found.labels["x"]["seen"].num_images == 110
+    assert list(found.differences[0].labels) == ["seen"]
 
 
 def test_probabilities_equal_an_independent_solver():

@@ -10,6 +10,8 @@ import pytest
 
 from medsd_jax.cli.main import exit_code, main
 from medsd_jax.config.recipes import load_config
+from medsd_jax.evaluation.reports.base import Estimate
+from medsd_jax.evaluation.reports.studies import AdaptationRow
 from medsd_jax.studies.chambon2022.experiments import (
     BASE_RECIPE,
     EXPERIMENTS,
@@ -18,18 +20,18 @@ from medsd_jax.studies.chambon2022.experiments import (
     sampling_of,
 )
 from medsd_jax.studies.chambon2022.parts import AUDIT_RECIPE, PROBE_RECIPE
-from medsd_jax.studies.chambon2022.report import _ms_ssim, _together, findings, in_words
+from medsd_jax.studies.chambon2022.report import _ms_ssim, _together, claims, in_words
 from tests.tiny.run import ROOT
 
 
 def row(name, fid, accuracy, ms_ssim=0.5, spread=0.01):
     def estimate(value):
-        return {"value": value, "n": 8, "ci95": [value - spread, value + spread]}
+        return Estimate(value, 8, (value - spread, value + spread))
 
-    return {
-        "name": name, "title": name, "fid": estimate(fid), "prompt_accuracy": estimate(accuracy),
-        "ms_ssim": estimate(ms_ssim), "trained_parameters": 3, "seconds": None,
-    }  # fmt: skip
+    return AdaptationRow(
+        name=name, title=name, paper="", fid=estimate(fid), prompt_accuracy=estimate(accuracy),
+        ms_ssim=estimate(ms_ssim), trained_parameters=3, seconds=None, prompts=(), trainings=(),
+    )  # fmt: skip
 
 
 def test_every_row_has_its_recipes_and_its_own_name():
@@ -62,10 +64,10 @@ def test_groups_of_the_same_noises_are_one_draw():
         for i in range(48)
     ]  # fmt: skip
     once, twice = _ms_ssim({"a": images}), _ms_ssim({"a": images, "b": images})
-    assert twice["n"] == once["n"] == 12
-    np.testing.assert_allclose(twice["ci95"], once["ci95"], rtol=1e-5)
-    assert once["ci95"][0] < once["value"] < once["ci95"][1]
-    assert _ms_ssim({"a": images[:4], "b": images[4:8]})["n"] == 2
+    assert twice.n == once.n == 12
+    np.testing.assert_allclose(twice.ci95, once.ci95, rtol=1e-5)
+    assert once.ci95[0] < once.value < once.ci95[1]
+    assert _ms_ssim({"a": images[:4], "b": images[4:8]}).n == 2
 
 
 def test_rows_sample_by_the_base_model_s_recipe_and_the_flags():
@@ -92,19 +94,19 @@ def test_rows_sample_by_the_base_model_s_recipe_and_the_flags():
 )
 def test_claims_are_held_to_where_the_intervals_part(one, other, outcome):
     rows = [row("base", *other), row("unet_prior", *one)]
-    found = findings(rows)
-    assert [f["outcome"] for f in found] == [outcome] * 2
+    found = claims(rows)
+    assert [f.result for f in found] == [outcome] * 2
     assert "unet_prior" in in_words(rows)
 
 
 def test_claims_need_both_rows():
-    assert findings([row("base", 1.0, 0.5)]) == []
+    assert claims([row("base", 1.0, 0.5)]) == ()
 
 
 def test_several_trainings_make_one_row():
     """The mean, and from the lowest to the highest end of the intervals."""
-    estimates = [row("a", fid, 0.5)["fid"] for fid in (1.0, 3.0, 2.0)]
-    assert _together(estimates) == {"value": 2.0, "n": 24, "ci95": [0.99, 3.01]}
+    estimates = [row("a", fid, 0.5).fid for fid in (1.0, 3.0, 2.0)]
+    assert _together(estimates) == Estimate(2.0, 24, (0.99, 3.01))
     assert _together(estimates[:1]) == estimates[0]
 
 
@@ -176,11 +178,11 @@ def test_a_short_run_has_all_rows_and_goes_on(short_run):
     trained = {entry["name"]: entry["trained_parameters"] for entry in found["rows"]}
     assert trained["base"] == 0 and trained["textual_inversion"] == 96
     assert trained["lora"] < trained["unet_prior"] < trained["unet_and_text"]
-    assert len(found["findings"]) == 9
+    assert len(found["claims"]) == 9
     assert found["autoencoder"]["num_images"] == 512
     probed = {entry["name"]: entry for entry in found["text_encoders"]["encoders"]}
     assert list(probed) == ["base", "in_domain", "unet_and_text", "bert"]
-    assert probed["bert"]["class"] == "Bert" and probed["base"]["auroc"]["value"] > 0.9
+    assert probed["bert"]["architecture"] == "Bert" and probed["base"]["auroc"]["value"] > 0.9
     assert (output / "results.html").stat().st_size > 20_000
     assert reproduce(output, "--scale", "phantom") == found  # everything is there already
     again = reproduce(output, "--scale", "phantom", "--only", "text_projection", "--seeds", "2")

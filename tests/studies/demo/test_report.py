@@ -20,6 +20,7 @@ from medsd_jax.cli.sample import make_parser
 from medsd_jax.config import training_config
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
+from medsd_jax.evaluation.reports.base import Estimate, LabelScores
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.sampling.images import save_png
@@ -50,8 +51,10 @@ def _verdict():
     )
     pictures = np.zeros((20, SIDE, SIDE, 3), np.uint8)
     pictures[7] = 77
-    estimate = {"value": 0.99, "n": 50, "ci95": [0.97, 1.0]}
-    classifier = {"num_images": 80, "num_present": 30, "num_patients": 50, "accuracy": estimate}
+    classifier = LabelScores(
+        num_images=80, num_present=30, num_patients=50, too_few=False,
+        accuracy=Estimate(0.99, 50, (0.97, 1.0)),
+    )  # fmt: skip
     return demo_report.Verdict(judgement, pictures, classifier)
 
 
@@ -136,7 +139,7 @@ def test_numbers(numbers):
         part = name.split(".")[0]
         by_hand[part] = by_hand.get(part, 0) + weight.size
     assert numbers["parameters"] == by_hand | {"total": sum(by_hand.values())}
-    assert numbers["num_pictures"] == {"plain": N, "effusion": N}
+    assert numbers["num_images"] == {"plain": N, "effusion": N}
     assert numbers["seconds"] == SECONDS | {"total": pytest.approx(67.51)}
     assert sum(numbers["data"]["num_images"].values()) == 120
     assert numbers["training"]["vae"] == {
@@ -253,7 +256,7 @@ def test_verdict_is_told(page, numbers):
     assert accuracy["value"] == 0.9 and accuracy["n"] == 20
     assert accuracy["ci95"] == pytest.approx([0.699, 0.972], abs=1e-3)  # Wilson's, from tables
     assert numbers["classifier_accuracy"] == {"value": 0.99, "n": 50, "ci95": [0.97, 1.0]}
-    plain, effusion = numbers["judgement"]["prompts"]
+    plain, effusion = numbers["prompt_adherence"]["prompts"]
     assert (plain["asks"], plain["num_images"], plain["num_seen"]) == (False, 10, 2)
     assert (effusion["asks"], effusion["num_images"], effusion["num_seen"]) == (True, 10, 10)
     assert "90.0 %" in page and "99.0 %" in page
@@ -265,7 +268,7 @@ def test_verdict_is_told(page, numbers):
 def test_too_small_a_demo_says_so(run, tmp_path):
     """A quick look may hold out too few phantoms to score the classifier."""
     shutil.copytree(run, tmp_path / "copy")
-    scores = {"num_images": 4, "num_present": 1, "num_patients": 3, "too_few": True}
+    scores = LabelScores(num_images=4, num_present=1, num_patients=3, too_few=True)
     verdict = dataclasses.replace(_verdict(), classifier=scores)
     report = demo_report.write(
         tmp_path / "copy", _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS, verdict

@@ -118,7 +118,7 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
     )
     report = fidelity(real, synthetic, real_patients=split.patient_ids)
     found = evaluations(workdir)[4]
-    expected = {name: report[name]["value"] for name in ("fid", "kid", "precision", "recall")}
+    expected = {name: getattr(report, name).value for name in ("fid", "kid", "precision", "recall")}
     # Programs for other shapes round differently, and the mesh is another.
     assert found["fid"] == pytest.approx(expected["fid"], rel=1e-3)
     assert found["kid"] == pytest.approx(expected["kid"], rel=1e-3, abs=1e-7)

@@ -1,0 +1,1 @@
+"""Reports as frozen dataclasses; the JSON schemas are generated from them, field docs included."""
