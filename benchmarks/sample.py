@@ -31,9 +31,9 @@ from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.models.params import bind
 
 GUIDANCE_SCALE = 7.5
-PICTURE_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
+IMAGE_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
 """Guidance multiplies a difference of two roundings by its scale, in each step: the worst pixel of
-the small size was 3e-2 off in bfloat16. Pictures of other noise differ by about 1."""
+the small size was 3e-2 off in bfloat16. Images of other noise differ by about 1."""
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     contestants, their_images = harness.torch_contestants(
         lambda name: torchs(name, setting, modules, inputs), setting, record
     )
-    tolerance = PICTURE_TOLERANCE[setting.dtype]
+    tolerance = IMAGE_TOLERANCE[setting.dtype]
     harness.compare(record, "image_relative_difference", images, their_images, tolerance)
     contestants = [c for c in contestants if c.name not in record["failed"]]
     rounds = timing.interleave([our_contestant, *contestants], calls=1, repeats=setting.repeats)

@@ -16,7 +16,7 @@ class Size:
         vae: VAE shapes, for sampling.
         tokens: S, length of the text context.
         train_batch: default batch of the train step.
-        sample_batch: default number of pictures sampled at once.
+        sample_batch: default number of images sampled at once.
     """
 
     unet: UNetConfig

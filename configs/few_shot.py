@@ -1,9 +1,9 @@
 r"""Ten radiographs and prior preservation (arXiv 2210.04133, E6): the paper's best adaptation.
 
 Five radiographs with a pleural effusion as their sole finding, five without any finding, two
-prompts; the U-Net alone is trained, on these and on pictures that the model drew before. The paper
-says nothing of learning rate, steps, lambda and class pictures: learning rate and optimizer are
-those of the same group's later code, lambda and 200 pictures DreamBooth's. The prior's prompt is
+prompts; the U-Net alone is trained, on these and on images that the model drew before. The paper
+says nothing of learning rate, steps, lambda and class images: learning rate and optimizer are
+those of the same group's later code, lambda and 200 images DreamBooth's. The prior's prompt is
 ours: it names the class, an x-ray, because the loss would otherwise ask for radiographs and for
 what the model drew before under one and the same prompt.
 
@@ -21,7 +21,7 @@ from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """The defaults with ten pictures and a prior."""
+    """The defaults with ten images and a prior."""
     config = training_config()
     config.model.dtype = "bfloat16"
     config.model.remat = True

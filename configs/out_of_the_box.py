@@ -5,9 +5,9 @@ Command:   medsd-jax evaluate --config out_of_the_box \
                --judge runs/judge --features xrv=FILE --output runs/out_of_the_box
                (runs/judge: by train-classifier, on your data)
 Hardware:  one GPU or TPU chip of 16 GB.
-Expected:  not run at this size yet. The paper: realistic medical pictures are hard to get from it.
+Expected:  not run at this size yet. The paper: realistic medical images are hard to get from it.
 Settings:  the paper's two prompts of its fine-tuning; how it asked the model as it is, and how many
-           pictures it drew, it does not tell. Sampled as in RoentGen: PNDM, 75 steps, guidance 4.
+           images it drew, it does not tell. Sampled as in RoentGen: PNDM, 75 steps, guidance 4.
            Both prompts get the same seeds, so that nothing but the prompt differs: the images of
            the two are pairs.
 """

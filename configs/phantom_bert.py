@@ -6,7 +6,7 @@ Command:   medsd-jax swap-text-encoder --model runs/base --encoder FOLDER_OF_A_B
                --config.model.path=runs/swapped --config.prior.path=runs/base
            `medsd-jax reproduce` makes a BERT that is small enough.
 Hardware:  two CPU cores, about 3 minutes.
-Expected:  93.8 % (90.1 to 96.1) of 256 pictures show what their prompt asks for.
+Expected:  93.8 % (90.1 to 96.1) of 256 images show what their prompt asks for.
 
 The prior is what the model with its own CLIP draws: after the swap it understands no prompt.
 """

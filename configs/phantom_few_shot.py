@@ -12,8 +12,8 @@ Command:   medsd-jax train --config phantom_few_shot --workdir runs/few_shot \
            Its prior has the prompt of the phantoms without a finding, unlike few_shot.py's: the
            base model draws that one well, and was taught no wider class.
 Hardware:  two CPU cores, about 3 minutes, and 2 for the evaluation.
-Expected:  98.4 % (96.1 to 99.4) of the 256 pictures show what their prompt asks for; the model of
-           phantom_base reaches 51 % (41 to 61, 100 pictures). The intervals in the
+Expected:  98.4 % (96.1 to 99.4) of the 256 images show what their prompt asks for; the model of
+           phantom_base reaches 51 % (41 to 61, 100 images). The intervals in the
            phantom recipes' headers take all 256 for independent; the command counts the 128 pairs.
 """
 
@@ -23,7 +23,7 @@ from medsd_jax.config import training_config
 
 
 def get_config() -> ConfigDict:
-    """The defaults with ten pictures and a prior."""
+    """The defaults with ten images and a prior."""
     config = training_config()
     config.data.num_images = 1000
     config.data.phantom_seed = 100  # other patients than those of the base model

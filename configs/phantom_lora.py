@@ -3,7 +3,7 @@ r"""Ten phantoms and prior preservation by LoRA: the U-Net's attention moves, it
 Command:   medsd-jax train --config phantom_lora --workdir runs/lora \
                --config.model.path=runs/base   (after phantom_base)
 Hardware:  two CPU cores, about 3 minutes.
-Expected:  93.8 % (90.1 to 96.1) of 256 pictures show what their prompt asks for.
+Expected:  93.8 % (90.1 to 96.1) of 256 images show what their prompt asks for.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,7 @@ Command:   medsd-jax train-projection --config phantom_text_projection \
                --config.encoder.path=FOLDER_OF_A_BERT   (after phantom_base)
            `medsd-jax reproduce` makes a BERT that is small enough.
 Hardware:  two CPU cores, about a minute.
-Expected:  pictures as of the base model, and no effusions: it has never seen one.
+Expected:  images as of the base model, and no effusions: it has never seen one.
 """
 
 from ml_collections import ConfigDict

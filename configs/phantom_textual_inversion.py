@@ -4,7 +4,7 @@ Command:   medsd-jax train --config phantom_textual_inversion \
                --workdir runs/inversion --config.model.path=runs/base
                (after phantom_base)
 Hardware:  two CPU cores, about 2 minutes.
-Expected:  50.4 % (44.3 to 56.5) of 256 pictures show what their prompt asks for: no effusions.
+Expected:  50.4 % (44.3 to 56.5) of 256 images show what their prompt asks for: no effusions.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@ r"""Ten phantoms, U-Net and text encoder: RoentGen's choice of components (arXiv
 Command:   medsd-jax train --config phantom_unet_and_text --workdir runs/both \
                --config.model.path=runs/base   (after phantom_base)
 Hardware:  two CPU cores, about 3 minutes.
-Expected:  94.1 % (90.6 to 96.4) of 256 pictures show what their prompt asks for.
+Expected:  94.1 % (90.6 to 96.4) of 256 images show what their prompt asks for.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ Command:   medsd-jax train-projection --config text_projection \
                --workdir runs/projection --config.encoder.path=FOLDER_OF_A_BERT \
                --config.data.prompts=prompts.txt
 Hardware:  one GPU or TPU with 16 GB; both encoders run forward alone.
-Expected:  not measured yet; the paper's pictures by this method did not resemble chest X-rays.
+Expected:  not measured yet; the paper's images by this method did not resemble chest X-rays.
 Settings:  the paper says: one hidden layer, frozen encoder (PubMedBERT, for example), 1,000,000
            prompts of LAION-400M, which prompts.txt holds, one a line. It is silent about the loss,
            the layer's width, its activation, learning rate, batch and steps. Ours: mean squared

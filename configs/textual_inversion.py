@@ -20,7 +20,7 @@ from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
-    """The ten pictures of few_shot.py, and a word in the place of a U-Net; no prior."""
+    """The ten images of few_shot.py, and a word in the place of a U-Net; no prior."""
     config = load_config("few_shot")
     config.adaptation.name = "textual_inversion"
     config.adaptation.train = ()

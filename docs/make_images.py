@@ -20,7 +20,7 @@ ASSETS = Path(__file__).parent / "assets"
 
 def demo_pairs(demo: Path) -> None:
     """The upper half of the report's pairs, smaller."""
-    with Image.open(demo / "pictures" / "pairs.png") as image:
+    with Image.open(demo / "images" / "pairs.png") as image:
         half = image.crop((0, 0, image.width, image.height // 2)).convert("L")
     size = (3 * half.width // 4, 3 * half.height // 4)
     half.resize(size, Image.Resampling.LANCZOS).save(ASSETS / "demo_pairs.png", optimize=True)

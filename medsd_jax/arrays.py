@@ -13,10 +13,10 @@ Params = dict[str, jax.Array]
 """Flat weights: diffusers/transformers state-dict path -> array, e.g. ``unet.conv_in.kernel``."""
 
 Images = Float[Array, "B H W 3"]
-"""Float pictures in [-1, 1], channels last."""
+"""Float images in [-1, 1], channels last."""
 
 ImagesU8 = UInt8[Array, "B H W 3"]
-"""8-bit pictures, channels last."""
+"""8-bit images, channels last."""
 
 Latents = Float[Array, "B h w C"]
 """VAE latents multiplied by ``vae.scaling_factor``: what the diffusion sees."""

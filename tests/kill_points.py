@@ -25,7 +25,7 @@ from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.evaluation.images.export import write_hand_over
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.folders import beside, remove_leftovers
 from medsd_jax.interop.pipeline_dir import check_writable
 from medsd_jax.training.best import KeepBest
@@ -120,7 +120,7 @@ def latents(folder):
 
 
 def hand_over(folder):
-    sets = open_pictures(WORK / "images"), open_pictures(WORK / "images")
+    sets = open_images(WORK / "images"), open_images(WORK / "images")
     write_hand_over(folder / "h", *sets, {name: [{}] * 3 for name in ("real", "synthetic")})
 
 

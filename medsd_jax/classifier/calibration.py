@@ -1,4 +1,4 @@
-"""Training the judge: a DenseNet on labelled pictures, several findings a picture.
+"""Training the judge: a DenseNet on labelled images, several findings an image.
 
 The step is pure, as the diffusion's is: ``step(state, frozen, batch, rng) -> (state, metrics)``.
 Unknown labels (NaN) carry no loss. Nothing is frozen in a network with group norm, and the stored
@@ -18,11 +18,11 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
     Maximises the likelihood of sigmoid(a logit + b) for targets drawn in from 0 and 1:
     (N1 + 1) / (N1 + 2) for the N1 present and 1 / (N0 + 2) for the N0 absent ones, so that a
     classifier that separates them perfectly keeps finite confidence. The slope stays positive: few
-    pictures could ask for an inverted order, which would be their chance and not the classifier's.
-    A label with pictures of one kind only stays as it is.
+    images could ask for an inverted order, which would be their chance and not the classifier's.
+    A label with images of one kind only stays as it is.
 
     Args:
-        logits: [n, labels], of pictures that the classifier was not trained on.
+        logits: [n, labels], of images that the classifier was not trained on.
         targets: [n, labels], 1, 0 or NaN.
 
     Returns:

@@ -71,7 +71,7 @@ def from_published(path: Path, network: DenseNetConfig) -> Start:
 
 
 def from_classifier(folder: Path, network: DenseNetConfig) -> Start:
-    """Starts from a classifier that was trained here, on other pictures or for other labels.
+    """Starts from a classifier that was trained here, on other images or for other labels.
 
     Args:
         folder: that train-classifier wrote.
@@ -114,7 +114,7 @@ def _shape_in(tensors: Mapping[str, np.ndarray], path: Path) -> DenseNetConfig:
     channels, growth = first.shape[1], growing.shape[0]
     if channels not in _RANGE_BY_CHANNELS:
         raise UserError(
-            f"{path} takes pictures of {channels} channels; published DenseNets take 3 "
+            f"{path} takes images of {channels} channels; published DenseNets take 3 "
             "(torchvision) or 1 (torchxrayvision)"
         )
     return DenseNetConfig(

@@ -1,6 +1,6 @@
-"""A network that says which findings a picture shows: the judge of generated pictures.
+"""A network that says which findings an image shows: the judge of generated images.
 
-It is trained on real pictures alone (classifier_training.py). Its folder holds classifier.json and
+It is trained on real images alone (classifier_training.py). Its folder holds classifier.json and
 classifier.safetensors, the latter with torchvision's DenseNet names.
 """
 
@@ -37,15 +37,15 @@ _LARGEST_SIDE = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A trained classifier of findings; several may be present in one picture.
+    """A trained classifier of findings; several may be present in one image.
 
     Attributes:
         network: shape of the DenseNet and range of its input; a class for each label.
         labels: names of the findings, in the order of the classes.
         image_size: pixels, square.
-        resize_mode: how pictures of other sizes became square, see data/transforms.py.
+        resize_mode: how images of other sizes became square, see data/transforms.py.
         params: float32 weights, numpy or jax arrays.
-        slope, intercept: [labels] float32, calibration on pictures that trained nothing:
+        slope, intercept: [labels] float32, calibration on images that trained nothing:
             probability = sigmoid(slope * logit + intercept), after Platt (1999).
     """
 
@@ -70,7 +70,7 @@ class Classifier:
 
 
 def logits(network: DenseNetConfig, params: Mapping[str, Any], images_u8: ArrayLike) -> jax.Array:
-    """Pictures [B, H, W] grey or [B, H, W, 3], uint8 -> class scores [B, labels] float32."""
+    """Images [B, H, W] grey or [B, H, W, 3], uint8 -> class scores [B, labels] float32."""
     graphdef, _ = structure(network)
     return bind(graphdef, params)(network_input(network, to_grey(images_u8)))
 
@@ -82,7 +82,7 @@ def to_grey(images_u8: ArrayLike) -> jax.Array:
 
 
 def network_input(network: DenseNetConfig, grey: jax.Array) -> jax.Array:
-    """Grey pictures [B, H, W, 1] float32 in [-1, 1] -> [B, H, W, C] in the network's own range."""
+    """Grey images [B, H, W, 1] float32 in [-1, 1] -> [B, H, W, C] in the network's own range."""
     match network.input_range:
         case "xrv":
             return 1024.0 * grey
@@ -109,12 +109,12 @@ def predict_logits(
         [n, labels] float32.
 
     Raises:
-        UserError: the pictures have another size, or scores are not finite.
+        UserError: the images have another size, or scores are not finite.
     """
     side = classifier.image_size
     if images_u8.shape[1:3] != (side, side):
         given = "x".join(map(str, images_u8.shape[1:3]))
-        raise UserError(f"pictures of {given}: this classifier was trained on {side}x{side}")
+        raise UserError(f"images of {given}: this classifier was trained on {side}x{side}")
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
     score = over_devices(_compiled(classifier.network, mesh), classifier.params, mesh)
     n = len(images_u8)

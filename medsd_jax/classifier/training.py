@@ -1,4 +1,4 @@
-"""Training the judge: a DenseNet on labelled pictures, several findings a picture.
+"""Training the judge: a DenseNet on labelled images, several findings an image.
 
 The step is pure, as the diffusion's is: ``step(state, frozen, batch, rng) -> (state, metrics)``.
 Unknown labels (NaN) carry no loss. Nothing is frozen in a network with group norm, and the stored
@@ -126,7 +126,7 @@ def fit(
         batches: this process's rows of each global batch, for ever; see `make_step`.
         tx: optimizer; calls with the same one, network and augmentation share a compiled step.
         steps: how many.
-        augment: random changes of the pictures.
+        augment: random changes of the images.
         seed: of the augmentation.
         mesh: the devices.
         on_step: called after each step with its number from 1 and the step's metrics.

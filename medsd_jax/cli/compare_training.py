@@ -1,6 +1,6 @@
-"""``medsd-jax compare-training``: what synthetic pictures add to a classifier's training.
+"""``medsd-jax compare-training``: what synthetic images add to a classifier's training.
 
-The same classifier is trained on real pictures, on synthetic ones, on both, and on synthetic and
+The same classifier is trained on real images, on synthetic ones, on both, and on synthetic and
 then on real ones, with several seeds, and tested on the same real patients. An arm that is done is
 kept: the same command goes on where it was interrupted.
 """

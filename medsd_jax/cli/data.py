@@ -25,7 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "data",
         help="prepare a data set and show what is in it",
         description="Prepare a data set for training, print what it holds and what was left out,\n"
-        "and write contact_sheet.png: pictures with their captions.",
+        "and write contact_sheet.png: images with their captions.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("--source", required=True, choices=list(SOURCES), help="kind of data")
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--export_folder",
         metavar="DIR",
-        help="phantom: also write the pictures as an image folder with metadata.csv",
+        help="phantom: also write the images as an image folder with metadata.csv",
     )
     parser.add_argument(
         "--validation_fraction",
@@ -62,14 +62,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--resize_mode",
         choices=RESIZE_MODES,
         default="pad",
-        help="how the contact sheet makes pictures square (default pad)",
+        help="how the contact sheet makes images square (default pad)",
     )
     parser.add_argument(
         "--num_shown",
         type=at_most(1000),
         default=20,
         metavar="N",
-        help="pictures on the contact sheet (default 20)",
+        help="images on the contact sheet (default 20)",
     )
 
 

@@ -13,7 +13,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="train a tiny Stable Diffusion on synthetic chest X-rays and report",
         description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from\n"
         "scratch, samples with and without pleural effusion, lets a classifier judge the\n"
-        "pictures, exports, writes OUTPUT/report.html.",
+        "images, exports, writes OUTPUT/report.html.",
         epilog="example: medsd-jax demo --output runs/demo",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="default runs/demo")

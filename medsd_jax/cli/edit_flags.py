@@ -10,24 +10,24 @@ from medsd_jax.errors import UserError
 if TYPE_CHECKING:  # importing it waits for JAX, which --help need not
     from medsd_jax.sampling.edits import Edit
 
-_NEED_A_PICTURE = ("strength", "resize_mode", "mask", "mask_box", "mask_polygon")
+_NEED_AN_IMAGE = ("strength", "resize_mode", "mask", "mask_box", "mask_polygon")
 
 
 def add_edit_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the group of flags."""
     group = parser.add_argument_group(
-        "redraw a given picture",
-        "Writes beside each picture NAME_pair.png: original, result, absolute difference\n"
+        "redraw a given image",
+        "Writes beside each image NAME_pair.png: original, result, absolute difference\n"
         "(4 times as bright). Outside of the mask every pixel stays as it is.",
     )
-    group.add_argument("--init_image", type=Path, metavar="FILE", help="the picture to start from")
+    group.add_argument("--init_image", type=Path, metavar="FILE", help="the image to start from")
     group.add_argument(
         "--strength", type=float,
         help="above 0, at most 1: how much is redrawn, the last part of the steps (default 0.8)",
     )  # fmt: skip
     group.add_argument(
         "--resize_mode", choices=RESIZE_MODES,
-        help="for a picture that is not square, as data.resize_mode in training (default pad)",
+        help="for an image that is not square, as data.resize_mode in training (default pad)",
     )  # fmt: skip
     masks = group.add_mutually_exclusive_group()
     masks.add_argument(
@@ -44,16 +44,16 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_edit(args: argparse.Namespace) -> "Edit | None":
-    """The picture and mask asked for, in the picture's own size; None without --init_image.
+    """The image and mask asked for, in the image's own size; None without --init_image.
 
     Raises:
-        UserError: a file cannot be read, the mask does not fit the picture, or a flag has no
-            picture to work on.
+        UserError: a file cannot be read, the mask does not fit the image, or a flag has no
+            image to work on.
     """
     if args.init_image is None:
-        for name in _NEED_A_PICTURE:
+        for name in _NEED_AN_IMAGE:
             if getattr(args, name) is not None:
-                raise UserError(f"--{name} needs --init_image FILE, the picture to redraw")
+                raise UserError(f"--{name} needs --init_image FILE, the image to redraw")
         return None
     if args.height and args.width and args.height != args.width:
         raise UserError(

@@ -1,4 +1,4 @@
-"""``medsd-jax evaluate``: two sets of pictures, and every number about them."""
+"""``medsd-jax evaluate``: two sets of images, and every number about them."""
 
 import argparse
 from pathlib import Path
@@ -19,10 +19,10 @@ _EXAMPLES = """examples:
       --model CompVis/stable-diffusion-v1-4 --config out_of_the_box \\
       --output runs/out_of_the_box --features xrv=FILE
 
-`medsd-jax evaluate vae` measures a model's autoencoder alone, on real pictures.
+`medsd-jax evaluate vae` measures a model's autoencoder alone, on real images.
 
-a set of pictures (R, S, T) is
-  FOLDER              its pictures, or those of its metadata.csv, metadata.jsonl, samples.jsonl
+a set of images (R, S, T) is
+  FOLDER              its images, or those of its metadata.csv, metadata.jsonl, samples.jsonl
   TABLE.csv           with a column of paths; further columns: prompt, patient_id, labels
   FOLDER:validation   a prepared data set, as `medsd-jax data` makes it; or FOLDER:train
 
@@ -44,27 +44,27 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``evaluate``."""
     parser = subparsers.add_parser(
         "evaluate",
-        help="measure generated pictures against real ones",
+        help="measure generated images against real ones",
         description="Compares two sets: FID, KID, precision, recall, density, coverage; as a\n"
-        "whole and by finding, sex, age and view. With --judge: do the pictures show what their\n"
-        "prompts ask for. With --train: are there training pictures among them; --real are then\n"
-        "pictures of patients that the model was not trained on.",
+        "whole and by finding, sex, age and view. With --judge: do the images show what their\n"
+        "prompts ask for. With --train: are there training images among them; --real are then\n"
+        "images of patients that the model was not trained on.",
         epilog=_EXAMPLES,
     )
     add_host_flags(parser)
     add = parser.add_argument
-    add("--real", required=True, metavar="R", help="the real pictures")
-    add("--synthetic", metavar="S", help="the generated pictures; or give --model")
+    add("--real", required=True, metavar="R", help="the real images")
+    add("--synthetic", metavar="S", help="the generated images; or give --model")
     add("--train", metavar="T", help="what the model was trained on, for the audit")
     add(
         "--output", required=True, type=Path, metavar="DIR", help="gets report.json and report.html"
     )
     add(
         "--features", action="append", metavar="KIND=PATH",
-        help="feature space; may be repeated; pictures are ordered for the page by the first one; "
+        help="feature space; may be repeated; images are ordered for the page by the first one; "
         "a rough one by default, see below",
     )  # fmt: skip
-    add("--judge", type=Path, metavar="FOLDER", help="classifier that says what pictures show")
+    add("--judge", type=Path, metavar="FOLDER", help="classifier that says what images show")
     add(
         "--seed", type=int,
         help="of subsets and resamples, and of the first image that --model draws (default 0)",
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Raises UserError where the flags do not say one set of generated pictures."""
+    """Raises UserError where the flags do not say one set of generated images."""
     if (args.synthetic is None) == (args.model is None):
         raise UserError("give --synthetic S, or --model M to sample with and say what")
     check_seed(args.seed or 0)

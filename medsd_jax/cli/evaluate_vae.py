@@ -1,4 +1,4 @@
-"""``medsd-jax evaluate vae``: what a model's autoencoder keeps of pictures."""
+"""``medsd-jax evaluate vae``: what a model's autoencoder keeps of images."""
 
 import argparse
 from pathlib import Path
@@ -17,11 +17,11 @@ _EXAMPLES = """examples:
   medsd-jax evaluate vae --model CompVis/stable-diffusion-v1-4 --real my_images \\
       --output runs/vae_audit --config vae_audit
 
-a set of pictures (R) is what `evaluate` takes: see medsd-jax evaluate --help
+a set of images (R) is what `evaluate` takes: see medsd-jax evaluate --help
 
 The result compares two means with thresholds. Both thresholds are conventions of lossy image
 compression and no medical validation: 30 dB is an RMSE of 3 % of the range, the lower end of what
-compressed 8-bit pictures usually have; an SSIM of 0.9 is widely taken for "hardly distinguishable".
+compressed 8-bit images usually have; an SSIM of 0.9 is widely taken for "hardly distinguishable".
 Neither says whether a finding can still be seen: --judge and the worst cases say more about that.
 The exit code is 0 whatever the result is: this is a measurement, not a check."""
 
@@ -30,8 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``evaluate vae``."""
     parser = subparsers.add_parser(
         "evaluate vae",
-        help="measure what a model's autoencoder keeps of pictures",
-        description="Encodes pictures and decodes the mean of what comes out, as the first\n"
+        help="measure what a model's autoencoder keeps of images",
+        description="Encodes images and decodes the mean of what comes out, as the first\n"
         "experiment of arXiv 2210.04133 does: RMSE, PSNR, SSIM and MS-SSIM on grey in [0, 1], the\n"
         "error by bands of grey, colour casts and, with --judge, which findings a classifier no\n"
         "longer calls alike.",
@@ -41,7 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_host_flags(parser)
     add = parser.add_argument
     add("--model", required=True, metavar="M", help="diffusers folder, hub id, or training workdir")
-    add("--real", required=True, metavar="R", help="the pictures")
+    add("--real", required=True, metavar="R", help="the images")
     add(
         "--output", required=True, type=Path, metavar="DIR",
         help="gets report.json, report.html and worst.png",
@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add(
         "--resize_mode", choices=RESIZE_MODES,
-        help="how pictures become square (default: of the workdir's recipe, else pad)",
+        help="how images become square (default: of the workdir's recipe, else pad)",
     )  # fmt: skip
     add(
         "--least_psnr", type=float, metavar="DB",

@@ -1,4 +1,4 @@
-"""``medsd-jax hand-over``: pictures laid out for other groups' evaluation scripts."""
+"""``medsd-jax hand-over``: images laid out for other groups' evaluation scripts."""
 
 import argparse
 from pathlib import Path
@@ -14,13 +14,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``hand-over``."""
     parser = subparsers.add_parser(
         "hand-over",
-        help="lay pictures out for clean-fid, RoentGen's scripts and CheXGenBench",
-        description="Writes two sets of pictures, with their tables, as clean-fid, RoentGen's\n"
+        help="lay images out for clean-fid, RoentGen's scripts and CheXGenBench",
+        description="Writes two sets of images, with their tables, as clean-fid, RoentGen's\n"
         "scripts and CheXGenBench read them.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("--real", required=True, metavar="R", help="the real pictures")
-    parser.add_argument("--synthetic", required=True, metavar="S", help="the generated pictures")
+    parser.add_argument("--real", required=True, metavar="R", help="the real images")
+    parser.add_argument("--synthetic", required=True, metavar="S", help="the generated images")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="a new folder")
 
 

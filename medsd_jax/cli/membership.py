@@ -26,9 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Adds ``membership``."""
     parser = subparsers.add_parser(
         "membership",
-        help="tell trained from held-out pictures by their denoising loss",
-        description="Membership inference: compares the denoising loss of pictures that a run\n"
-        "trained on with that of its validation patients' pictures.",
+        help="tell trained from held-out images by their denoising loss",
+        description="Membership inference: compares the denoising loss of images that a run\n"
+        "trained on with that of its validation patients' images.",
         epilog=_EPILOG,
     )
     add_host_flags(parser)

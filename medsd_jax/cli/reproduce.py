@@ -29,7 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "reproduce",
         help="compare all adaptations of the papers in one table",
         description="Trains every adaptation of arXiv 2210.04133 and RoentGen on the same ten\n"
-        "pictures, measures what each draws, writes results.json and results.html.",
+        "images, measures what each draws, writes results.json and results.html.",
         epilog=_EXAMPLES,
     )
     add = parser.add_argument
@@ -43,11 +43,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     add(
         "--num_images", type=positive_int, metavar="N",
-        help="pictures of each prompt (default, as of the next three: the recipe's, "
+        help="images of each prompt (default, as of the next three: the recipe's, "
         f"{BASE_RECIPE['phantom']} or {BASE_RECIPE['full']})",
     )  # fmt: skip
     add("--guidance_scale", type=float, metavar="G", help="of sampling")
-    add("--sampler", choices=SAMPLER_NAMES, help="of the pictures that are measured")
+    add("--sampler", choices=SAMPLER_NAMES, help="of the images that are measured")
     add("--num_steps", type=positive_int, metavar="N", help="of sampling")
     add(
         "--seeds", type=positive_int, default=1, metavar="N",
@@ -58,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--configs", type=Path, help="folder of the recipes (default: the project's)")
     full = parser.add_argument_group("--scale full")
     full.add_argument("--model", metavar="M", help="the model that is adapted")
-    full.add_argument("--source", metavar="S", help="data set of the ten pictures: data.source")
+    full.add_argument("--source", metavar="S", help="data set of the ten images: data.source")
     full.add_argument("--path", metavar="DIR", help="its folder: data.path")
     full.add_argument(
         "--prompts", metavar="FILE",
@@ -66,7 +66,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "LAION-400M (default: the captions of --source)",
     )  # fmt: skip
     full.add_argument("--encoder", metavar="BERT", help="folder or hub id of an in-domain BERT")
-    full.add_argument("--real", metavar="R", help="held-out real pictures, as for evaluate")
+    full.add_argument("--real", metavar="R", help="held-out real images, as for evaluate")
     full.add_argument("--judge", type=Path, metavar="FOLDER", help="of train-classifier")
     full.add_argument("--features", action="append", metavar="KIND=PATH", help="as for evaluate")
 

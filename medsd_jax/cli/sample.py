@@ -1,4 +1,4 @@
-"""sample.py: prompts to pictures in a folder. A run that was killed goes on by the same command."""
+"""sample.py: prompts to images in a folder. A run that was killed goes on by the same command."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def make_parser(prog: str) -> ArgumentParser:
     """The flags of sample.py."""
     parser = ArgumentParser(
         prog=prog,
-        description="Sample pictures from a diffusers folder, a hub id, or a training workdir.",
+        description="Sample images from a diffusers folder, a hub id, or a training workdir.",
         epilog=f"example: {prog} --model runs/demo --output runs/look "
         '--prompt "A photo of a lung xray"',
     )
@@ -32,7 +32,7 @@ def make_parser(prog: str) -> ArgumentParser:
         "--output",
         required=True,
         type=Path,
-        help="folder for the pictures, samples.jsonl, grid.png",
+        help="folder for the images, samples.jsonl, grid.png",
     )
     parser.add_argument(
         "--num_images",
@@ -71,7 +71,7 @@ def make_parser(prog: str) -> ArgumentParser:
         "--width", type=at_most(MAX_PIXELS), help="pixels (default: the model's training size)"
     )
     parser.add_argument(
-        "--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts picture i"
+        "--latents", type=Path, help=".npy [n, h, w, 4] float32 unit noise; row i starts image i"
     )
     parser.add_argument(
         "--batch_size",

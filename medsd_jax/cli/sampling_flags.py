@@ -1,4 +1,4 @@
-"""Sampling for an evaluation: the pictures of some prompts, made once for OUTPUT."""
+"""Sampling for an evaluation: the images of some prompts, made once for OUTPUT."""
 
 import argparse
 from pathlib import Path

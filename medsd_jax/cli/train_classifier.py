@@ -1,4 +1,4 @@
-"""``medsd-jax train-classifier``: the judge of generated pictures, from real ones."""
+"""``medsd-jax train-classifier``: the judge of generated images, from real ones."""
 
 from collections.abc import Sequence
 

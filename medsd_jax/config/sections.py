@@ -22,7 +22,7 @@ def add_data(config: ConfigDict) -> None:
     config.data.path = config_dict.placeholder(str)  # of the images; phantom needs none
     config.data.num_images = 4000  # phantom only
     config.data.phantom_seed = 0  # phantom only
-    # phantom only: what may be seen in the pictures, beside nothing at all.
+    # phantom only: what may be seen in the images, beside nothing at all.
     config.data.phantom_findings = (
         "pleural effusion", "cardiomegaly", "pneumothorax", "nodule",
     )  # fmt: skip

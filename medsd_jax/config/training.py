@@ -57,7 +57,7 @@ def training_config() -> ConfigDict:
     config.data.cache_latents = False
     config.data.num_workers = 2  # threads that decode images
 
-    # The paper's few pictures: so many with a finding and as many without any, one a patient, each
+    # The paper's few images: so many with a finding and as many without any, one a patient, each
     # with one of two prompts. 0: train on everything, with the data set's own captions.
     config.few_shot = ConfigDict()
     # With the finding, and as many without any; 0: the whole data set.
@@ -68,20 +68,20 @@ def training_config() -> ConfigDict:
     # Caption of the images without any finding.
     config.few_shot.prompt_without = PAPER_NORMAL
 
-    # Prior preservation (DreamBooth, 2208.12242): the loss of pictures that the model itself drew
+    # Prior preservation (DreamBooth, 2208.12242): the loss of images that the model itself drew
     # before training, added to that of the data.
     config.prior = ConfigDict()
     config.prior.weight = 0.0  # lambda; 0 switches it off
     # Another model that draws them, for one that cannot draw yet; None: model.path.
     config.prior.path = config_dict.placeholder(str)
-    # Of the pictures, in turn: the class that the training captions belong to, and none of them.
+    # Of the images, in turn: the class that the training captions belong to, and none of them.
     # Under a caption that the data has too, the model would learn a mixture of both.
     config.prior.prompts = ("A photo of an x-ray",)
     # Why prior.prompts may be captions of the data here, in words; None: that is refused.
     config.prior.same_prompts_because = config_dict.placeholder(str)
     config.prior.num_images = 200  # sampled once, kept in data.cache_dir
     config.prior.batch_size = 8  # of them in every optimizer step, beside data.batch_size
-    config.prior.seed = 0  # picture i has seed + i
+    config.prior.seed = 0  # image i has seed + i
     add_sampling(config.prior, guidance_scale=4.0)
 
     add_optim(config)
@@ -120,7 +120,7 @@ def training_config() -> ConfigDict:
     config.validation.num_images = 64  # the first ones of the validation split
     config.validation.seed = 1  # of the fixed noise
 
-    # Task "diffusion": fixed prompts and seeds, sampled into a picture.
+    # Task "diffusion": fixed prompts and seeds, sampled into an image.
     config.preview = ConfigDict()
     config.preview.every_steps = 500  # and at the end; 0 switches it off
     # Sampled in this order.
@@ -147,10 +147,10 @@ def training_config() -> ConfigDict:
     # Ask for the finding, in turn.
     config.evaluation.prompts_with = (PAPER_EFFUSION,)
     config.evaluation.prompts_without = (PAPER_NORMAL,)  # do not ask for it, in turn
-    # Pictures sampled for the distances, from captions spread over the validation split; and as
+    # Images sampled for the distances, from captions spread over the validation split; and as
     # many for "prompt_accuracy", half of them with the finding.
     config.evaluation.num_images = 128
-    # Of the first picture; picture i has seed + i, in each half of those for "prompt_accuracy".
+    # Of the first image; image i has seed + i, in each half of those for "prompt_accuracy".
     config.evaluation.seed = 0
     add_sampling(config.evaluation, guidance_scale=4.0)
 

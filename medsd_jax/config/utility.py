@@ -8,11 +8,11 @@ from medsd_jax.config.classifier import classifier_config
 def downstream_utility_config() -> ConfigDict:
     """All keys of ``compare-training``: those of a classifier, and the synthetic images.
 
-    Every arm takes train.steps optimizer steps of data.batch_size pictures.
+    Every arm takes train.steps optimizer steps of data.batch_size images.
     """
     config = classifier_config()
     config.seeds = 3  # trainings of each arm, with seed, seed + 1, ...
-    # Real pictures to train on, of the first patients by their hash; None: all that neither
+    # Real images to train on, of the first patients by their hash; None: all that neither
     # validate nor calibrate.
     config.real_images = config_dict.placeholder(int)
 
@@ -25,7 +25,7 @@ def downstream_utility_config() -> ConfigDict:
     # data/findings.py reads in the prompts.
     config.synthetic.labels_by_prompt = config_dict.placeholder(str)
 
-    config.fine_tuning = ConfigDict()  # of the arm that trains on synthetic, then on real pictures
-    config.fine_tuning.share = 0.5  # of train.steps, the last ones, on real pictures
+    config.fine_tuning = ConfigDict()  # of the arm that trains on synthetic, then on real images
+    config.fine_tuning.share = 0.5  # of train.steps, the last ones, on real images
     config.fine_tuning.learning_rate = 3e-4  # their largest; optim.schedule starts over with them
     return config

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict, config_dict
 def reconstruction_config() -> ConfigDict:
     """How `medsd-jax evaluate vae` measures."""
     config = ConfigDict()
-    # Pictures, spread evenly over the set; None: all.
+    # Images, spread evenly over the set; None: all.
     config.num_images = config_dict.placeholder(int)
     # Pixels, square; None: of the workdir's recipe, else what the U-Net was made for.
     config.image_size = config_dict.placeholder(int)

@@ -49,7 +49,7 @@ class DatasetInfo:
         num_patients: split -> count.
         label_names: every label of any record, sorted.
         skipped: reason -> (count, the first names).
-        conversions: what was changed to store pictures -> how many.
+        conversions: what was changed to store images -> how many.
     """
 
     source: str
@@ -101,7 +101,7 @@ def open_dataset(
 
     Args:
         name: "phantom", "folder" or "nih14".
-        path: the folder of the pictures; None for phantoms.
+        path: the folder of the images; None for phantoms.
         params: keyword arguments of the source's `load` (phantom: num_images, seed, image_size,
             findings).
         cache_dir: where prepared data goes; `default_cache_dir()` when None.

@@ -1,4 +1,4 @@
-"""Pictures of a split as arrays: decoded, made square, and kept where they fit."""
+"""Images of a split as arrays: decoded, made square, and kept where they fit."""
 
 import concurrent.futures
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from medsd_jax.errors import UserError
 
 
 class DecodedImages:
-    """Decoded, resized pictures of a split by position; small splits are decoded only once.
+    """Decoded, resized images of a split by position; small splits are decoded only once.
 
     Attributes:
         cache_bytes: memory that is set aside for them; 0 where they do not fit.
@@ -50,12 +50,12 @@ class DecodedImages:
         return list(run(self._load, indices))
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return pictures [b, H, W, 3] uint8."""
+        """Return images [b, H, W, 3] uint8."""
         if self._cache is None:
             return np.stack(self._load_all(indices))
         missing = np.unique(indices[~self._cached[indices]])
-        for index, picture in zip(missing, self._load_all(missing), strict=True):
-            self._cache[index] = picture
+        for index, image in zip(missing, self._load_all(missing), strict=True):
+            self._cache[index] = image
         self._cached[missing] = True
         return self._cache[indices]
 

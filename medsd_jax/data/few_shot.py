@@ -1,4 +1,4 @@
-"""A few pictures of two kinds, one prompt a kind: the data of arXiv 2210.04133, section 3.
+"""A few images of two kinds, one prompt a kind: the data of arXiv 2210.04133, section 3.
 
 The paper adapts to five radiographs with a visible pleural effusion and five without, and tells
 them apart by two prompts alone.
@@ -22,12 +22,12 @@ def few_shot(
     prompt_without: str,
     images_per_prompt: int | None,
 ) -> RecordSplit:
-    """The pictures of a split that show one finding alone or nothing at all, under two prompts.
+    """The images of a split that show one finding alone or nothing at all, under two prompts.
 
     Args:
         split: with `label` 1 or 0 in its labels.
         label: of the finding, in any spelling.
-        prompt_with: the caption of all pictures that show it.
+        prompt_with: the caption of all images that show it.
         prompt_without: the caption of all others.
         images_per_prompt: of each kind so many, of as many patients, the first ones in the order
             of the patients' hashes; None for all.
@@ -50,7 +50,7 @@ def few_shot(
         if images_per_prompt is not None:
             rows = _one_a_patient(rows, split.patient_ids)[:images_per_prompt]
         if len(rows) < (images_per_prompt or 1):
-            found = f"{len(rows)} patients" if images_per_prompt else "no picture"
+            found = f"{len(rows)} patients" if images_per_prompt else "no image"
             raise UserError(
                 f"few_shot.images_per_prompt = {images_per_prompt}: the {split.name} split has "
                 f"{found} with {label} = {value}"

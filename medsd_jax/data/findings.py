@@ -1,6 +1,6 @@
 """Words for findings: the one vocabulary that phantom captions and NIH captions share.
 
-Prompts learnt on phantoms keep their meaning on real pictures because both say, for example,
+Prompts learnt on phantoms keep their meaning on real images because both say, for example,
 "Large left pleural effusion." Sides are the patient's: the patient's left is on the image's right.
 """
 
@@ -21,7 +21,7 @@ PAPER_EFFUSION = "A photo of a lung xray with a visible pleural effusion"
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One finding of a picture.
+    """One finding of an image.
 
     Attributes:
         kind: the radiology word, e.g. "pleural effusion".
@@ -128,7 +128,7 @@ def varied_caption(findings: Sequence[Finding], view: str, rng: np.random.Genera
     """Draw one caption for these findings.
 
     Args:
-        findings: what the picture shows; empty for a normal one.
+        findings: what the image shows; empty for a normal one.
         view: "PA" or "AP"; said in some captions only.
         rng: consumed.
 

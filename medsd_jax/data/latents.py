@@ -52,16 +52,16 @@ def encode_split(
     num_threads: int = 2,
     processes: Processes | None = None,
 ) -> np.ndarray:
-    """Encodes every picture of the split, or opens what was encoded before.
+    """Encodes every image of the split, or opens what was encoded before.
 
     Args:
-        split: the pictures.
+        split: the images.
         encode_images: this process's [b, H, W, 3] uint8 -> moments [B, h, w, 2C]
-            float32 of all processes' pictures.
-        batch_size: pictures at once, B, over all processes; the last batch is filled up, so that
+            float32 of all processes' images.
+        batch_size: images at once, B, over all processes; the last batch is filled up, so that
             one shape is compiled.
         image_size: pixels, square.
-        resize_mode: how pictures become square.
+        resize_mode: how images become square.
         key: names the VAE; other weights have another key.
         folder: where the file goes, beside the prepared records.
         rows: [b] of a batch that this process loads, from `parallel.mesh.process_rows`; all of them

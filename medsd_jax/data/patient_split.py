@@ -1,4 +1,4 @@
-"""Who is trained on and who validates: by patient, never by picture."""
+"""Who is trained on and who validates: by patient, never by image."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -47,8 +47,8 @@ def _position(patient_id: str) -> float:
 def assign_splits(records: Sequence[Record], validation_fraction: float) -> tuple[str, ...]:
     """Give every record a split.
 
-    A given split wins, for all pictures of that patient. Everybody else goes by a hash of the
-    patient's id, so a patient keeps the split when pictures are added. With two such patients or
+    A given split wins, for all images of that patient. Everybody else goes by a hash of the
+    patient's id, so a patient keeps the split when images are added. With two such patients or
     more and a fraction above zero, neither side stays empty.
 
     Args:
@@ -69,7 +69,7 @@ def assign_splits(records: Sequence[Record], validation_fraction: float) -> tupl
         if given.setdefault(record.patient_id, record.split) != record.split:
             raise UserError(
                 f"patient {record.patient_id!r} is in train and in validation ({record.key}): "
-                "give all pictures of a patient the same split"
+                "give all images of a patient the same split"
             )
     free = {r.patient_id: _position(r.patient_id) for r in records if r.patient_id not in given}
     by_hash = {
@@ -119,7 +119,7 @@ def first_images(patient_ids: Sequence[str], count: int) -> list[bool]:
         UserError: there are fewer records.
     """
     if not 1 <= count <= len(patient_ids):
-        raise UserError(f"{count} pictures cannot be taken from {len(patient_ids)}")
+        raise UserError(f"{count} images cannot be taken from {len(patient_ids)}")
     order = sorted(range(len(patient_ids)), key=lambda i: (_position(patient_ids[i]), i))
     chosen = set(order[:count])
     return [i in chosen for i in range(len(patient_ids))]
@@ -132,5 +132,5 @@ def check_no_leak(patient_ids: Sequence[str], splits: Sequence[str]) -> None:
         if seen.setdefault(patient_id, split) != split:
             raise UserError(
                 f"patient {patient_id!r} is in train and in validation: "
-                "give all pictures of a patient the same split"
+                "give all images of a patient the same split"
             )

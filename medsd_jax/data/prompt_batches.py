@@ -1,4 +1,4 @@
-"""Prompts without pictures: a text file, and batches of what was made of them.
+"""Prompts without images: a text file, and batches of what was made of them.
 
 As in loader.py the order is one global sequence that depends on the seed alone, and every process
 takes its own rows of each global batch.

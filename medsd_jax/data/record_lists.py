@@ -6,7 +6,7 @@ from medsd_jax.data.records import LabelValue, Record, Split
 
 
 class RecordList:
-    """Records as a split; a picture is read when it is asked for.
+    """Records as a split; an image is read when it is asked for.
 
     Attributes:
         name: of the split.
@@ -57,6 +57,6 @@ class JoinedSplits:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Record:
-        """Return one record with its encoded picture."""
+        """Return one record with its encoded image."""
         part, place = self._places[index]
         return part[place]

@@ -1,4 +1,4 @@
-"""The one shape every data source speaks: a picture, its text, its patient, its labels."""
+"""The one shape every data source speaks: an image, its text, its patient, its labels."""
 
 import dataclasses
 import hashlib
@@ -16,14 +16,14 @@ SPLITS = (TRAIN, VALIDATION)
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One picture with everything that is known about it.
+    """One image with everything that is known about it.
 
     Attributes:
         key: unique within its source; part of messages, so it should be readable (a file name).
         image: encoded PNG or JPEG bytes, the path of an image file, or a function that returns the
-            encoded bytes (pictures that are drawn when they are asked for).
+            encoded bytes (images that are drawn when they are asked for).
         text: the caption, one line.
-        patient_id: pictures with the same id never sit in different splits.
+        patient_id: images with the same id never sit in different splits.
         labels: label name -> value. Yes/no findings are the ints 1 and 0.
         split: "train" or "validation" where the source decides it, None to split by patient hash.
     """
@@ -36,7 +36,7 @@ class Record:
     split: str | None = None
 
     def read_bytes(self) -> bytes:
-        """Return the encoded picture; an OSError of the file system passes through."""
+        """Return the encoded image; an OSError of the file system passes through."""
         if isinstance(self.image, bytes):
             return self.image
         return self.image.read_bytes() if isinstance(self.image, Path) else self.image()

@@ -5,10 +5,10 @@ the same pixels everywhere. Files that already have this form are stored byte fo
 else is decided here, once, and told: which is why reading a prepared record needs no case
 distinction.
 
-    16-bit and float grey     scaled by the picture's own minimum and maximum to 0..255
+    16-bit and float grey     scaled by the image's own minimum and maximum to 0..255
     16-bit colour             refused: Pillow would keep the high byte without a word
     palette, 1 bit, CMYK      converted to RGB (1 bit: to grey)
-    alpha channel             laid over black, the colour that pads pictures to a square
+    alpha channel             laid over black, the colour that pads images to a square
     EXIF orientation          applied: left and right matter
     other file formats        (BMP, TIFF, WebP, ...) re-encoded as PNG; the first page of several
 """
@@ -30,12 +30,12 @@ _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 
 class UnreadableImageError(Exception):
-    """The bytes are no picture that can be used; the message says why, in a few words."""
+    """The bytes are no image that can be used; the message says why, in a few words."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredImage:
-    """A picture in the stored form.
+    """An image in the stored form.
 
     Attributes:
         encoded: PNG or JPEG bytes, 8 bits a channel, grey or RGB.
@@ -50,13 +50,13 @@ class StoredImage:
 
 
 def to_stored(raw: bytes) -> StoredImage:
-    """Check a picture by decoding it, and convert it where needed.
+    """Check an image by decoding it, and convert it where needed.
 
     Args:
         raw: an image file's bytes.
 
     Returns:
-        The picture and a note on what was done to it.
+        The image and a note on what was done to it.
 
     Raises:
         UnreadableImageError: truncated, broken or of a kind that cannot be read faithfully.
@@ -112,7 +112,7 @@ def _load(raw: bytes) -> tuple[Image.Image, str, str]:
 
 
 def _refuse_deep_colour(raw: bytes, image: Image.Image) -> None:
-    # Pillow keeps the high byte of 16-bit colour without a word: a 12-bit picture in such a file
+    # Pillow keeps the high byte of 16-bit colour without a word: a 12-bit image in such a file
     # would come out nearly black.
     depth = 8
     if image.format == "PNG" and raw.startswith(_PNG_SIGNATURE):
@@ -128,7 +128,7 @@ def _refuse_deep_colour(raw: bytes, image: Image.Image) -> None:
 
 
 def _to_8_bit(image: Image.Image) -> tuple[Image.Image, str]:
-    """Return the picture in mode L or RGB, upright, and a note ("" when nothing changed)."""
+    """Return the image in mode L or RGB, upright, and a note ("" when nothing changed)."""
     notes = []
     tags = getattr(image, "tag_v2", {})  # what is turned has them no more
     if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
@@ -138,7 +138,7 @@ def _to_8_bit(image: Image.Image) -> tuple[Image.Image, str]:
         # Pillow turns white-is-zero round for 8 bits only.
         negative = tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO
         image = _scale_by_range(image)
-        notes.append("more than 8 bits scaled by the picture's range")
+        notes.append("more than 8 bits scaled by the image's range")
         if negative:
             image = ImageOps.invert(image)
             notes.append("white-is-zero turned round")
@@ -162,6 +162,6 @@ def _scale_by_range(image: Image.Image) -> Image.Image:
     if not np.isfinite(values).all():
         raise UnreadableImageError("holds values that are not finite")
     low, high = values.min(), values.max()
-    # A constant picture has no range; it becomes black.
+    # A constant image has no range; it becomes black.
     scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
     return Image.fromarray(np.round(scaled).astype(np.uint8))

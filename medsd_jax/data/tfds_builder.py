@@ -1,8 +1,8 @@
 """Write records into a TFDS data set of ArrayRecord files, and read them back.
 
-TFDS only moves bytes here: pictures go in as encoded PNG or JPEG and come out the same, so neither
+TFDS only moves bytes here: images go in as encoded PNG or JPEG and come out the same, so neither
 step needs TensorFlow. Beside the ArrayRecord files stands one JSON line a record with everything
-but the picture, in the same order: captions and labels are read without touching the pictures.
+but the image, in the same order: captions and labels are read without touching the images.
 
     FOLDER/records/1.0.0/    the TFDS data set (features key, image, text, patient_id, labels)
     FOLDER/train.jsonl       key, text, patient_id, labels, height, width
@@ -43,8 +43,8 @@ class WriteReport:
 
     Attributes:
         rows: split -> one dict a record, as in the JSON lines.
-        unreadable: names of pictures that were left out because they cannot be read.
-        conversions: what was changed on the way -> how many pictures.
+        unreadable: names of images that were left out because they cannot be read.
+        conversions: what was changed on the way -> how many images.
     """
 
     rows: dict[str, list[dict]] = dataclasses.field(
@@ -72,7 +72,7 @@ with tfds.core.registered.skip_registration():
         def _info(self) -> tfds.core.DatasetInfo:
             return tfds.core.DatasetInfo(
                 builder=self,
-                description="Medical pictures with captions; see medsd_jax.",
+                description="Medical images with captions; see medsd_jax.",
                 features=tfds.features.FeaturesDict(
                     {
                         "key": tfds.features.Text(),
@@ -102,12 +102,12 @@ def write_records(
 
     Args:
         folder: an empty folder; see the module for what it holds afterwards.
-        records: pictures are read one at a time; unreadable ones are logged and left out.
+        records: images are read one at a time; unreadable ones are logged and left out.
         splits: "train" or "validation" for each record.
         progress: show a progress bar.
 
     Returns:
-        The report. Splits without a readable picture have no rows and no files.
+        The report. Splits without a readable image have no rows and no files.
     """
     report = WriteReport()
     with tqdm(total=len(records), desc="preparing", unit="img", disable=not progress) as bar:
@@ -115,7 +115,7 @@ def write_records(
         for split in SPLITS:
             mine = [r for r, s in zip(records, splits, strict=True) if s == split]
             stream = _examples(mine, report.rows[split], report, bar)
-            # TFDS cannot write an empty split: look for one readable picture first.
+            # TFDS cannot write an empty split: look for one readable image first.
             first = next(stream, None)
             if first is not None:
                 examples[split] = itertools.chain([first], stream)
@@ -240,7 +240,7 @@ class RecordSplit:
         return part
 
     def __getitem__(self, index: int) -> Record:
-        """Return one record with its encoded picture."""
+        """Return one record with its encoded image."""
         try:
             example = self._source[self._places[index]]
             key = example["key"].decode()

@@ -1,10 +1,10 @@
-"""From encoded pictures to square 8-bit arrays, with nothing random.
+"""From encoded images to square 8-bit arrays, with nothing random.
 
-Resize modes, for a picture that is not square:
+Resize modes, for an image that is not square:
 
-    pad     the whole picture, its long side fitted, black bars to fill (RoentGen's choice)
+    pad     the whole image, its long side fitted, black bars to fill (RoentGen's choice)
     crop    the centre square
-    squash  the whole picture, stretched
+    squash  the whole image, stretched
 
 Scores compare only between models and references that were prepared in the same mode.
 """
@@ -22,7 +22,7 @@ RESIZE_MODES = get_args(ResizeMode)
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Decode a stored picture -> [H, W, 3] uint8; grey is repeated to three channels."""
+    """Decode a stored image -> [H, W, 3] uint8; grey is repeated to three channels."""
     with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -39,7 +39,7 @@ def resize(image_u8: np.ndarray, image_size: int, mode: ResizeMode = "pad") -> n
     Args:
         image_u8: [H, W, 3] uint8.
         image_size: side length of the result in pixels.
-        mode: what to do with pictures that are not square, see the module.
+        mode: what to do with images that are not square, see the module.
 
     Returns:
         [image_size, image_size, 3] uint8.

@@ -1,4 +1,4 @@
-"""A model's autoencoder alone: what it gives back of a picture.
+"""A model's autoencoder alone: what it gives back of an image.
 
     (1)  y = decode(mean of q(z | x))
 
@@ -24,14 +24,14 @@ from medsd_jax.models.stable_diffusion import weights_fingerprint
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Encoder and decoder with their weights, and the size that pictures get.
+    """Encoder and decoder with their weights, and the size that images get.
 
     Attributes:
         reconstruct: ``(params, images) -> images``, (1): [B, S, S, 3] float32 in [-1, 1] -> the
             same shape, not clipped; may be traced.
         params: float32 weights on the host.
         image_size: S, pixels.
-        resize_mode: how pictures become square, see data/transforms.py.
+        resize_mode: how images become square, see data/transforms.py.
         fingerprint: 16 hex digits that change with any bit of the weights.
     """
 
@@ -51,7 +51,7 @@ def open_autoencoder(
         model: a diffusers folder, a hub id or a training workdir.
         image_size: pixels, square. None: of the workdir's recipe; without one, the size that the
             U-Net was trained for.
-        resize_mode: None: of the workdir's recipe; without one, black bars where a picture is not
+        resize_mode: None: of the workdir's recipe; without one, black bars where an image is not
             square.
 
     Raises:
@@ -71,7 +71,7 @@ def open_autoencoder(
     downscale = vae.config.downscale
     if image_size % downscale or not most_scales(image_size, image_size):
         raise UserError(
-            f"pictures of {image_size} pixels: this VAE takes multiples of {downscale}, and SSIM "
+            f"images of {image_size} pixels: this VAE takes multiples of {downscale}, and SSIM "
             "at least 11; give another image size"
         )
     graphdef = graph("vae", vae.config)

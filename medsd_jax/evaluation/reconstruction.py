@@ -1,17 +1,17 @@
-"""What an autoencoder keeps of pictures (E1 of arXiv 2210.04133), in numbers.
+"""What an autoencoder keeps of images (E1 of arXiv 2210.04133), in numbers.
 
-Symbols: x a picture [H, W, 3] in [0, 1], y what the autoencoder gives back, clipped to [0, 1]; g
+Symbols: x an image [H, W, 3] in [0, 1], y what the autoencoder gives back, clipped to [0, 1]; g
 the mean of the three channels; sums and means run over pixels.
 
     (1)  e = g(y) - g(x)
     (2)  RMSE, PSNR, SSIM and MS-SSIM of g(x) and g(y), by similarity.py
     (3)  cast_RG = sqrt(mean ((y_R - y_G) - (x_R - x_G))^2), likewise GB and BR: how far the
-         channels of a grey picture come apart
+         channels of a grey image come apart
     (4)  band k holds the n_k pixels with k / 4 <= g(x) < (k + 1) / 4, the last one its end too:
          share_k = n_k / n,   bias_k = sum_k e / n_k,   RMSE_k = sqrt(sum_k e^2 / n_k)
 
-(2) and (3) are computed of each picture and averaged over pictures; (4) pools the pixels of all
-pictures. Intervals resample patients.
+(2) and (3) are computed of each image and averaged over images; (4) pools the pixels of all
+images. Intervals resample patients.
 """
 
 import functools
@@ -29,7 +29,7 @@ from medsd_jax.arrays import from_uint8_rounded_once, to_uint8
 from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.autoencoder import Autoencoder
-from medsd_jax.evaluation.images.image_sets import PictureSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, squared
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import most_scales, ms_ssim, psnr, rmse, ssim
 from medsd_jax.evaluation.reports.base import Estimate
@@ -48,20 +48,20 @@ from medsd_jax.parallel.mesh import batch_sharding
 SIMILARITY = ("rmse", "psnr", "ssim", "ms_ssim")
 COLOUR_CAST = ("red_green", "green_blue", "blue_red")
 BANDS = ("air", "lung", "soft_tissue", "bone")
-"""Names for orientation: which grey a tissue has is a matter of each picture's window."""
+"""Names for orientation: which grey a tissue has is a matter of each image's window."""
 MAX_PSNR = 100.0
-"""In decibels, of pictures that are equal or nearly so: infinity has no mean."""
+"""In decibels, of images that are equal or nearly so: infinity has no mean."""
 QUANTILES = (0.05, 0.5, 0.95)
 CAVEAT = (
     "The thresholds are conventions of lossy image compression, not a medical validation: they "
-    "say how like two pictures are on average, and not whether a finding can still be seen."
+    "say how like two images are on average, and not whether a finding can still be seen."
 )
 _CASES_KEPT = 8
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture with its reconstruction.
+    """One image with its reconstruction.
 
     Attributes:
         row: where in the set it stands.
@@ -78,17 +78,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The numbers of each measured picture.
+    """The numbers of each measured image.
 
     Attributes:
-        rows: [n] int, where in their set the pictures stand.
+        rows: [n] int, where in their set the images stand.
         values: name of `SIMILARITY` or `COLOUR_CAST` -> [n] float32.
         bands: "count", "error" and "squared" -> [n, bands] float64: pixels of each band, sums of e
             and of e^2 over them.
         num_scales: of MS-SSIM.
         calls: the judge's probabilities of the originals and of the reconstructions, each
             [n, labels] float32; None without a judge.
-        worst: the pictures with the largest RMSE, largest first.
+        worst: the images with the largest RMSE, largest first.
     """
 
     rows: np.ndarray
@@ -130,29 +130,29 @@ def compare(originals: jax.Array, reconstructions: jax.Array) -> dict[str, jax.A
 
 def measure(
     autoencoder: Autoencoder,
-    pictures: PictureSet,
+    images: ImageSet,
     rows: Sequence[int],
     *,
     batch_size: int,
     mesh: Mesh,
     judge: Classifier | None = None,
 ) -> Measurement:
-    """Reconstructs pictures batch by batch over all devices and compares.
+    """Reconstructs images batch by batch over all devices and compares.
 
     Args:
         autoencoder: from `open_autoencoder`.
-        pictures: the set.
-        rows: which of its pictures, in ascending order.
-        batch_size: pictures at once on each device.
+        images: the set.
+        rows: which of its images, in ascending order.
+        batch_size: images at once on each device.
         mesh: the devices.
-        judge: shown both pictures, in 8 bits and at its own size.
+        judge: shown both images, in 8 bits and at its own size.
 
     Raises:
-        UserError: there are fewer than 2 pictures, or the reconstruction of one is not finite.
+        UserError: there are fewer than 2 images, or the reconstruction of one is not finite.
     """
     if len(rows) < 2:
         raise UserError(
-            f"{len(rows)} picture of {pictures.name}: a spread needs at least 2; give more pictures"
+            f"{len(rows)} image of {images.name}: a spread needs at least 2; give more images"
         )
     side, mode = autoencoder.image_size, autoencoder.resize_mode
     size = batch_rows(len(rows), batch_size, mesh)
@@ -166,13 +166,13 @@ def measure(
     for start in tqdm(range(0, len(rows), size), unit="batch", desc="reconstructed"):
         stop_if_asked()
         batch = rows[start : start + size]
-        originals = squared([pictures.read(row) for row in batch], side, mode)
+        originals = squared([images.read(row) for row in batch], side, mode)
         images_u8, finite, numbers = reconstruct(originals, size)
         if not finite.all():
             row = batch[int(np.argmin(finite))]
             raise UserError(
-                f"the VAE gives numbers that are not finite (NaN or infinite) for picture {row} of "
-                f"{pictures.name}, so nothing can be measured: take another VAE, or another copy"
+                f"the VAE gives numbers that are not finite (NaN or infinite) for image {row} of "
+                f"{images.name}, so nothing can be measured: take another VAE, or another copy"
             )
         found.append(numbers)
         if judge is not None:
@@ -201,7 +201,7 @@ def summarise(
 
     Args:
         measured: from `measure`.
-        patient_ids: [n], of the measured pictures: the unit of the intervals.
+        patient_ids: [n], of the measured images: the unit of the intervals.
         seed: of the bootstrap.
     """
     of_patients = functools.partial(estimate, units=np.asarray(patient_ids), seed=seed)

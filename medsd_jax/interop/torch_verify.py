@@ -168,7 +168,7 @@ class TorchPipeline:
     def sample(
         self, prompt: str, negative_prompt: str, latents: np.ndarray, **settings: Any
     ) -> np.ndarray:
-        """Samples one picture a row of latents.
+        """Samples one image a row of latents.
 
         Args:
             prompt: the prompt of all.
@@ -196,7 +196,7 @@ class TorchPipeline:
             output_type="np",
             **settings,
         ).images
-        return (images * 255).round().astype(np.uint8)  # as diffusers makes its PIL pictures
+        return (images * 255).round().astype(np.uint8)  # as diffusers makes its PIL images
 
 
 def compare(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:

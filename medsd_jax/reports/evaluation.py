@@ -12,7 +12,7 @@ import numpy as np
 
 from medsd_jax.arrays import evenly_spread
 from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
-from medsd_jax.evaluation.images.image_sets import PictureSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, squared
 from medsd_jax.evaluation.memorization.alarm import FEW_PATIENTS
 from medsd_jax.evaluation.memorization.nearest_images import Audit
 from medsd_jax.evaluation.metrics.realism import Realism
@@ -27,12 +27,12 @@ _SHOWN, _PAIRS_SHOWN, _CASES_SHOWN, _SIDE = 16, 12, 8, 128
 
 @dataclass(frozen=True)
 class Cases:
-    """What single pictures of the page are chosen by.
+    """What single images of the page are chosen by.
 
     Attributes:
-        realism: of every generated picture, in the first feature space.
-        judgements: finding -> the judge's word on every picture.
-        audits: space -> nearest training pictures.
+        realism: of every generated image, in the first feature space.
+        judgements: finding -> the judge's word on every image.
+        audits: space -> nearest training images.
     """
 
     realism: Realism
@@ -41,7 +41,7 @@ class Cases:
 
 
 def write(
-    output: Path, report: EvaluationReport, sets: Mapping[str, PictureSet], cases: Cases
+    output: Path, report: EvaluationReport, sets: Mapping[str, ImageSet], cases: Cases
 ) -> Path:
     """Write both files.
 
@@ -49,7 +49,7 @@ def write(
         output: the folder; gets report.json and report.html.
         report: what report.json holds.
         sets: "real", "synthetic" and, with an audit, "train".
-        cases: what single pictures are chosen by.
+        cases: what single images are chosen by.
 
     Returns:
         The path of report.html.
@@ -58,7 +58,7 @@ def write(
     page = page_template("evaluation.html.jinja").render(
         report=report,
         few_held_out=FEW_PATIENTS,
-        pictures={
+        images={
             **{name: _evenly(sets[name]) for name in ("real", "synthetic")},
             "suspicious": _suspicious(report.memorization, sets),
             "cases": _by_realism(cases.realism, sets),
@@ -92,18 +92,18 @@ def _plots_of_subgroups(report: EvaluationReport) -> dict[str, bytes]:
     return {spec: plot_estimates(rows, "KID") for spec, rows in measured.items() if rows}
 
 
-def _evenly(pictures: PictureSet) -> list[np.ndarray]:
-    return [_shown(pictures, i) for i in evenly_spread(len(pictures), _SHOWN)]
+def _evenly(images: ImageSet) -> list[np.ndarray]:
+    return [_shown(images, i) for i in evenly_spread(len(images), _SHOWN)]
 
 
-def _by_realism(realism: Realism, sets: Mapping[str, PictureSet]) -> dict[str, list[dict]]:
-    """The generated pictures that lie nearest to real ones and farthest from them."""
+def _by_realism(realism: Realism, sets: Mapping[str, ImageSet]) -> dict[str, list[dict]]:
+    """The generated images that lie nearest to real ones and farthest from them."""
     order = np.argsort(realism.distance, kind="stable")
     rows = {"nearest": order[:_CASES_SHOWN], "farthest": order[::-1][:_CASES_SHOWN]}
     return {
         name: [
             {
-                "picture": _shown(sets["synthetic"], i),
+                "image": _shown(sets["synthetic"], i),
                 "neighbour": _shown(sets["real"], realism.neighbour[i]),
                 "name": _name(sets["synthetic"], i),
                 "distance": float(realism.distance[i]),
@@ -114,11 +114,11 @@ def _by_realism(realism: Realism, sets: Mapping[str, PictureSet]) -> dict[str, l
     }
 
 
-def _disagreeing(judgement: PromptJudgement, synthetic: PictureSet) -> list[dict[str, Any]]:
-    """The pictures that agree least with their prompt."""
+def _disagreeing(judgement: PromptJudgement, synthetic: ImageSet) -> list[dict[str, Any]]:
+    """The images that agree least with their prompt."""
     return [
         {
-            "picture": _shown(synthetic, judgement.rows[i]),
+            "image": _shown(synthetic, judgement.rows[i]),
             "prompt": judgement.prompts[i],
             "asked": bool(judgement.asked[i]),
             "probability": float(judgement.probability[i]),
@@ -128,14 +128,14 @@ def _disagreeing(judgement: PromptJudgement, synthetic: PictureSet) -> list[dict
 
 
 def _suspicious(
-    memorization: Memorization | None, sets: Mapping[str, PictureSet]
+    memorization: Memorization | None, sets: Mapping[str, ImageSet]
 ) -> list[dict[str, Any]]:
     if memorization is None:
         return []
     place = {name: {key: i for i, key in enumerate(p.keys)} for name, p in sets.items()}
     return [
         {
-            "picture": _shown(sets["synthetic"], place["synthetic"][row.image]),
+            "image": _shown(sets["synthetic"], place["synthetic"][row.image]),
             "nearest": _shown(sets["train"], place["train"][row.nearest]),
             "name": Path(row.image).name,
             "ratio": row.ratio,
@@ -145,10 +145,10 @@ def _suspicious(
     ]
 
 
-def _name(pictures: PictureSet, index: int) -> str:
-    return Path(pictures.keys[index]).name
+def _name(images: ImageSet, index: int) -> str:
+    return Path(images.keys[index]).name
 
 
-def _shown(pictures: PictureSet, index: int) -> np.ndarray:
-    """A picture [128, 128, 3] uint8 for the page."""
-    return squared([pictures.read(int(index))], _SIDE)[0]
+def _shown(images: ImageSet, index: int) -> np.ndarray:
+    """An image [128, 128, 3] uint8 for the page."""
+    return squared([images.read(int(index))], _SIDE)[0]

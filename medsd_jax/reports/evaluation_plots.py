@@ -10,7 +10,7 @@ from medsd_jax.reports.plots import GREY, MAIN, SECOND, new_plot, to_svg
 
 
 def plot_extrapolation(space: Distances) -> bytes:
-    """FID against 1 / n, with the line to infinitely many pictures.
+    """FID against 1 / n, with the line to infinitely many images.
 
     Args:
         space: in one feature space.
@@ -31,15 +31,15 @@ def plot_extrapolation(space: Distances) -> bytes:
     )
     axes.set_xlim(left=0.0)
     axes.set_ylim(bottom=min(0.0, line.value))
-    return to_svg(figure, x="1 / number of generated pictures", y="FID")
+    return to_svg(figure, x="1 / number of generated images", y="FID")
 
 
 def plot_distances(distances: np.ndarray, held_out: np.ndarray, threshold: float) -> bytes:
-    """Distances to the nearest training picture: generated pictures and those of strangers.
+    """Distances to the nearest training image: generated images and those of strangers.
 
     Args:
-        distances: [m] of generated pictures.
-        held_out: [h] of real pictures of other patients.
+        distances: [m] of generated images.
+        held_out: [h] of real images of other patients.
         threshold: of the alarm.
     """
     figure, axes = new_plot()
@@ -49,7 +49,7 @@ def plot_distances(distances: np.ndarray, held_out: np.ndarray, threshold: float
     axes.hist(distances, color=MAIN, alpha=0.6, label="generated", **settings)
     axes.axvline(threshold, color=GREY, lw=1.2, ls="--", label="alarm")
     axes.set_yticks([])
-    return to_svg(figure, x="distance to the nearest training picture")
+    return to_svg(figure, x="distance to the nearest training image")
 
 
 def plot_estimates(values: Sequence[tuple[str, Estimate]], name: str) -> bytes:
@@ -70,7 +70,7 @@ def plot_estimates(values: Sequence[tuple[str, Estimate]], name: str) -> bytes:
 
 
 def plot_histogram(values: np.ndarray, least: float, name: str) -> bytes:
-    """How often each value occurs among pictures, and the threshold.
+    """How often each value occurs among images, and the threshold.
 
     Args:
         values: [n].
@@ -80,7 +80,7 @@ def plot_histogram(values: np.ndarray, least: float, name: str) -> bytes:
     figure, axes = new_plot()
     middle, reach = (values.min() + values.max()) / 2, max(np.ptp(values), 1e-3) / 2
     ends = (middle - reach, middle + reach)  # equal values leave no room for 40 bins
-    axes.hist(values, bins=40, range=ends, color=MAIN, alpha=0.8, label="pictures")
+    axes.hist(values, bins=40, range=ends, color=MAIN, alpha=0.8, label="images")
     axes.axvline(least, color=GREY, lw=1.2, ls="--", label="threshold of the mean")
     axes.set_yticks([])
     return to_svg(figure, x=name)

@@ -47,7 +47,7 @@ def place(where: str) -> str:
 
 
 def png_uri(image_u8: np.ndarray) -> str:
-    """A picture [H, W, 3] uint8 as a data URI."""
+    """An image [H, W, 3] uint8 as a data URI."""
     buffer = io.BytesIO()
     Image.fromarray(image_u8).save(buffer, format="PNG", optimize=True)
     return data_uri(buffer.getvalue(), "image/png")

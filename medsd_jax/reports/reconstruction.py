@@ -19,7 +19,7 @@ from medsd_jax.sampling.images import make_grid
 AMPLIFIED = 4
 """By this much, absolute differences are shown brighter: 64 of 255 grey values become white."""
 WORST_FILE = "worst.png"
-_SHEET_SIDE = 192  # pixels that a picture of worst.png is enlarged to, about
+_SHEET_SIDE = 192  # pixels that an image of worst.png is enlarged to, about
 _UNITS = {"psnr": "PSNR in decibels", "ssim": "SSIM"}
 
 
@@ -29,7 +29,7 @@ def write(output: Path, report: ReconstructionReport, measured: Measurement) -> 
     Args:
         output: the folder; made where it does not exist.
         report: what report.json holds.
-        measured: the numbers of each picture, and the worst ones.
+        measured: the numbers of each image, and the worst ones.
 
     Returns:
         The path of report.html.
@@ -82,6 +82,6 @@ def _sheet(
         for name in names
         for caption in (name, "reconstruction", f"difference x {AMPLIFIED}")
     ]
-    pictures = np.stack([picture for triple in triples for picture in triple])
-    times = max(1, _SHEET_SIDE // pictures.shape[1])
-    return make_grid(pictures.repeat(times, axis=1).repeat(times, axis=2), 3, captions=captions)
+    images = np.stack([image for triple in triples for image in triple])
+    times = max(1, _SHEET_SIDE // images.shape[1])
+    return make_grid(images.repeat(times, axis=1).repeat(times, axis=2), 3, captions=captions)

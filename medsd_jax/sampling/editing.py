@@ -1,7 +1,7 @@
-"""Redrawing a part of a given picture: what a mask means for latents and for pixels.
+"""Redrawing a part of a given image: what a mask means for latents and for pixels.
 
-Symbols: x0 the latents of the given picture, z its noise, m the mask on latents, M in [0, 1] the
-weights on pixels, P the given picture, R the decoded result.
+Symbols: x0 the latents of the given image, z its noise, m the mask on latents, M in [0, 1] the
+weights on pixels, P the given image, R the decoded result.
 
     (1)  x   <- m x + (1 - m) (signal x0 + noise z)     after every network call; blended latent
                                                         diffusion 2111.14818, RePaint 2201.09865
@@ -38,7 +38,7 @@ def redrawn_cells(weights: Float[jax.Array, "B H W"], downscale: int) -> Bool[ja
 def blended(
     images: Images, given_u8: ImagesU8, weights: Float[jax.Array, "B H W"]
 ) -> UInt8[jax.Array, "B H W 3"]:
-    """Lays decoded pictures into the given ones by (2).
+    """Lays decoded images into the given ones by (2).
 
     Args:
         images: [B, H, W, 3] float, R, nominally in [-1, 1].
@@ -57,7 +57,7 @@ def soft_weights(mask: Bool[np.ndarray, "H W"], downscale: int) -> Float[np.ndar
     """Computes M from a mask, on the host.
 
     Args:
-        mask: [H, W], true where the picture is redrawn.
+        mask: [H, W], true where the image is redrawn.
         downscale: pixels of a latent cell along one side.
 
     Returns:
@@ -72,7 +72,7 @@ def soft_weights(mask: Bool[np.ndarray, "H W"], downscale: int) -> Float[np.ndar
 def edit_inputs(
     n: int, init_images: np.ndarray, masks: np.ndarray | None, downscale: int
 ) -> dict[str, np.ndarray]:
-    """Checks the pictures to redraw, and lays them out as `make_inputs` takes them.
+    """Checks the images to redraw, and lays them out as `make_inputs` takes them.
 
     Args:
         n: prompts.
@@ -100,7 +100,7 @@ def edit_inputs(
     masks = masks.reshape(-1, *masks.shape[-2:])
     if masks.shape[1:] != size:
         raise UserError(
-            f"a mask of {masks.shape[2]} x {masks.shape[1]} pixels does not fit a picture of "
+            f"a mask of {masks.shape[2]} x {masks.shape[1]} pixels does not fit an image of "
             f"{size[1]} x {size[0]}"
         )
     for name, rows in (("init_images", images), ("masks", masks)):
@@ -120,7 +120,7 @@ def box_mask(height: int, width: int, box: Sequence[int | float]) -> Bool[np.nda
     """Draws a rectangle.
 
     Args:
-        height: of the picture, pixels.
+        height: of the image, pixels.
         width: likewise.
         box: x0, y0, x1, y1 in pixels from the upper left corner; x1 and y1 are the first ones
             outside of it.
@@ -129,12 +129,12 @@ def box_mask(height: int, width: int, box: Sequence[int | float]) -> Bool[np.nda
         [H, W], true for pixels whose centre lies in the box.
 
     Raises:
-        UserError: the box is empty or leaves the picture.
+        UserError: the box is empty or leaves the image.
     """
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise UserError(
-            f"mask box {_told(box)} must lie within the picture of {width} x {height} pixels, as "
+            f"mask box {_told(box)} must lie within the image of {width} x {height} pixels, as "
             "x0,y0,x1,y1 with x0 < x1 and y0 < y1"
         )
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
@@ -147,7 +147,7 @@ def polygon_mask(
     """Draws a filled polygon with its outline.
 
     Args:
-        height: of the picture, pixels.
+        height: of the image, pixels.
         width: likewise.
         corners: at least three points (x, y), pixels from the upper left corner.
 
@@ -155,14 +155,14 @@ def polygon_mask(
         [H, W], true inside.
 
     Raises:
-        UserError: there are too few corners, or one lies outside of the picture.
+        UserError: there are too few corners, or one lies outside of the image.
     """
     if len(corners) < 3:
         raise UserError(f"a mask polygon needs at least 3 corners, not {len(corners)}")
     for x, y in corners:
         if not (0 <= x <= width and 0 <= y <= height):
             raise UserError(
-                f"corner {_told((x, y))} of the mask polygon lies outside of the picture of "
+                f"corner {_told((x, y))} of the mask polygon lies outside of the image of "
                 f"{width} x {height} pixels"
             )
     image = Image.new("1", (width, height))

@@ -29,7 +29,7 @@ DIFFERENCE_TIMES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """A picture to redraw.
+    """An image to redraw.
 
     Attributes:
         image: [H, W, 3] uint8.
@@ -46,7 +46,7 @@ class Edit:
     about: dict[str, Any]
 
     def fitted(self, side: int) -> "Edit":
-        """The same picture and mask at `side` x `side` pixels.
+        """The same image and mask at `side` x `side` pixels.
 
         A pixel is redrawn where the mask covers at least half of it.
 
@@ -60,7 +60,7 @@ class Edit:
         mask = resize(grey, side, self.resize_mode)[..., 0] >= 128
         if not mask.any():
             raise UserError(
-                f"the mask covers no pixel of the picture once it has {side} x {side} pixels; "
+                f"the mask covers no pixel of the image once it has {side} x {side} pixels; "
                 "draw it larger"
             )
         return dataclasses.replace(self, image=image, mask=mask)

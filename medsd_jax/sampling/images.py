@@ -1,4 +1,4 @@
-"""Pictures at the edge of the program: PNG files that say how they were made, and grids."""
+"""Images at the edge of the program: PNG files that say how they were made, and grids."""
 
 import json
 import math
@@ -20,7 +20,7 @@ _KEYWORD = "medsd_jax"
 def save_png(
     image_u8: UInt8[np.ndarray, "H W 3"], path: str | Path, metadata: Mapping[str, Any]
 ) -> None:
-    """Write one picture with its origin in the file's text chunks.
+    """Write one image with its origin in the file's text chunks.
 
     Each entry becomes a chunk of its own for other programs (text as it is, the rest as JSON); one
     more chunk holds all entries for ``read_metadata``.
@@ -72,13 +72,13 @@ def make_grid(
     padding: int = 2,
     captions: Sequence[str] | None = None,
 ) -> UInt8[np.ndarray, "GH GW 3"]:
-    """Lay pictures out row by row on white.
+    """Lay images out row by row on white.
 
     Args:
         images_u8: [B, H, W, 3] uint8, B at least 1.
-        columns: pictures a row; the nearly square layout when None.
-        padding: white pixels around each picture.
-        captions: one text a picture, written under it in at most three lines of its width.
+        columns: images a row; the nearly square layout when None.
+        padding: white pixels around each image.
+        captions: one text an image, written under it in at most three lines of its width.
 
     Returns:
         [GH, GW, 3] uint8.

@@ -63,8 +63,8 @@ class LoopSettings:
         keep_checkpoints: newest ones kept.
         validate_every: validation loss (and at step 0, with every evaluation and at the end).
         validation_seed: of its fixed noise.
-        preview_every: sample pictures (and at the end).
-        evaluate_every: metrics of sampled pictures (and at the end).
+        preview_every: sample images (and at the end).
+        evaluate_every: metrics of sampled images (and at the end).
     """
 
     steps: int
@@ -111,7 +111,7 @@ def run_loop(
         eval_step: ``(trainable, frozen, batch, rng, first_row) -> (sum of losses, examples)``.
         batches: training batches, this process's rows.
         validation: the fixed validation batches; each iteration starts from the first.
-        preview: ``(params, step)``, writes sample pictures.
+        preview: ``(params, step)``, writes sample images.
         evaluation: ``(params, step, validation loss) -> metrics``; the loss is None where there is
             no validation.
         config: the run's config as plain values, kept in the checkpoints.

@@ -4,7 +4,7 @@
     x_t = sqrt(abar_t) z + sqrt(1 - abar_t) n               t uniform in [0, T), n ~ N(0, I)
     L   = E || model(x_t, t, text) - target(z, n, t) ||^2   weighted by min-SNR if asked
 
-Prior preservation (DreamBooth, 2208.12242, eq. 2) adds lambda times the same mean over pictures
+Prior preservation (DreamBooth, 2208.12242, eq. 2) adds lambda times the same mean over images
 that the model drew before training: L = L_data + lambda L_prior.
 
 All random numbers of a step are drawn for the whole batch before anything else, so neither the

@@ -6,8 +6,8 @@
 
 RAD-DINO (arXiv 2401.10815) is DINOv2-base trained further on chest X-rays of 518 px. (3) is
 transformers' pooler_output, the space of CheXGenBench's headline FID. (CheXGenBench shrinks every
-picture to 299 x 299 before the network's own input chain; its numbers compare with those of
-pictures of that size.)
+image to 299 x 299 before the network's own input chain; its numbers compare with those of
+images of that size.)
 """
 
 import dataclasses

@@ -98,7 +98,7 @@ class _Geometry:
     """Sides in pixels.
 
     Attributes:
-        shorter: of the resized picture, which keeps its shape; None where it becomes a square.
+        shorter: of the resized image, which keeps its shape; None where it becomes a square.
         square: of that square; else the same as `shorter`.
         crop: of the square that is cut from the middle.
     """
@@ -129,7 +129,7 @@ def read_image_processor(folder: Path) -> Preprocessing:
                 continue
         return image_processor(values, str(path))
     raise UserError(
-        f"{folder} holds no preprocessor_config.json, which says how pictures are resized and "
+        f"{folder} holds no preprocessor_config.json, which says how images are resized and "
         "scaled; copy the one that was published with the weights"
     )
 
@@ -199,7 +199,7 @@ def _geometry(settings: _Settings, where: str) -> _Geometry:
     if not settings.do_center_crop:
         if shorter is not None:
             raise UserError(
-                f"{where}: size = {settings.size} without do_center_crop leaves pictures of "
+                f"{where}: size = {settings.size} without do_center_crop leaves images of "
                 "different shapes, which no batch can hold; set do_center_crop to true"
             )
         return _Geometry(None, square, square)
@@ -242,7 +242,7 @@ def _prepare(
 ) -> np.ndarray:
     """[H, W, 1 or 3] float32 in [0, 255] -> [crop, crop, 3] float32."""
     if not np.array_equal(pixels, np.rint(pixels)):
-        raise UserError("this chain resizes 8-bit pictures; round the pixels to whole numbers")
+        raise UserError("this chain resizes 8-bit images; round the pixels to whole numbers")
     rgb = np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
     height, width = rgb.shape[:2]
     if geometry.shorter is None:

@@ -1,11 +1,11 @@
-"""Pictures of any size to a network's input, on the host, exactly as each reference does it.
+"""Images of any size to a network's input, on the host, exactly as each reference does it.
 
 Every resize here is antialiased: pixels are weighted sums over a window that grows with the
 reduction. Skipping that changes a Frechet distance more than most models differ (arXiv 2104.11222).
 One filter serves all references, because they agree: Pillow in its float mode, which torch's
 `interpolate(..., antialias=True)` follows to rounding error.
 
-A picture is [H, W], [H, W, 1] or [H, W, 3], 8-bit or float in [0, 255]; pictures of a batch may
+An image is [H, W], [H, W, 1] or [H, W, 3], 8-bit or float in [0, 255]; images of a batch may
 have different sizes.
 """
 
@@ -28,7 +28,7 @@ LUMA = (0.2989, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A named input chain; call it with one picture.
+    """A named input chain; call it with one image.
 
     Attributes:
         name: of the chain, for a report.
@@ -48,31 +48,31 @@ class Preprocessing:
     _apply: Callable[[np.ndarray], np.ndarray] = field(repr=False)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """One picture -> [size, size, channels] float32 in [low, high].
+        """One image -> [size, size, channels] float32 in [low, high].
 
         Raises:
-            UserError: the array is no picture as the module's text describes it.
+            UserError: the array is no image as the module's text describes it.
         """
         out = np.ascontiguousarray(self._apply(as_pixels(image)), np.float32)
         assert out.shape == (self.size, self.size, self.channels), out.shape
         return out
 
     def batch(self, images: Iterable[np.ndarray]) -> np.ndarray:
-        """Pictures of any sizes -> [B, size, size, channels] float32; at least one."""
+        """Images of any sizes -> [B, size, size, channels] float32; at least one."""
         return np.stack([self(image) for image in images])
 
 
 def as_pixels(image: np.ndarray) -> np.ndarray:
-    """Checks a picture -> [H, W, 1 or 3] float32 in [0, 255]."""
+    """Checks an image -> [H, W, 1 or 3] float32 in [0, 255]."""
     image = np.asarray(image)
     pixels = image[:, :, None] if image.ndim == 2 else image
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or 0 in pixels.shape:
-        raise UserError(f"a picture is [H, W], [H, W, 1] or [H, W, 3], not {list(image.shape)}")
+        raise UserError(f"an image is [H, W], [H, W, 1] or [H, W, 3], not {list(image.shape)}")
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32)
     if not np.issubdtype(pixels.dtype, np.floating):
         raise UserError(
-            f"a picture of {pixels.dtype} has no known white: "
+            f"an image of {pixels.dtype} has no known white: "
             "give uint8, or scale it to float in [0, 255]"
         )
     low, high = pixels.min(), pixels.max()
@@ -147,5 +147,5 @@ XRV_ROENTGEN = Preprocessing(
     "bilinear to 224x224 in float32",
     _xrv_roentgen,
 )
-"""torchxrayvision's DenseNet as RoentGen's calculate_fid.py feeds it: the picture has been through
+"""torchxrayvision's DenseNet as RoentGen's calculate_fid.py feeds it: the image has been through
 clean-fid's resize first."""

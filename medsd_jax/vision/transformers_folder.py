@@ -60,7 +60,7 @@ class ImageTower:
 
     Attributes:
         config: the shape, a `CLIPVisionConfig` or a `Dinov2Config`.
-        chain: pictures of any size to the network's input.
+        chain: images of any size to the network's input.
         graphdef: structure.
         params: float32 weights on the host.
     """
@@ -100,7 +100,7 @@ def open_tower(kind: str, folder: Path) -> ImageTower:
     config = family.read_config(values, where)
     chain = read_image_processor(folder)
     graphdef, like = abstract(functools.partial(family.module, config))
-    # A size that the network does not take is told now, not at the first picture.
+    # A size that the network does not take is told now, not at the first image.
     images = jax.ShapeDtypeStruct((1, chain.size, chain.size, 3), np.float32)
     jax.eval_shape(lambda w, x: bind(graphdef, w).pooled_features(x), like, images)
     tensors, left_out = family.modernize(read_weights(folder, "model"))

@@ -35,8 +35,8 @@ from medsd_jax.workflows.train.data import open_data
 
 
 @dataclasses.dataclass(frozen=True)
-class RealPictures:
-    """Three splits of real pictures; no patient is in two of them."""
+class RealImages:
+    """Three splits of real images; no patient is in two of them."""
 
     train: RecordSplit
     calibration: RecordSplit
@@ -45,7 +45,7 @@ class RealPictures:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """Pictures in memory, to calibrate or test with.
+    """Images in memory, to calibrate or test with.
 
     Attributes:
         images_u8: [n, H, W] grey.
@@ -60,25 +60,25 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True)
 class Lesson:
-    """Optimizer steps on the pictures of one split.
+    """Optimizer steps on the images of one split.
 
     Attributes:
-        pictures: the split.
+        images: the split.
         steps: at least 1.
         learning_rate: the largest of optim.schedule, which starts with this lesson.
     """
 
-    pictures: Split
+    images: Split
     steps: int
     learning_rate: float
 
 
-def open_real_pictures(config: ConfigDict, workdir: Path) -> RealPictures:
+def open_real_images(config: ConfigDict, workdir: Path) -> RealImages:
     """The data set's own held-out patients, and its training patients in two parts."""
     dataset = open_data(config, workdir)
     train = dataset.train
     chosen = np.array(first_patients(train.patient_ids, config.calibration_fraction))
-    return RealPictures(
+    return RealImages(
         train.select(np.flatnonzero(~chosen).tolist(), "train_classifier"),
         train.select(np.flatnonzero(chosen).tolist(), "calibration"),
         dataset.validation,
@@ -110,7 +110,7 @@ class ClassifierRecipe:
         Args:
             lessons: each goes on from the weights of the one before it.
             calibration: of patients that are in no lesson.
-            seed: of the initial weights, the order of the pictures and the augmentation.
+            seed: of the initial weights, the order of the images and the augmentation.
             workdir: gets the curves; steps are counted through all lessons.
 
         Raises:
@@ -136,8 +136,8 @@ class ClassifierRecipe:
 
             for lesson in lessons:
                 source = Source(
-                    lesson.pictures, config.data.batch_size,
-                    {"targets": targets_of(lesson.pictures, self.labels)},
+                    lesson.images, config.data.batch_size,
+                    {"targets": targets_of(lesson.images, self.labels)},
                 )  # fmt: skip
                 loader = make_loader(
                     [source], image_size=config.data.image_size,
@@ -188,7 +188,7 @@ class ClassifierRecipe:
         return Labelled(images, targets_of(split, self.labels), split.patient_ids)
 
     def grey_batches(self, split: Split) -> Iterator[np.ndarray]:
-        """All pictures of a split, [b, H, W] uint8 at a time, as the classifier sees them."""
+        """All images of a split, [b, H, W] uint8 at a time, as the classifier sees them."""
         config, left = self._config, len(split)
         batches = eval_batches(
             split, num_examples=None, batch_size=64, columns={},
@@ -212,7 +212,7 @@ def targets_of(split: Split, labels: Sequence[str]) -> np.ndarray:
         if name is None:
             known = sorted({name for row in split.labels for name in row})
             raise UserError(
-                f"no picture of {split.name} has the label {label!r} (there are: "
+                f"no image of {split.name} has the label {label!r} (there are: "
                 f"{', '.join(known) or 'none'})"
             )
         for row, values in enumerate(split.labels):

@@ -1,6 +1,6 @@
-"""``medsd-jax compare-training``: what synthetic pictures add to a classifier's training.
+"""``medsd-jax compare-training``: what synthetic images add to a classifier's training.
 
-The same classifier is trained on real pictures, on synthetic ones, on both, and on synthetic and
+The same classifier is trained on real images, on synthetic ones, on both, and on synthetic and
 then on real ones, with several seeds, and tested on the same real patients. An arm that is done is
 kept: the same command goes on where it was interrupted.
 """
@@ -66,11 +66,11 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.reports.downstream_utility import REPORT
     from medsd_jax.reports.writing import package_versions, write_report
-    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
+    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_images
 
     plan = plan_arms(config.train.steps, config.fine_tuning.share)
     recipe = ClassifierRecipe(config)
-    real = open_real_pictures(config, workdir)
+    real = open_real_images(config, workdir)
     splits = {REAL: _few(real.train, config.real_images), SYNTHETIC: open_synthetic(config)}
     tested = {"calibration": real.calibration, "held_out": real.held_out}
     named = {REAL: splits[REAL], **tested}
@@ -80,12 +80,12 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     )
     if len(set(real.held_out.patient_ids)) < 2:
         raise UserError("one held-out patient gives no interval: raise data.validation_fraction")
-    pictures = {name: _about(recipe, split, name) for name, split in (splits | tested).items()}
+    images = {name: _about(recipe, split, name) for name, split in (splits | tested).items()}
     for name, split in splits.items():
         if len(split) < config.data.batch_size:
             raise UserError(
-                f"{len(split)} {name} pictures are fewer than data.batch_size = "
-                f"{config.data.batch_size}: lower it, or add pictures"
+                f"{len(split)} {name} images are fewer than data.batch_size = "
+                f"{config.data.batch_size}: lower it, or add images"
             )
     calibration, held_out = recipe.labelled(real.calibration), recipe.labelled(real.held_out)
     _check_no_copies(recipe, splits[SYNTHETIC], (calibration, held_out))
@@ -94,7 +94,7 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     arms = {
         arm: [
             Lesson(
-                JoinedSplits([splits[name] for name in stage.pictures], "+".join(stage.pictures)),
+                JoinedSplits([splits[name] for name in stage.images], "+".join(stage.images)),
                 stage.steps,
                 learning_rates[stage.fine_tunes],
             )
@@ -125,16 +125,16 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
         arms={
             arm: tuple(
                 ArmStage(
-                    images=stage.pictures,
+                    images=stage.images,
                     steps=lesson.steps,
                     learning_rate=lesson.learning_rate,
-                    epochs=lesson.steps * config.data.batch_size / len(lesson.pictures),
+                    epochs=lesson.steps * config.data.batch_size / len(lesson.images),
                 )
                 for stage, lesson in zip(plan[arm], lessons, strict=True)
             )
             for arm, lessons in arms.items()
         },
-        images=pictures,
+        images=images,
         seeds=tuple(seeds),
         config=config.to_dict(),
     )
@@ -151,7 +151,7 @@ def check_config(config: ConfigDict) -> None:
 
 
 def open_synthetic(config: ConfigDict) -> "RecordList":
-    """The synthetic pictures with the labels that the recipe names.
+    """The synthetic images with the labels that the recipe names.
 
     Raises:
         UserError: they cannot be read, or their labels cannot.
@@ -159,40 +159,40 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
     from medsd_jax.data.labels import label_name
     from medsd_jax.data.record_lists import RecordList
     from medsd_jax.data.records import Record
-    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_images
     from medsd_jax.evaluation.images.prompt_labels import known_labels, labels_by_prompt
 
-    pictures = open_pictures(config.synthetic.path, patients=False)
+    images = open_images(config.synthetic.path, patients=False)
     table = config.synthetic.labels_by_prompt
     if table is None:
-        found = known_labels(pictures)
+        found = known_labels(images)
     else:
-        found = labels_by_prompt(pictures, Path(table).expanduser())
+        found = labels_by_prompt(images, Path(table).expanduser())
     records = [
         Record(
-            key=pictures.keys[i],
-            image=functools.partial(pictures.read_bytes, i),
-            text=pictures.texts[i],
-            patient_id=pictures.patient_ids[i],
+            key=images.keys[i],
+            image=functools.partial(images.read_bytes, i),
+            text=images.texts[i],
+            patient_id=images.patient_ids[i],
             # Tables and prompts spell labels in one way, the real data in its own.
             labels={label: row.get(label_name(label), "") for label in config.labels},
         )
         for i, row in enumerate(found)
     ]
     told = json.dumps([record.labels for record in records])
-    digest = hashlib.blake2b(f"{pictures.fingerprint} {told}".encode(), digest_size=8)
+    digest = hashlib.blake2b(f"{images.fingerprint} {told}".encode(), digest_size=8)
     return RecordList(records, "synthetic", digest.hexdigest())
 
 
 def _few(split: "RecordSplit", count: int | None) -> "RecordSplit":
-    """The first so many pictures by the patients' hashes; None: all of them."""
+    """The first so many images by the patients' hashes; None: all of them."""
     from medsd_jax.data.patient_split import first_images
 
     if count is None:
         return split
     if count > len(split):
         raise UserError(
-            f"real_images = {count}, but only {len(split)} real pictures neither validate nor "
+            f"real_images = {count}, but only {len(split)} real images neither validate nor "
             "calibrate: lower it, or set it to None for all of them"
         )
     chosen = first_images(split.patient_ids, count)
@@ -200,7 +200,7 @@ def _few(split: "RecordSplit", count: int | None) -> "RecordSplit":
 
 
 def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> "LabelledImages":
-    """The report's entry on a set of pictures; warns where a set cannot teach a finding."""
+    """The report's entry on a set of images; warns where a set cannot teach a finding."""
     from medsd_jax.evaluation.reports.classifiers import LabelCounts, LabelledImages
     from medsd_jax.workflows.classifier_recipe import targets_of
 
@@ -210,12 +210,12 @@ def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> "LabelledIm
         labels[label] = LabelCounts(present=present, absent=absent)
         if not present + absent:
             raise UserError(
-                f"of the {len(split)} {name} pictures, none is known to show or not to show "
+                f"of the {len(split)} {name} images, none is known to show or not to show "
                 f"{label!r}: give it as a column of 1 and 0 in the set's table"
             )
         if not present or not absent:
             every = "no" if not present else "every"
-            log.warning("%s: %s picture that says so has %s", name, every, label)
+            log.warning("%s: %s image that says so has %s", name, every, label)
     return LabelledImages(
         num_images=len(split),
         num_patients=len(set(split.patient_ids)),
@@ -227,17 +227,17 @@ def _about(recipe: "ClassifierRecipe", split: "Split", name: str) -> "LabelledIm
 def _check_no_copies(
     recipe: "ClassifierRecipe", synthetic: "Split", tested: Sequence["Labelled"]
 ) -> None:
-    """Raises UserError where a synthetic picture is, pixel for pixel, one that is tested on."""
+    """Raises UserError where a synthetic image is, pixel for pixel, one that is tested on."""
 
-    def digest(picture: "np.ndarray") -> bytes:
-        return hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+    def digest(image: "np.ndarray") -> bytes:
+        return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
-    held_back = {digest(picture) for pictures in tested for picture in pictures.images_u8}
-    drawn = [digest(picture) for batch in recipe.grey_batches(synthetic) for picture in batch]
+    held_back = {digest(image) for images in tested for image in images.images_u8}
+    drawn = [digest(image) for batch in recipe.grey_batches(synthetic) for image in batch]
     copies = [key for key, x in zip(synthetic.keys, drawn, strict=True) if x in held_back]
     if copies:
         raise UserError(
-            f"{len(copies)} of {len(drawn)} synthetic pictures are, pixel for pixel, pictures that "
+            f"{len(copies)} of {len(drawn)} synthetic images are, pixel for pixel, images that "
             f"test or calibrate ({', '.join(copies[:3])}{', ...' if len(copies) > 3 else ''}): "
             "no arm may train on them"
         )
@@ -249,7 +249,7 @@ def _setup(config: ConfigDict, lessons: "Sequence[Lesson]", calibration: "Split"
     told = {
         "medsd_jax": importlib.metadata.version("medsd_jax"),
         "lessons": [
-            [x.pictures.fingerprint, len(x.pictures), x.steps, x.learning_rate] for x in lessons
+            [x.images.fingerprint, len(x.images), x.steps, x.learning_rate] for x in lessons
         ],
         "calibration": [calibration.fingerprint, len(calibration)],
         "data": {key: recipe["data"][key] for key in ("image_size", "resize_mode", "batch_size")},

@@ -14,7 +14,7 @@ from medsd_jax.files import check_permission
 from medsd_jax.workflows.sample_for_evaluation import Sampling, sample_for_evaluation
 
 if TYPE_CHECKING:
-    from medsd_jax.evaluation.images.image_sets import PictureSet
+    from medsd_jax.evaluation.images.image_sets import ImageSet
     from medsd_jax.evaluation.memorization.nearest_images import Audit
     from medsd_jax.evaluation.reports.base import Estimate
     from medsd_jax.evaluation.reports.evaluation import EvaluationReport, Memorization
@@ -92,13 +92,13 @@ def fid(real: Images, synthetic: Images, features: str) -> "Estimate":
         UserError: images or network cannot be read, or there are too few images.
     """
     from medsd_jax.evaluation.features.extraction import features_of, open_network
-    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_images
     from medsd_jax.evaluation.images.units import seeds_of, units_of_seeds
     from medsd_jax.evaluation.metrics import fidelity
     from medsd_jax.parallel.mesh import make_mesh
 
     network, mesh = open_network(features), make_mesh({"data": -1})
-    reals, drawn = open_pictures(real), open_pictures(synthetic, patients=False)
+    reals, drawn = open_images(real), open_images(synthetic, patients=False)
     vectors = [
         network.for_distances(features_of(network, images, None, mesh)) for images in (reals, drawn)
     ]
@@ -116,10 +116,10 @@ def _evaluate(
     seed: int,
 ) -> "EvaluationReport":
     from medsd_jax.classifier.model import load_classifier
-    from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_pictures
+    from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_images
     from medsd_jax.evaluation.features.extraction import features_of, open_network
     from medsd_jax.evaluation.features.rough import LATENT, THUMBNAIL
-    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_images
     from medsd_jax.evaluation.images.prompt_labels import known_labels
     from medsd_jax.evaluation.images.units import seeds_of, units_of_seeds
     from medsd_jax.evaluation.memorization.nearest_images import audit_features, audit_pixels
@@ -138,14 +138,14 @@ def _evaluate(
     # Sampling takes longest: what is wrong with the other sets is said before.
     if output is not None:
         check_permission(output)
-    sets = {"real": open_pictures(real)}
+    sets = {"real": open_images(real)}
     if train is not None:
-        sets["train"] = open_pictures(train)
+        sets["train"] = open_images(train)
     if isinstance(synthetic, Sampling):
         synthetic = sample_for_evaluation(synthetic, output)
-    sets["synthetic"] = open_pictures(synthetic, patients=False)
+    sets["synthetic"] = open_images(synthetic, patients=False)
     reals, drawn = sets["real"], sets["synthetic"]
-    labels = {name: known_labels(pictures) for name, pictures in sets.items()}
+    labels = {name: known_labels(images) for name, images in sets.items()}
     units = units_of_seeds(seeds_of(drawn), drawn.texts, drawn.name)
     mesh, cache = make_mesh({"data": -1}), output and output / "features"
 
@@ -155,7 +155,7 @@ def _evaluate(
         _warn_of_shared_patients(sets["train"], reals)
     spaces, distances, subgroups, audits, realness = {}, {}, {}, {}, None
     for spec, network in networks.items():
-        found = {k: features_of(network, pictures, cache, mesh) for k, pictures in sets.items()}
+        found = {k: features_of(network, images, cache, mesh) for k, images in sets.items()}
         pair = found["real"], found["synthetic"]
         if train is not None and network.kind != THUMBNAIL:  # the audit in pixels sees more
             audits[spec] = audit_features(found["train"], *pair, **patients)
@@ -176,12 +176,12 @@ def _evaluate(
     protocol = [[spaces[spec].weights_and_input, distances[spec].k] for spec in spaces]
     adherence, judgements = None, {}
     if classifier is not None:
-        adherence, judgements = judge_pictures(classifier, reals, drawn, labels, mesh, units)
+        adherence, judgements = judge_images(classifier, reals, drawn, labels, mesh, units)
     if train is not None:
-        audits = {"pixels": audit_pixels(*_pictures(sets), **patients), **audits}
+        audits = {"pixels": audit_pixels(*_images(sets), **patients), **audits}
     report = EvaluationReport(
         versions=package_versions(),
-        sets={name: pictures.summary() for name, pictures in sets.items()},
+        sets={name: images.summary() for name, images in sets.items()},
         feature_spaces=spaces,
         fidelity=distances,
         subgroups=subgroups,
@@ -206,7 +206,7 @@ def _default_features(classifier: Path | str | None, model: str | None) -> str:
     return "thumbnail" if model is None else f"latent={model}"
 
 
-def _warn_of_shared_patients(train: "PictureSet", held_out: "PictureSet") -> None:
+def _warn_of_shared_patients(train: "ImageSet", held_out: "ImageSet") -> None:
     shared = sorted(set(train.patient_ids) & set(held_out.patient_ids))
     if shared:
         _log.warning(
@@ -216,14 +216,12 @@ def _warn_of_shared_patients(train: "PictureSet", held_out: "PictureSet") -> Non
         )  # fmt: skip
 
 
-def _pictures(sets: Mapping[str, "PictureSet"]) -> list[Iterable[np.ndarray]]:
-    """The three sets of the audit, picture by picture."""
+def _images(sets: Mapping[str, "ImageSet"]) -> list[Iterable[np.ndarray]]:
+    """The three sets of the audit, image by image."""
     return [map(sets[k].read, range(len(sets[k]))) for k in ("train", "real", "synthetic")]
 
 
-def _memorization(
-    audits: Mapping[str, "Audit"], sets: Mapping[str, "PictureSet"]
-) -> "Memorization":
+def _memorization(audits: Mapping[str, "Audit"], sets: Mapping[str, "ImageSet"]) -> "Memorization":
     """The report's audit."""
     from medsd_jax.evaluation.memorization.alarm import QUANTILE
     from medsd_jax.evaluation.memorization.nearest_images import most_suspicious

@@ -5,7 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from medsd_jax.evaluation.images.export import write_hand_over
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import known_labels
 
 
@@ -24,7 +24,7 @@ def export_images(real: Path | str, synthetic: Path | str, output: Path) -> dict
         UserError: a set cannot be read, or `output` is there already.
     """
     given = {"real": real, "synthetic": synthetic}
-    sets = {name: open_pictures(where, patients=False) for name, where in given.items()}
+    sets = {name: open_images(where, patients=False) for name, where in given.items()}
     labels = {name: known_labels(images) for name, images in sets.items()}
     with tqdm(total=sum(map(len, sets.values())), unit="image", desc="export") as bar:
         return write_hand_over(output, sets["real"], sets["synthetic"], labels, bar.update)

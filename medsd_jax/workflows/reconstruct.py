@@ -22,7 +22,7 @@ def audit(
     Args:
         config: by `medsd_jax.config.reconstruction_config`.
         model: diffusers folder, hub id, or training workdir.
-        real: the pictures, as the flag names them.
+        real: the images, as the flag names them.
         output: a folder; made where it is missing.
         classifier: folder of one that looks at originals and reconstructions.
 
@@ -38,7 +38,7 @@ def audit(
         check_classifier,
         prediction_flips,
     )
-    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_images
     from medsd_jax.evaluation.images.prompt_labels import known_labels
     from medsd_jax.evaluation.reconstruction import compare_with_thresholds, measure, summarise
     from medsd_jax.evaluation.reports.reconstruction import (
@@ -57,15 +57,15 @@ def audit(
     check_permission(output)
     autoencoder = open_autoencoder(model, config.image_size, config.resize_mode)
     judge = None if classifier is None else load_classifier(classifier)
-    pictures = open_pictures(real)
-    rows = evenly_spread(len(pictures), config.num_images or len(pictures))
-    everything = known_labels(pictures)
+    images = open_images(real)
+    rows = evenly_spread(len(images), config.num_images or len(images))
+    everything = known_labels(images)
     labels = [everything[row] for row in rows]
-    patient_ids = [pictures.patient_ids[row] for row in rows]
+    patient_ids = [images.patient_ids[row] for row in rows]
     if judge is not None:
         check_classifier(judge, labels, autoencoder.image_size)
     measured = measure(
-        autoencoder, pictures, rows, batch_size=config.batch_size, mesh=make_mesh({"data": -1}),
+        autoencoder, images, rows, batch_size=config.batch_size, mesh=make_mesh({"data": -1}),
         judge=judge,
     )  # fmt: skip
     similarity, colour_cast, bands = summarise(measured, patient_ids, seed=config.seed)
@@ -80,7 +80,7 @@ def audit(
     report = ReconstructionReport(
         versions=package_versions(),
         model=MeasuredModel(where=model, vae_hash=autoencoder.fingerprint),
-        set=pictures.summary(),
+        set=images.summary(),
         measured=MeasuredImages(
             num_images=len(rows),
             num_patients=len(set(patient_ids)),
@@ -95,7 +95,7 @@ def audit(
         bands=bands,
         classifier=flips,
         worst=tuple(
-            WorstImage(image=pictures.keys[case.row], **case.values) for case in measured.worst
+            WorstImage(image=images.keys[case.row], **case.values) for case in measured.worst
         ),
         seed=config.seed,
     )
@@ -108,7 +108,7 @@ def check_config(config: ConfigDict) -> None:
     """Raises UserError where a value makes no sense."""
     check_ranges(config)
     if config.num_images == 1:
-        raise UserError("num_images = 1: a spread needs at least 2 pictures")
+        raise UserError("num_images = 1: a spread needs at least 2 images")
     if config.resize_mode not in (None, *RESIZE_MODES):
         known = ", ".join(RESIZE_MODES)
         raise UserError(f"resize_mode = {config.resize_mode!r} is none of {known}")

@@ -26,7 +26,7 @@ MAX_STEPS = 1000
 """Static bound of the sampling program; the number of steps itself is traced."""
 
 _CELLS_PER_SHARD = 4 * 64 * 64
-"""Latent cells a device works on at once by default: four pictures of 512 px, 256 of 64 px."""
+"""Latent cells a device works on at once by default: four images of 512 px, 256 of 64 px."""
 
 
 def schedule_of(model: StableDiffusion) -> ScheduleConfig:
@@ -47,7 +47,7 @@ def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:
 
 
 def trained_side(model: StableDiffusion) -> int:
-    """Pixels along one side of the square pictures that the model was trained for."""
+    """Pixels along one side of the square images that the model was trained for."""
     return model.unet.sample_size * model.vae.downscale
 
 
@@ -76,16 +76,16 @@ def sample(
 ) -> np.ndarray:
     """Samples one image per prompt with classifier-free guidance, or redraws given images.
 
-    With `init_images` the pictures are noised and denoised again under their prompts; with `masks`
+    With `init_images` the images are noised and denoised again under their prompts; with `masks`
     only the masked part changes, and all pixels outside of it stay as they are.
 
     A second call with other prompts, seeds, steps, guidance or eta compiles nothing, as long as the
-    batch size and the picture size stay.
+    batch size and the image size stay.
 
     Args:
         model: from `load`; see `place` for sampling repeatedly from a large one.
         prompts: n texts, or one.
-        seeds: n integers in [0, 2^32); picture i depends on seeds[i], not on its neighbours.
+        seeds: n integers in [0, 2^32); image i depends on seeds[i], not on its neighbours.
             0, 1, 2, ... by default.
         sampler: "ddim", "pndm", "dpmpp_2m", "dpmpp_2m_karras", "euler" or "euler_ancestral".
         num_steps: of the sampler, at most 1000.
@@ -97,11 +97,11 @@ def sample(
         width: likewise.
         latents: [n, h, w, 4] float32 unit noise to start from instead of the seeds' own.
         init_images: [H, W, 3] uint8 for all prompts, or [n, H, W, 3]; height and width are theirs.
-        masks: [H, W] bool for all prompts, or [n, H, W], true where the picture is redrawn;
-            everywhere by default. A rim of half a latent cell inside of it fades into the picture.
+        masks: [H, W] bool for all prompts, or [n, H, W], true where the image is redrawn;
+            everywhere by default. A rim of half a latent cell inside of it fades into the image.
         strength: in (0, 1], how much noise the init images get: 1 redraws with all steps, less
             makes the last num_steps * strength of them. 0.8 by default.
-        batch_size: pictures at once over all devices; chosen by the picture size by default.
+        batch_size: images at once over all devices; chosen by the image size by default.
         mesh: device mesh; all devices by default.
         dtype: of the computation, "float32" or "bfloat16".
         attention: attention implementation.
@@ -171,7 +171,7 @@ def sample_batches(
             raise UserError(f"{n} prompts need start latents [{n}, h, w, C], not {given}")
     for name, value in (("masks", masks), ("strength", strength)):
         if value is not None and init_images is None:
-            raise UserError(f"{name} without init_images: there is no picture to redraw")
+            raise UserError(f"{name} without init_images: there is no image to redraw")
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
     given = {}
     if init_images is not None:
@@ -231,6 +231,6 @@ def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> i
         return asked
     h, w, _ = shape.latents
     most = shards * max(_CELLS_PER_SHARD // max(h * w, 1), 1)
-    # Batches of one size, as equal as they can be: the last one is filled up with wasted pictures.
+    # Batches of one size, as equal as they can be: the last one is filled up with wasted images.
     batches = math.ceil(n / most)
     return shards * math.ceil(n / (batches * shards))

@@ -1,11 +1,11 @@
-"""The folder that sample.py fills while it samples: pictures, samples.jsonl, layouts of others.
+"""The folder that sample.py fills while it samples: images, samples.jsonl, layouts of others.
 
-    files         00000.png ...                        the default; metadata inside every picture
-    roentgen      ID_K.jpg, ID.txt with the prompt     K counts the pictures of one prompt
+    files         00000.png ...                        the default; metadata inside every image
+    roentgen      ID_K.jpg, ID.txt with the prompt     K counts the images of one prompt
     chexgenbench  SyntheticImg_ID.png                  and generations_with_metadata.csv at the end
 
-ID is the prompt's column `id`, or its number. samples.jsonl names every picture with its prompt,
-seed and settings, a line as soon as the picture is written: the same command goes on after the last
+ID is the prompt's column `id`, or its number. samples.jsonl names every image with its prompt,
+seed and settings, a line as soon as the image is written: the same command goes on after the last
 one when it was killed. Processes that share one mesh agree on where that is; the main one writes.
 """
 
@@ -34,23 +34,23 @@ _NOT_COMPARED = ("model", "init_image", "start_latents")
 
 
 class SampleFolder:
-    """Where pictures go, in a fixed order; a context that locks the folder until it ends.
+    """Where images go, in a fixed order; a context that locks the folder until it ends.
 
     Attributes:
-        folder: made before the first picture is drawn, so that a closed one is told in time.
-        done: how many of the pictures were there already.
+        folder: made before the first image is drawn, so that a closed one is told in time.
+        done: how many of the images were there already.
     """
 
     def __init__(self, folder: Path, layout: str, entries: Sequence[Mapping[str, Any]]):
         """Plans the files and finds those of an earlier, interrupted run.
 
         Args:
-            folder: of the pictures.
+            folder: of the images.
             layout: one of `evaluation.images.export.LAYOUTS`.
-            entries: [n], what is written down of each picture: prompt, seed, row, settings.
+            entries: [n], what is written down of each image: prompt, seed, row, settings.
 
         Raises:
-            UserError: the folder holds pictures that were sampled in another way, ids clash,
+            UserError: the folder holds images that were sampled in another way, ids clash,
                 another process samples into it, or it cannot be written.
         """
         self._lock = contextlib.ExitStack()
@@ -77,15 +77,15 @@ class SampleFolder:
     def __exit__(self, *_) -> None:
         self._lock.close()
         if is_main_process():
-            with contextlib.suppress(OSError):  # one that no picture came into
+            with contextlib.suppress(OSError):  # one that no image came into
                 self.folder.rmdir()
 
     def add(self, images: np.ndarray, edit: Any = None) -> None:
-        """Writes the next pictures and their lines.
+        """Writes the next images and their lines.
 
         Args:
             images: [b, H, W, 3] uint8.
-            edit: writes a pair beside each picture (`sampling.edits.Edit`), or None.
+            edit: writes a pair beside each image (`sampling.edits.Edit`), or None.
         """
         if not is_main_process():
             return
@@ -99,7 +99,7 @@ class SampleFolder:
                 text = self.folder / f"{self._ids[i]}.txt"
                 with writing(text):
                     text.write_text(entry["prompt"] + "\n", encoding="utf-8", errors="replace")
-            # After the picture: what the manifest names is whole.
+            # After the image: what the manifest names is whole.
             manifest = self.folder / SAMPLES_FILE
             with writing(manifest), manifest.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"file": self.files[i], **entry}) + "\n")
@@ -126,7 +126,7 @@ class SampleFolder:
                 writer.writerow([self._ids[i], path, prompt, annotated, name, name, cell])
 
     def first(self, count: int) -> np.ndarray:
-        """The first pictures, read back: [count, H, W, 3] uint8."""
+        """The first images, read back: [count, H, W, 3] uint8."""
         images = []
         for file in self.files[:count]:
             with Image.open(self.folder / file) as image:
@@ -166,7 +166,7 @@ class SampleFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{manifest} cannot be read: {error}; remove it") from error
         if len(lines) > len(self._entries):
-            raise self._refusal(f"{len(lines)} pictures, not {len(self._entries)}")
+            raise self._refusal(f"{len(lines)} images, not {len(self._entries)}")
         done = 0
         for line, file, entry in zip(lines, self.files, self._entries, strict=False):
             self._compare(manifest, line, {"file": file, **entry})
@@ -196,6 +196,6 @@ def _check_one_each(numbered: Sequence[tuple[str, int]]) -> None:
     again = next((name for name, k in numbered if k), None)
     if again is not None:
         raise UserError(
-            f"layout chexgenbench takes one picture a prompt, id {again!r} has more: give "
+            f"layout chexgenbench takes one image a prompt, id {again!r} has more: give "
             "every prompt once, and one image of each"
         )

@@ -1,4 +1,4 @@
-"""Sampling for an evaluation: the pictures of some prompts, made once for OUTPUT."""
+"""Sampling for an evaluation: the images of some prompts, made once for OUTPUT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``medsd-jax train-classifier``: the judge of generated pictures, from real ones."""
+"""``medsd-jax train-classifier``: the judge of generated images, from real ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +38,10 @@ def _train(config: ConfigDict, workdir: Path) -> "ClassifierReport":
     from medsd_jax.evaluation.reports.classifiers import ClassifierReport
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.reports.writing import package_versions, write_report
-    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_pictures
+    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_images
 
     recipe = ClassifierRecipe(config)
-    real = open_real_pictures(config, workdir)
+    real = open_real_images(config, workdir)
     lesson = Lesson(real.train, config.train.steps, config.optim.learning_rate)
     classifier = recipe.train(
         [lesson], recipe.labelled(real.calibration), seed=config.seed, workdir=workdir

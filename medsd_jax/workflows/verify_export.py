@@ -20,11 +20,11 @@ from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample import sample
 
 CERTIFICATE = "certificate.json"
-PICTURES = ("jax.png", "torch.png", "difference.png")
+IMAGES = ("jax.png", "torch.png", "difference.png")
 COMPONENT_THRESHOLD = 1e-4
 """Largest difference of a network's outputs, as a share of the largest output."""
 IMAGE_THRESHOLD = 0.5
-"""Mean difference of the finished pictures, in steps of 1/255."""
+"""Mean difference of the finished images, in steps of 1/255."""
 AMPLIFICATION = 64
 """difference.png: one step of 1/255 shows as 64, four and more as white."""
 NEGATIVE_PROMPT = ""
@@ -51,13 +51,13 @@ def export(
     Returns:
         The certificate, which is in OUTPUT/certificate.json, too; None where nothing was compared.
     """
-    for name in (CERTIFICATE, *PICTURES):  # they would vouch for weights that they never saw
+    for name in (CERTIFICATE, *IMAGES):  # they would vouch for weights that they never saw
         (output / name).unlink(missing_ok=True)
     save(model, output, dtype=dtype)
     if verify_steps is None:
         return None
     certificate = verify(model, output, dtype=dtype, num_steps=verify_steps)
-    # The pictures' metadata are without it.
+    # The images' metadata are without it.
     certificate = replace(certificate, settings={**certificate.settings, "model": source})
     write_report(output / CERTIFICATE, certificate)
     return certificate
@@ -66,11 +66,11 @@ def export(
 def verify(
     model: StableDiffusion, folder: Path, *, dtype: str, num_steps: int = 10
 ) -> ExportCertificate:
-    """Compares a model with what torch makes of its exported folder, and writes the pictures.
+    """Compares a model with what torch makes of its exported folder, and writes the images.
 
     Args:
         model: what was exported.
-        folder: where it was exported to; gets the pictures.
+        folder: where it was exported to; gets the images.
         dtype: of the stored weights.
         num_steps: of DDIM.
 
@@ -120,7 +120,7 @@ def verify(
         difference_png_amplification=AMPLIFICATION,
         passed=mean <= IMAGE_THRESHOLD,
     )
-    _write_pictures(folder, jax_image, torch_image, difference, settings)
+    _write_images(folder, jax_image, torch_image, difference, settings)
     return replace(
         certificate,
         passed=same_prompt_ids
@@ -147,7 +147,7 @@ def summary(certificate: ExportCertificate) -> str:
         )
     image = certificate.image
     lines.append(
-        f"  {_mark(image)} picture       mean difference "
+        f"  {_mark(image)} image       mean difference "
         f"{image.mean_abs_difference_in_255ths:.4f}/255 (at most {IMAGE_THRESHOLD:g}/255), "
         f"max {image.max_abs_difference_in_255ths}/255"
     )
@@ -182,7 +182,7 @@ def _compare_components(
 def _sample_ours(
     model: StableDiffusion, latents: np.ndarray, settings: dict[str, Any]
 ) -> np.ndarray:
-    """One picture [H, W, 3] uint8 on one device, in true float32 on accelerators too."""
+    """One image [H, W, 3] uint8 on one device, in true float32 on accelerators too."""
     with jax.default_matmul_precision("highest"):
         return sample(
             model, [settings["prompt"]], negative_prompts=settings["negative_prompt"],
@@ -193,7 +193,7 @@ def _sample_ours(
         )[0]  # fmt: skip
 
 
-def _write_pictures(
+def _write_images(
     folder: Path,
     jax_image: np.ndarray,
     torch_image: np.ndarray,
@@ -204,5 +204,5 @@ def _write_pictures(
     amplified = np.minimum(difference * AMPLIFICATION, 255).astype(np.uint8)
     about = ({"framework": "jax"}, {"framework": "torch"}, {"amplification": AMPLIFICATION})
     images = (jax_image, torch_image, amplified)
-    for name, image, note in zip(PICTURES, images, about, strict=True):
+    for name, image, note in zip(IMAGES, images, about, strict=True):
         save_png(image, folder / name, {**settings, **note})

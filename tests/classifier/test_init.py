@@ -29,7 +29,7 @@ ASKED = DenseNetConfig(
     in_channels=1,
 )
 SIDE = 36
-PICTURES = np.random.default_rng(3).integers(0, 256, (9, SIDE, SIDE), dtype=np.uint8)
+IMAGES = np.random.default_rng(3).integers(0, 256, (9, SIDE, SIDE), dtype=np.uint8)
 IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
@@ -40,7 +40,7 @@ def write_weights(path, channels=1):
     shapes["features.conv0.weight"] = (out, channels, height, width)
     tensors = cases.draw_weights(shapes)
     if channels == 1:
-        # torchxrayvision's pictures are a thousand times as bright.
+        # torchxrayvision's images are a thousand times as bright.
         tensors["features.norm0.running_var"] *= np.float32(600**2)
     save_file(tensors, path)
     return tensors
@@ -64,8 +64,8 @@ def classifier_of(network, params):
 
 
 def own_range(channels):
-    """PICTURES as torchxrayvision or torchvision feed them, [B, C, H, W]."""
-    grey = PICTURES[:, None].astype(np.float32)
+    """IMAGES as torchxrayvision or torchvision feed them, [B, C, H, W]."""
+    grey = IMAGES[:, None].astype(np.float32)
     if channels == 1:
         return 2048 * (grey / 255) - 1024
     mean, std = IMAGENET[:, :, None, None]
@@ -74,7 +74,7 @@ def own_range(channels):
 
 @pytest.mark.torch
 def test_scores_before_training_equal_the_torch_module_s(file, channels):
-    """From the same 8-bit pictures, with our fresh head in the place of the module's."""
+    """From the same 8-bit images, with our fresh head in the place of the module's."""
     import torch
 
     from tests.vision.torch_densenet import pooled_features
@@ -84,10 +84,10 @@ def test_scores_before_training_equal_the_torch_module_s(file, channels):
     tensors = {name: torch.tensor(x) for name, x in to_torch(params).items()}
     features = pooled_features(tensors, (2, 3), torch.from_numpy(own_range(channels)))
     expected = features @ tensors["classifier.weight"].T + tensors["classifier.bias"]
-    ours = judge.predict_logits(classifier_of(start.network, params), PICTURES)
+    ours = judge.predict_logits(classifier_of(start.network, params), IMAGES)
     # Float32 sums in another order: 1e-6 of the largest value, as for the feature networks.
     np.testing.assert_allclose(ours, expected, atol=1e-5 * float(expected.abs().max()))
-    assert np.ptp(ours, axis=0).min() > 0.01 * np.abs(ours).max()  # the pictures differ
+    assert np.ptp(ours, axis=0).min() > 0.01 * np.abs(ours).max()  # the images differ
 
 
 def test_features_equal_torchxrayvision_s(tmp_path):
@@ -130,11 +130,9 @@ def test_saved_and_loaded(file, channels, tmp_path):
     assert again.network == start.network
     assert (again.network.norm, again.network.in_channels) == ("batch", channels)
     assert again.network.input_range == {1: "xrv", 3: "imagenet"}[channels]
-    np.testing.assert_array_equal(
-        judge.predict(again, PICTURES), judge.predict(classifier, PICTURES)
-    )
+    np.testing.assert_array_equal(judge.predict(again, IMAGES), judge.predict(classifier, IMAGES))
     space = open_network(f"classifier={tmp_path / 'judge'}")
-    prepared = space.prepare(list(PICTURES))
+    prepared = space.prepare(list(IMAGES))
     np.testing.assert_allclose(
         np.moveaxis(prepared, -1, 1), own_range(channels), atol=1e-5 * np.abs(prepared).max()
     )

@@ -1,4 +1,4 @@
-"""The judge: its pictures, its weights on disk, its probabilities."""
+"""The judge: its images, its weights on disk, its probabilities."""
 
 import dataclasses
 
@@ -13,50 +13,48 @@ from medsd_jax.vision.densenet import random_params
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.random.default_rng(1).integers(0, 256, (11, 24, 24), dtype=np.uint8)
 
 
-def test_calibration_is_applied(classifier, pictures):
-    logits = judge.predict_logits(classifier, pictures)
+def test_calibration_is_applied(classifier, images):
+    logits = judge.predict_logits(classifier, images)
     expected = 1 / (1 + np.exp(-(logits.astype(np.float64) * [2.0, 1.0] + [-0.5, 0.0])))
-    np.testing.assert_allclose(judge.predict(classifier, pictures), expected, rtol=1e-5)
+    np.testing.assert_allclose(judge.predict(classifier, images), expected, rtol=1e-5)
 
 
-def test_grey_and_colour_pictures_are_judged_alike(classifier, pictures):
-    colour = np.repeat(pictures[..., None], 3, axis=-1)
-    grey, of_colour = (judge.predict_logits(classifier, p) for p in (pictures, colour))
+def test_grey_and_colour_images_are_judged_alike(classifier, images):
+    colour = np.repeat(images[..., None], 3, axis=-1)
+    grey, of_colour = (judge.predict_logits(classifier, p) for p in (images, colour))
     np.testing.assert_allclose(of_colour, grey, atol=1e-5)  # the mean of three rounds
 
 
-def test_scores_depend_on_the_picture_alone(classifier, pictures):
+def test_scores_depend_on_the_image_alone(classifier, images):
     """Not on its neighbours, the filled-up last batch, or the number of devices."""
-    together = judge.predict_logits(classifier, pictures)
-    alone = judge.predict_logits(classifier, pictures[[4]], make_mesh({}, jax.devices()[:1]))
+    together = judge.predict_logits(classifier, images)
+    alone = judge.predict_logits(classifier, images[[4]], make_mesh({}, jax.devices()[:1]))
     np.testing.assert_allclose(alone[0], together[4], atol=1e-5)
 
 
-def test_scores_that_are_not_finite_are_no_calls(classifier, pictures):
+def test_scores_that_are_not_finite_are_no_calls(classifier, images):
     """Each weight is finite, so that the file can be read. NaN would be called absent."""
     name = next(name for name in classifier.params if name.endswith("conv0.kernel"))
     kernel = np.full_like(classifier.params[name], 3e38)
     broken = dataclasses.replace(classifier, params=classifier.params | {name: kernel})
     with pytest.raises(UserError, match=r"scores that are not finite .* for 11 of 11 images"):
-        judge.predict(broken, pictures)
+        judge.predict(broken, images)
 
 
-def test_saved_and_loaded(classifier, pictures, tmp_path):
+def test_saved_and_loaded(classifier, images, tmp_path):
     judge.save_classifier(classifier, tmp_path / "judge")
     again = judge.load_classifier(tmp_path / "judge")
     assert again.network == classifier.network and again.labels == classifier.labels
-    np.testing.assert_array_equal(
-        judge.predict(again, pictures), judge.predict(classifier, pictures)
-    )
+    np.testing.assert_array_equal(judge.predict(again, images), judge.predict(classifier, images))
 
 
-def test_mistakes_are_told(classifier, pictures, tmp_path):
+def test_mistakes_are_told(classifier, images, tmp_path):
     with pytest.raises(UserError, match=r"12x24.*trained on 24x24"):
-        judge.predict(classifier, pictures[:, :12])
+        judge.predict(classifier, images[:, :12])
     with pytest.raises(UserError, match=r"knows effusion, nodule, not 'edema'"):
         classifier.column("edema")
     with pytest.raises(UserError, match=r"holds no classifier\.json"):

@@ -43,9 +43,9 @@ def test_unknown_labels_have_no_gradient():
 
 def test_augmentation_moves_and_does_not_mirror():
     """A single bright row and column stay a row and a column, at most the shift away."""
-    picture = np.full((64, 20, 20, 1), -1.0, np.float32)
-    picture[:, 10], picture[:, :, 4] = 1.0, 1.0
-    moved = np.asarray(Augmentation(0.1, 0.0, 0.0)(jnp.asarray(picture), jax.random.key(0)))[..., 0]
+    cross = np.full((64, 20, 20, 1), -1.0, np.float32)
+    cross[:, 10], cross[:, :, 4] = 1.0, 1.0
+    moved = np.asarray(Augmentation(0.1, 0.0, 0.0)(jnp.asarray(cross), jax.random.key(0)))[..., 0]
     rows = np.array([np.flatnonzero((image == 1).all(axis=1)) for image in moved])
     columns = np.array([np.flatnonzero((image == 1).all(axis=0)) for image in moved])
     assert set(rows.ravel()) == {8, 9, 10, 11, 12} and set(columns.ravel()) == {2, 3, 4, 5, 6}
@@ -124,7 +124,7 @@ def test_calibration_equals_scikit_learn():
 
 
 def test_calibration_never_inverts():
-    """Six pictures by chance in the wrong order: the scores' order is kept, confidence is not."""
+    """Six images by chance in the wrong order: the scores' order is kept, confidence is not."""
     scores = np.float32([[1], [2], [3], [4], [5], [6]])
     slope, intercept = calibrate(scores, np.float32([[1], [1], [1], [0], [0], [0]]))
     assert slope[0] > 0

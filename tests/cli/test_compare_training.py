@@ -44,21 +44,21 @@ TINY = {
 
 def draw(rng, present):
     """Noise, with a brighter square somewhere or not."""
-    picture = rng.normal(110, 30, (SIDE, SIDE))
+    image = rng.normal(110, 30, (SIDE, SIDE))
     if present:
         y, x = rng.integers(1, SIDE - 7, 2)
-        picture[y : y + 6, x : x + 6] += 32
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+        image[y : y + 6, x : x + 6] += 32
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
 def write_real(folder, num=200, seed=0):
-    """Two pictures a patient, half of all with a square."""
+    """Two images a patient, half of all with a square."""
     folder.mkdir()
     rng, rows = np.random.default_rng(seed), ["file_name,text,patient_id,square"]
     for i in range(num):
         present = rng.random() < 0.5
         draw(rng, present).save(folder / f"{i:03d}.png")
-        rows.append(f"{i:03d}.png,a picture,p{i // 2},{int(present)}")
+        rows.append(f"{i:03d}.png,an image,p{i // 2},{int(present)}")
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
 
 
@@ -110,7 +110,7 @@ def read(workdir):
     return json.loads((workdir / "report.json").read_text())
 
 
-def test_pictures_that_carry_the_label_help_where_real_ones_are_few(compared):
+def test_images_that_carry_the_label_help_where_real_ones_are_few(compared):
     square = read(compared)["labels"]["square"]
     for arm in ARMS[1:]:
         gain = square["gains"][arm]["auroc"]
@@ -119,7 +119,7 @@ def test_pictures_that_carry_the_label_help_where_real_ones_are_few(compared):
     assert square["scores"]["synthetic"]["auroc"]["value"] > 0.9
 
 
-def test_pictures_whose_prompts_are_not_followed_do_not_help(places, compared, tmp_path):
+def test_images_whose_prompts_are_not_followed_do_not_help(places, compared, tmp_path):
     for seed in (0, 1):  # the arm that does not see them is the same
         shutil.copytree(compared / "arms" / f"real-{seed}", tmp_path / "arms" / f"real-{seed}")
     assert run(places, "untrue", tmp_path) == 0
@@ -176,25 +176,25 @@ def test_schema_refuses_what_it_does_not_say(compared):
 
 
 def test_nobody_who_is_tested_or_calibrates_is_trained_on(places, tmp_path, monkeypatch):
-    """By the pictures that reach the training, whatever the report says."""
+    """By the images that reach the training, whatever the report says."""
     seen = {"trained": set(), "others": set()}
 
     def train(recipe, lessons, calibration, *, seed, workdir):
         for lesson in lessons:
-            pictures = [lesson.pictures[i].read_bytes() for i in range(len(lesson.pictures))]
-            seen["trained"] |= set(pictures)
+            images = [lesson.images[i].read_bytes() for i in range(len(lesson.images))]
+            seen["trained"] |= set(images)
         seen["others"] |= set(calibration.patient_ids)
         raise StopAsyncIteration  # nothing is trained
 
     monkeypatch.setattr(classifier_recipe.ClassifierRecipe, "train", train)
     kept = {}
-    original = classifier_recipe.open_real_pictures
+    original = classifier_recipe.open_real_images
 
-    def open_real_pictures(config, workdir):
+    def open_real_images(config, workdir):
         kept["real"] = original(config, workdir)
         return kept["real"]
 
-    monkeypatch.setattr(classifier_recipe, "open_real_pictures", open_real_pictures)
+    monkeypatch.setattr(classifier_recipe, "open_real_images", open_real_images)
     with pytest.raises(StopAsyncIteration):
         run(places, "telling", tmp_path, real_images="None")
     real = kept["real"]
@@ -249,10 +249,10 @@ def test_what_is_done_is_kept(compared, places, tmp_path, monkeypatch, caplog):
         ({"fine_tuning.learning_rate": -1.0}, "fine_tuning.learning_rate = -1.0"),
         ({"optim.warmup_steps": 40}, "optim.warmup_steps = 40"),
         ({"labels": "('square','circle')"}, "'circle'"),
-        ({"synthetic.labels_by_prompt": "None"}, "of the 320 synthetic pictures, none is known"),
+        ({"synthetic.labels_by_prompt": "None"}, "of the 320 synthetic images, none is known"),
         ({"synthetic.path": "nowhere"}, "nowhere does not exist"),
         ({"network.weights": "absent.pth"}, "absent.pth"),
-        ({"real_images": 8}, "8 real pictures are fewer than data.batch_size = 16"),
+        ({"real_images": 8}, "8 real images are fewer than data.batch_size = 16"),
     ],
 )
 def test_mistakes_are_one_line(places, tmp_path, capsys, monkeypatch, changes, said):
@@ -262,7 +262,7 @@ def test_mistakes_are_one_line(places, tmp_path, capsys, monkeypatch, changes, s
     assert line.startswith("medsd_jax: error:") and said in line
 
 
-def test_real_pictures_among_the_synthetic_ones_are_refused(places, tmp_path, capsys):
+def test_real_images_among_the_synthetic_ones_are_refused(places, tmp_path, capsys):
     """The data set itself given as the synthetic set, in another format."""
     shutil.copytree(places / "real", tmp_path / "copied")
     for file in (tmp_path / "copied").glob("*.png"):
@@ -270,7 +270,7 @@ def test_real_pictures_among_the_synthetic_ones_are_refused(places, tmp_path, ca
     changes = {"synthetic.path": tmp_path / "copied", "synthetic.labels_by_prompt": "None"}
     assert run(places, "telling", tmp_path / "run", **changes) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "of 200 synthetic pictures are, pixel for pixel, pictures that test or calibrate" in line
+    assert "of 200 synthetic images are, pixel for pixel, images that test or calibrate" in line
 
 
 def test_labels_come_from_the_table_else_from_the_words_of_the_prompts(places, tmp_path):

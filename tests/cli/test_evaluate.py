@@ -27,7 +27,7 @@ from tests.tiny.run import ROOT
 SIDE, NUM = 24, 40
 
 
-def write_pictures(folder, seed, brightness):
+def write_images(folder, seed, brightness):
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for i in range(NUM):
@@ -37,10 +37,10 @@ def write_pictures(folder, seed, brightness):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Real pictures, others alike, darker ones, and a judge that has learnt nothing."""
+    """Real images, others alike, darker ones, and a judge that has learnt nothing."""
     root = tmp_path_factory.mktemp("sets")
     for name, seed, brightness in (("real", 0, 128), ("alike", 1, 128), ("darker", 2, 60)):
-        write_pictures(root / name, seed, brightness)
+        write_images(root / name, seed, brightness)
     write_judge(root / "judge", SIDE, ("x",))
     return root
 
@@ -64,7 +64,7 @@ def test_report(places, tmp_path, capsys):
     assert darker["protocol"] == report["protocol"]
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{space['recall']['value']:#.3g}" in page and report["protocol"] in page
-    assert "Are training pictures" not in page  # none were named
+    assert "Are training images" not in page  # none were named
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # it needs no other file
 
 
@@ -87,13 +87,13 @@ def test_schema_refuses_what_it_does_not_say(places, tmp_path):
 
 
 def test_planted_copies_are_named(places, tmp_path, capsys):
-    """Three training pictures among the synthetic ones, one of them saved again as JPEG."""
-    write_pictures(tmp_path / "train", 5, 128)
+    """Three training images among the synthetic ones, one of them saved again as JPEG."""
+    write_images(tmp_path / "train", 5, 128)
     shutil.copytree(places / "alike", tmp_path / "synthetic")
     for i in (1, 2):
         shutil.copy(tmp_path / "train" / f"00{i}.png", tmp_path / "synthetic" / f"copy{i}.png")
-    with Image.open(tmp_path / "train" / "003.png") as picture:
-        picture.save(tmp_path / "synthetic" / "copy3.jpg", quality=60)
+    with Image.open(tmp_path / "train" / "003.png") as image:
+        image.save(tmp_path / "synthetic" / "copy3.jpg", quality=60)
     words = ["--train", str(tmp_path / "train"), "--synthetic", str(tmp_path / "synthetic")]
     assert evaluate(places, "alike", tmp_path / "out", *words) == 0
     memorization = json.loads((tmp_path / "out" / "report.json").read_text())["memorization"]
@@ -102,12 +102,12 @@ def test_planted_copies_are_named(places, tmp_path, capsys):
     assert set(top) == {"copy1.png", "copy2.png", "copy3.jpg"}
     assert top["copy3.jpg"]["nearest"].endswith("003.png")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "copy3.jpg" in page and "Are training pictures among them?" in page
+    assert "copy3.jpg" in page and "Are training images among them?" in page
     assert "nearer to a training image" in capsys.readouterr().out
 
 
-def test_held_out_pictures_of_another_origin_accuse_nobody(places, tmp_path, capsys):
-    """Smooth training and generated pictures; the held-out ones are noise."""
+def test_held_out_images_of_another_origin_accuse_nobody(places, tmp_path, capsys):
+    """Smooth training and generated images; the held-out ones are noise."""
     for name, seed in (("train", 5), ("drawn", 6)):
         (tmp_path / name).mkdir()
         rng = np.random.default_rng(seed)
@@ -130,9 +130,9 @@ def test_held_out_pictures_of_another_origin_accuse_nobody(places, tmp_path, cap
 
 @pytest.fixture(scope="module")
 def asking(places, tmp_path_factory):
-    """Generated pictures, as sample.py writes them, half of them asking for the finding."""
+    """Generated images, as sample.py writes them, half of them asking for the finding."""
     folder = tmp_path_factory.mktemp("asking") / "samples"
-    write_pictures(folder, 3, 128)
+    write_images(folder, 3, 128)
     lines = [
         {"file": f"{i:03d}.png", "prompt": f"p{i % 2}", "seed": i, "row": {"x": str(i % 2)}}
         for i in range(NUM)
@@ -154,7 +154,7 @@ def test_the_judge_is_asked(places, asking, tmp_path, capsys):
     assert report["subgroups"][f"classifier={places / 'judge'}"]["x"]["too_few"]
     assert report["diversity"]["num_prompts"] == 2
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "Do the pictures show what their prompts ask for?" in page
+    assert "Do the images show what their prompts ask for?" in page
     assert f"of {NUM} images show what their prompt asks for" in capsys.readouterr().out
 
 
@@ -306,27 +306,27 @@ def test_features_are_computed_once(places, tmp_path):
 def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, monkeypatch):
     import jax
 
-    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_images
 
     network = extraction.open_network(f"classifier={places / 'judge'}")
-    pictures = open_pictures(places / "real")
-    everywhere = extraction.features_of(network, pictures, tmp_path / "a", make_mesh({"data": -1}))
-    monkeypatch.setattr(extraction, "_PICTURES_AT_ONCE", 7)
+    images = open_images(places / "real")
+    everywhere = extraction.features_of(network, images, tmp_path / "a", make_mesh({"data": -1}))
+    monkeypatch.setattr(extraction, "_IMAGES_AT_ONCE", 7)
     alone = extraction.features_of(
-        network, pictures, tmp_path / "b", make_mesh({}, jax.devices()[:1])
+        network, images, tmp_path / "b", make_mesh({}, jax.devices()[:1])
     )
     np.testing.assert_allclose(alone, everywhere, atol=1e-5)  # other shapes, other rounding
 
 
-def test_another_picture_is_not_read_from_the_cache(places, tmp_path):
+def test_another_image_is_not_read_from_the_cache(places, tmp_path):
     shutil.copytree(places / "real", tmp_path / "real")
     shutil.copy(places / "darker" / "000.png", tmp_path / "real" / "000.png")
-    from medsd_jax.evaluation.images.image_sets import open_pictures
+    from medsd_jax.evaluation.images.image_sets import open_images
 
     network = extraction.open_network(f"classifier={places / 'judge'}")
     mesh = make_mesh({"data": -1})
     before, after = (
-        extraction.features_of(network, open_pictures(folder), tmp_path / "cache", mesh)
+        extraction.features_of(network, open_images(folder), tmp_path / "cache", mesh)
         for folder in (places / "real", tmp_path / "real")
     )
     assert not np.allclose(before[0], after[0])

@@ -24,7 +24,7 @@ NUM = 20
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A model, judges of two sizes, and labelled pictures of ten patients."""
+    """A model, judges of two sizes, and labelled images of ten patients."""
     root = tmp_path_factory.mktemp("audit")
     save_pipeline(tiny_pipeline(), root / "model")
     write_judge(root / "judge", SIDE)
@@ -145,7 +145,7 @@ def test_evaluate_mentions_it(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--real", "{}/none"], "holds no picture"),
+        (["--real", "{}/none"], "holds no image"),
         (["--real", "{}/one"], "needs at least 2"),
         (["--real", "{}/absent"], "does not exist"),
         (["--num_images", "1"], "needs at least 2"),

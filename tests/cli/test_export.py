@@ -71,12 +71,12 @@ def test_verify_passes_and_says_by_how_much(source, tmp_path, capsys, dtype):
         "medsd_jax", "jax", "flax", "torch", "diffusers", "transformers", "python",
         "optax", "numpy", "scipy", "grain",
     }  # fmt: skip
-    pictures = [np.asarray(Image.open(out / name)) for name in verify_export.PICTURES]
-    assert all(picture.shape == (SIDE, SIDE, 3) for picture in pictures)
-    assert pictures[0].std() > 30
-    difference = np.abs(pictures[0].astype(int) - pictures[1])
+    images = [np.asarray(Image.open(out / name)) for name in verify_export.IMAGES]
+    assert all(image.shape == (SIDE, SIDE, 3) for image in images)
+    assert images[0].std() > 30
+    difference = np.abs(images[0].astype(int) - images[1])
     assert difference.mean() == certificate["image"]["mean_abs_difference_in_255ths"]
-    assert (pictures[2] == np.minimum(difference * verify_export.AMPLIFICATION, 255)).all()
+    assert (images[2] == np.minimum(difference * verify_export.AMPLIFICATION, 255)).all()
 
 
 def change_one_weight(folder):
@@ -136,7 +136,7 @@ def truncate(folder):
 FAULTS = {
     "a weight": (change_one_weight, {"unet", "image"}),
     "a transposed kernel": (transpose_a_square_kernel, {"vae_decoder"}),
-    # A picture is made without the encoder: only its own check can see these two.
+    # An image is made without the encoder: only its own check can see these two.
     "a lost bias": (drop_a_weight, {"vae_encoder"}),
     "a nan": (put_a_nan, {"vae_encoder"}),
     "activation": (
@@ -178,18 +178,18 @@ def test_verify_finds_a_planted_fault(source, tmp_path, monkeypatch, capsys, fau
     failed = {name for name, result in certificate["components"].items() if not result["passed"]}
     failed |= set() if certificate["image"]["passed"] else {"image"}
     failed |= set() if certificate["same_prompt_ids"] else {"tokenizer"}
-    # A small fault of one network may move the finished picture less than its threshold.
+    # A small fault of one network may move the finished image less than its threshold.
     assert found <= failed <= found | {"image"}
 
 
 def test_an_old_certificate_does_not_outlive_its_weights(source, tmp_path):
     out = tmp_path / "out"
     assert run(source, out) == 0
-    for name in ("certificate.json", *verify_export.PICTURES):
+    for name in ("certificate.json", *verify_export.IMAGES):
         (out / name).write_text("of other weights")
     (out / "README.md").write_text("mine")
     assert run(source, out) == 0
-    assert not any((out / name).exists() for name in ("certificate.json", *verify_export.PICTURES))
+    assert not any((out / name).exists() for name in ("certificate.json", *verify_export.IMAGES))
     assert (out / "README.md").read_text() == "mine"
 
 

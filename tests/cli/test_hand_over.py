@@ -59,8 +59,8 @@ def test_all_three_layouts(sets):
     for parent in ("clean-fid", "chexgenbench"):
         assert names(out / parent / "real") == ["a.png", "b.png", "c.png"]
     with Image.open(out / "clean-fid" / "synthetic" / "a_2.png") as copy:
-        with Image.open(sets / "synthetic" / "3.png") as picture:
-            np.testing.assert_array_equal(np.asarray(copy), np.asarray(picture))
+        with Image.open(sets / "synthetic" / "3.png") as image:
+            np.testing.assert_array_equal(np.asarray(copy), np.asarray(image))
     with (out / "roentgen" / "real.csv").open() as file:
         paths = [row["Path"] for row in csv.DictReader(file)]
     assert all((out / "roentgen" / path).is_file() for path in paths) and len(paths) == 3

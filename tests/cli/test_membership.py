@@ -44,7 +44,7 @@ def test_report(workdir, tmp_path, capsys):
     for side, split in (("trained", "train"), ("held_out", "validation")):
         assert report["attack"][side]["num_images"] == info["num_images"][split]
         assert report["attack"][side]["num_patients"] == info["num_patients"][split]
-    # One step teaches nothing by heart; 60 pictures.
+    # One step teaches nothing by heart; 60 images.
     low, high = report["attack"]["auroc"]["ci95"]
     assert low < 0.5 < high
     assert [row["timestep"] for row in report["attack"]["timesteps"]] == [250, 750]

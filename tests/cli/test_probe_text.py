@@ -25,8 +25,8 @@ def places(tmp_path_factory):
     """300 captions of 150 patients, a BERT, a Stable Diffusion, and the BERT inside of that."""
     folder = tmp_path_factory.mktemp("probe")
     rng = np.random.default_rng(0)
-    picture = io.BytesIO()
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture, "PNG")
+    image = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(image, "PNG")
     data = folder / "data"
     data.mkdir()
     with (data / "metadata.csv").open("w", newline="") as file:
@@ -41,7 +41,7 @@ def places(tmp_path_factory):
             words = [said, str(other)]
             rng.shuffle(words)
             text = f"Chest x-ray, {rng.choice(['PA', 'AP'])} view. {', '.join(words)}."
-            (data / f"{number}.png").write_bytes(picture.getvalue())
+            (data / f"{number}.png").write_bytes(image.getvalue())
             row = [f"{number}.png", text, f"p{number // 2}", has, rng.integers(2)]
             writer.writerow([*row, int(number < 6), 40 + number % 30, "PA"])
     save(tiny_pipeline(), folder / "sd" / "model")

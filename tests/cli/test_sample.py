@@ -1,4 +1,4 @@
-"""sample.py as a user calls it: pictures, what is written about them, and mistakes."""
+"""sample.py as a user calls it: images, what is written about them, and mistakes."""
 
 import json
 
@@ -26,7 +26,7 @@ def sample(model, output, *flags):
     return exit_code(lambda: commands.sample(words))
 
 
-def test_pictures_and_what_is_known_about_them(model, tmp_path):
+def test_images_and_what_is_known_about_them(model, tmp_path):
     flags = ["--prompt", "a", "--prompt", "größer", "--num_images", "2", "--seed", "7"]
     assert sample(model, tmp_path / "out", *flags) == 0
     lines = [json.loads(x) for x in (tmp_path / "out/samples.jsonl").read_text().splitlines()]
@@ -40,7 +40,7 @@ def test_pictures_and_what_is_known_about_them(model, tmp_path):
     assert (tmp_path / "out" / "grid.png").exists()
 
 
-def test_the_picture_is_the_one_of_the_python_api(model, tmp_path):
+def test_the_image_is_the_one_of_the_python_api(model, tmp_path):
     assert sample(model, tmp_path / "o", "--prompt", "a", "--seed", "3", "--num_images", "1") == 0
     wanted = medsd_jax.sample(load(model), ["a"], seeds=[3], num_steps=2, progress=False)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])

@@ -29,7 +29,7 @@ def places(tmp_path_factory):
     mask[8:24, 8:40] = 1  # nearly black is not black
     Image.fromarray(mask).save(folder / "mask.png")
     Image.fromarray(mask * 0).save(folder / "black.png")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     return folder
 
 
@@ -43,7 +43,7 @@ def read(path):
         return np.asarray(image)
 
 
-def test_a_box_of_a_wide_picture(places, tmp_path):
+def test_a_box_of_a_wide_image(places, tmp_path):
     flags = ["--prompt", "effusion", "--num_images", "2", "--init_image", "HERE/wide.png"]
     flags += ["--mask_box", "8,8,40,24", "--strength", "1", "--sampler", "dpmpp_2m"]
     assert sample(places, tmp_path / "o", *flags) == 0
@@ -85,7 +85,7 @@ def test_the_same_mask_in_other_words(places, tmp_path, flags, told):
     assert list(line["mask"]) == [told] and line["strength"] == 0.8
 
 
-def test_a_moved_picture_is_the_same_and_another_one_is_refused(places, tmp_path, capsys):
+def test_a_moved_image_is_the_same_and_another_one_is_refused(places, tmp_path, capsys):
     image = tmp_path / "given.png"
     Image.fromarray(WIDE).save(image)
     output = tmp_path / "o"
@@ -111,7 +111,7 @@ def test_a_mask_as_a_drawing_program_saves_it(places, tmp_path, caplog):
         assert f"{100 * mask.mean():.1f} % of the image is redrawn" in caplog.text
 
 
-def test_without_a_mask_all_of_the_picture_changes(places, tmp_path):
+def test_without_a_mask_all_of_the_image_changes(places, tmp_path):
     flags = [*WHOLE, "--init_image", "HERE/wide.png", "--resize_mode", "squash", "--seed", "4"]
     assert sample(places, tmp_path / "o", *flags) == 0
     wanted = medsd_jax.sample(
@@ -138,11 +138,11 @@ INIT = ["--init_image", "HERE/wide.png"]
         ([*INIT, "--strength", "0"], "strength = 0.0 must be above 0"),
         ([*INIT, "--strength", "1.5"], "strength = 1.5 must be above 0 and at most 1"),
         ([*INIT, "--strength", "0.1"], "strength = 0.1 leaves no step of num_steps = 3"),
-        ([*INIT, "--mask_box", "0,0,65,9"], "mask box 0,0,65,9 must lie within the picture of 64"),
+        ([*INIT, "--mask_box", "0,0,65,9"], "mask box 0,0,65,9 must lie within the image of 64"),
         ([*INIT, "--mask_box=-1,0,6,9"], "mask box -1,0,6,9 must lie within"),
         ([*INIT, "--mask_box", "0,0,6"], "box needs 4 numbers x0,y0,x1,y1, not 3"),
         ([*INIT, "--mask_box", "a,0,6,9"], "'a,0,6,9' is not a list of numbers"),
-        ([*INIT, "--mask_box", "0,0,1,1"], "covers no pixel of the picture once it has 16 x 16"),
+        ([*INIT, "--mask_box", "0,0,1,1"], "covers no pixel of the image once it has 16 x 16"),
         ([*INIT, "--mask_polygon", "0,0 9,9"], "at least 3 corners, not 2"),
         ([*INIT, "--mask_polygon", "0,0 9,9 70,2"], "corner 70,2 of the mask polygon"),
         ([*INIT, "--mask_polygon", "0,0 9"], "is not a list of corners"),

@@ -146,7 +146,7 @@ CASES = {
 
 @pytest.mark.torch
 @pytest.mark.parametrize("case", CASES)
-def test_torch_draws_the_same_picture(places, tmp_path, case):
+def test_torch_draws_the_same_image(places, tmp_path, case):
     """The README's lines for PyTorch, and our sampler, from the same noise."""
     import torch
     from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -192,7 +192,7 @@ def test_torch_draws_the_same_picture(places, tmp_path, case):
     np.testing.assert_allclose(theirs_again, context.numpy(), rtol=0, atol=1e-6)
 
     start = np.random.default_rng(0).standard_normal((1, SIDE // 2, SIDE // 2, 4), np.float32)
-    picture = sample(
+    image = sample(
         model, [PROMPT], latents=start, num_steps=5, guidance_scale=4.0, progress=False,
         batch_size=8,
     )[0]  # fmt: skip
@@ -203,8 +203,8 @@ def test_torch_draws_the_same_picture(places, tmp_path, case):
         guidance_scale=4.0, latents=torch.from_numpy(np.moveaxis(start, -1, 1).copy()),
         height=SIDE, width=SIDE, output_type="np",
     ).images[0]  # fmt: skip
-    difference = np.abs(picture.astype(np.float64) - np.round(drawn * 255))
-    assert picture.std() > 5
+    difference = np.abs(image.astype(np.float64) - np.round(drawn * 255))
+    assert image.std() > 5
     assert difference.mean() <= 0.5
     if case == "plain":  # the pipeline's own encoding is the same
         by_prompt = pipe(

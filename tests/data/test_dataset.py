@@ -35,7 +35,7 @@ def _folder(tmp_path, count=6):
     rows = ["file_name,text,patient_id"]
     for i in range(count):
         Image.fromarray(np.full((8, 8), 30 * i, np.uint8)).save(folder / f"{i}.png")
-        rows.append(f"{i}.png,picture {i},p{i // 2}")
+        rows.append(f"{i}.png,image {i},p{i // 2}")
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -100,7 +100,7 @@ def test_changed_files_are_prepared_anew(tmp_path):
     os.utime(folder / "1.png", ns=(0, 0))
     assert _open_folder(folder, tmp_path).info.fingerprint != after.info.fingerprint
     metadata = folder / "metadata.csv"
-    metadata.write_text(metadata.read_text().replace("picture 1", "another text"))
+    metadata.write_text(metadata.read_text().replace("image 1", "another text"))
     assert "another text" in (
         _open_folder(folder, tmp_path).train.texts + _open_folder(folder, tmp_path).validation.texts
     )
@@ -123,7 +123,7 @@ def test_unreadable_images_are_named_counted_and_skipped(tmp_path, caplog):
     folder = _folder(tmp_path)
     whole = (folder / "2.png").read_bytes()
     (folder / "2.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "4.png").write_bytes(b"not a picture")
+    (folder / "4.png").write_bytes(b"not an image")
     with caplog.at_level(logging.WARNING, logger="medsd_jax"):
         dataset = _open_folder(folder, tmp_path)
     assert "2.png" in caplog.text and "4.png" in caplog.text

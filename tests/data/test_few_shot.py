@@ -1,4 +1,4 @@
-"""The paper's ten pictures: who is chosen, and under which prompt."""
+"""The paper's ten images: who is chosen, and under which prompt."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_five_with_the_finding_alone_and_five_with_none(split):
         assert len(set(chosen.patient_ids[half])) == 5
 
 
-def test_more_pictures_hold_the_fewer_ones(split):
+def test_more_images_hold_the_fewer_ones(split):
     few, more = choose(split, 2), choose(split, 4)
     assert few.keys[:2] == more.keys[:2] and few.keys[2:] == more.keys[4:6]
 

@@ -24,7 +24,7 @@ def images(tmp_path):
     rows = ["file_name,text"]
     for i in range(9):
         write_image(folder / f"{i}.png", 20 * i)
-        rows.append(f"{i}.png,picture {i}")
+        rows.append(f"{i}.png,image {i}")
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
     return folder
 
@@ -61,7 +61,7 @@ def another_place(folder):
 
 
 @pytest.mark.parametrize("change", [other_times, stray_files, another_place])
-def test_the_same_records_go_on_with_the_same_pictures(images, loader, change):
+def test_the_same_records_go_on_with_the_same_images(images, loader, change):
     first = loader(images)
     next(first)
     state, expected = first.get_state(), next(first)["images"]
@@ -84,7 +84,7 @@ def another_name(folder):
 
 
 def another_text(folder):
-    replace_text(folder, "picture 3", "another 3")
+    replace_text(folder, "image 3", "another 3")
 
 
 def another_size(folder):

@@ -71,11 +71,11 @@ def _equal(a, b):
 
 def _positions(split, batch):
     """Which records the rows of a batch are, found by their pixels."""
-    pictures = np.stack(
+    images = np.stack(
         [np.asarray(Image.open(io.BytesIO(split[i].image))) for i in range(len(split))]
     )
     rows = batch["images"]
-    return [int(np.nonzero((pictures == row).all(axis=(1, 2, 3)))[0][0]) for row in rows]
+    return [int(np.nonzero((images == row).all(axis=(1, 2, 3)))[0][0]) for row in rows]
 
 
 def test_batch_keys_shapes_dtypes(loaders):
@@ -85,7 +85,7 @@ def test_batch_keys_shapes_dtypes(loaders):
     assert batch["prompt_ids"].shape == (8, 77) and batch["prompt_ids"].dtype == np.int32
 
 
-def test_picture_and_text_belong_together(loaders, dataset):
+def test_image_and_text_belong_together(loaders, dataset):
     loader = loaders()
     for batch in _take(loader, 5):
         for place, ids in zip(_positions(dataset.train, batch), batch["prompt_ids"], strict=True):
@@ -143,14 +143,14 @@ def test_processes_share_every_global_batch(loaders):
     assert len({part.get_state() for part in parts} | {whole.get_state()}) == 1
 
 
-def test_processes_load_distinct_pictures(loaders, dataset):
+def test_processes_load_distinct_images(loaders, dataset):
     parts = [loaders(rows=_share(i, 2)) for i in range(2)]
     for _ in range(2):
         seen = [set(_positions(dataset.train, next(part))) for part in parts]
         assert len(seen[0]) == len(seen[1]) == 4 and not seen[0] & seen[1]
 
 
-def test_every_picture_once_an_epoch_in_a_new_order(loaders, dataset):
+def test_every_image_once_an_epoch_in_a_new_order(loaders, dataset):
     total = len(dataset.train)
     batches = _take(loaders(batch_size=1), 2 * total)
     places = [_positions(dataset.train, batch)[0] for batch in batches]
@@ -254,7 +254,7 @@ def test_eval_mistakes(dataset, tmp_path):
         _eval(alone.validation)
 
 
-def test_columns_travel_with_their_pictures(loaders, dataset):
+def test_columns_travel_with_their_images(loaders, dataset):
     """Any array of one row a record; here each record's number."""
     numbers = np.arange(len(dataset.train))
     batch = next(loaders(columns={"number": numbers, **_columns(dataset.train)}))

@@ -132,7 +132,7 @@ def test_truncated_table(tmp_path):
 def real(shared_assets):
     folder = shared_assets / "nih_cxr14_64px"
     if not folder.is_dir():
-        pytest.skip(f"no NIH pictures at {folder}")
+        pytest.skip(f"no NIH images at {folder}")
     return folder
 
 

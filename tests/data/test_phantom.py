@@ -31,7 +31,7 @@ def _with(kind, count, seed=0, **wanted):
 
 
 def _effect(phantom, size=64):
-    """Picture minus the same one without its findings [size, size], upright, no noise.
+    """Image minus the same one without its findings [size, size], upright, no noise.
 
     Cardiomegaly stays: it is in the anatomy.
     """
@@ -44,7 +44,7 @@ def _effect(phantom, size=64):
     return shown.render(size).astype(int) - clear.render(size)
 
 
-def test_picture_depends_on_seed_and_index_alone():
+def test_image_depends_on_seed_and_index_alone():
     few, many = phantom_records(5, seed=3), phantom_records(40, seed=3)
     backwards = [describe_phantom(3, i) for i in reversed(range(5))][::-1]
     for i in range(5):
@@ -58,7 +58,7 @@ def test_picture_depends_on_seed_and_index_alone():
 
 
 @pytest.mark.parametrize("size", [16, 64, 96])
-def test_picture_is_grey_rgb_of_the_asked_size(size):
+def test_image_is_grey_rgb_of_the_asked_size(size):
     record = phantom_records(1, image_size=size)[0]
     with Image.open(io.BytesIO(record.read_bytes())) as image:
         assert image.format == "PNG" and image.mode == "RGB" and image.size == (size, size)
@@ -74,14 +74,14 @@ def test_encode_grey_png_keeps_every_value():
 
 
 @pytest.mark.parametrize("index", range(6))
-def test_small_picture_is_the_antialiased_large_one(index):
+def test_small_image_is_the_antialiased_large_one(index):
     phantom = describe_phantom(0, index)
     quiet = dataclasses.replace(phantom.exposure, noise=0.0)
     phantom = dataclasses.replace(phantom, exposure=quiet)
     small, large = phantom.render(64).astype(float), phantom.render(256).astype(float)
     averaged = large.reshape(64, 4, 64, 4).mean(axis=(1, 3))
     # Edges are at least 1.4 pixels soft, hence not equal: 1.3 grey levels on average, measured. A
-    # picture shifted by one pixel differs by 4 to 6.
+    # image shifted by one pixel differs by 4 to 6.
     assert np.abs(small - averaged).mean() < 2.0
     assert np.abs(np.roll(small, 1, axis=1) - averaged).mean() > 3.0
 
@@ -161,7 +161,7 @@ def test_no_finding_hides():
 
 
 def test_cardiomegaly_widens_the_heart_to_the_labelled_ratio():
-    """The heart's width in the picture, over the lungs', is the ratio in the labels."""
+    """The heart's width in the image, over the lungs', is the ratio in the labels."""
     for ratio in (0.42, 0.50, 0.60, 0.70):
         phantom = _with("cardiomegaly", 1)[0]
         anatomy = dataclasses.replace(
@@ -194,7 +194,7 @@ def test_labels_say_what_the_findings_are():
 
 
 def test_captions_are_true():
-    """No caption names a side, size or finding that is not in the picture."""
+    """No caption names a side, size or finding that is not in the image."""
     for index in range(400):
         phantom = describe_phantom(2, index)
         text = phantom.caption.lower()
@@ -221,7 +221,7 @@ def test_captions_hold_the_papers_prompts_and_vary():
     assert len(texts) > 80
 
 
-def test_the_paper_prompts_are_true_of_their_pictures():
+def test_the_paper_prompts_are_true_of_their_images():
     for record in phantom_records(300):
         if record.text == PAPER_NORMAL:
             assert record.labels["no_finding"] == 1
@@ -229,7 +229,7 @@ def test_the_paper_prompts_are_true_of_their_pictures():
             assert record.labels["pleural_effusion"] == 1
 
 
-def test_patients_have_several_pictures_of_one_anatomy():
+def test_patients_have_several_images_of_one_anatomy():
     phantoms = [describe_phantom(0, i) for i in range(240)]
     by_patient = collections.defaultdict(list)
     for phantom in phantoms:

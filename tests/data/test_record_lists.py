@@ -31,7 +31,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def drawn():
-    """Five plain pictures, drawn when they are asked for; one has the key of a phantom."""
+    """Five plain images, drawn when they are asked for; one has the key of a phantom."""
     return RecordList(
         [
             Record(f"phantom_0_{i:06d}", functools.partial(png, 40 * i), f"grey {i}", f"q{i}",
@@ -63,7 +63,7 @@ def test_joined_splits_are_read_one_after_the_other(dataset, drawn):
     assert len(fingerprints) == 4
 
 
-def test_the_loader_gives_every_picture_once_an_epoch(dataset, drawn):
+def test_the_loader_gives_every_image_once_an_epoch(dataset, drawn):
     whole = JoinedSplits([drawn, dataset.train], "both")
     rows = np.arange(len(whole))
     source = Source(whole, len(whole), {"row": rows})

@@ -146,6 +146,6 @@ def test_16_bit_colour_is_refused_not_darkened():
 def test_broken_files(kind):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
     raw = _bytes(Image.fromarray(noise), kind)
-    for broken in (raw[: len(raw) // 2], raw[:10], b"", b"no picture at all", raw[:40] + b"\0" * 9):
+    for broken in (raw[: len(raw) // 2], raw[:10], b"", b"no image at all", raw[:40] + b"\0" * 9):
         with pytest.raises(UnreadableImageError):
             to_stored(broken)

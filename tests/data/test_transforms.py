@@ -30,14 +30,14 @@ def test_decode_repeats_grey():
     np.testing.assert_array_equal(decoded, np.stack([grey] * 3, axis=-1))
 
 
-def test_pad_keeps_the_whole_picture_between_black_bars():
+def test_pad_keeps_the_whole_image_between_black_bars():
     out = resize(_wide(), 32, "pad")
     assert out.shape == (32, 32, 3)
     assert not out[:8].any() and not out[24:].any()
     assert (out[8:24, :14] == 200).all() and (out[8:24, 18:] == 100).all()
 
 
-def test_pad_tall_picture():
+def test_pad_tall_image():
     out = resize(np.swapaxes(_wide(), 0, 1), 32, "pad")
     assert not out[:, :8].any() and not out[:, 24:].any() and (out[:14, 8:24] == 200).all()
 
@@ -50,7 +50,7 @@ def test_crop_takes_the_centre_square():
     assert not resize(image, 32, "crop").any()
 
 
-def test_squash_uses_the_whole_picture_without_bars():
+def test_squash_uses_the_whole_image_without_bars():
     out = resize(_wide(), 32, "squash")
     assert out.min() == 100 and (out[:, :14] == 200).all() and (out[:, 18:] == 100).all()
 

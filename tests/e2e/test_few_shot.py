@@ -1,4 +1,4 @@
-"""Few pictures and prior preservation, from the config to the weights, on 8 virtual devices."""
+"""Few images and prior preservation, from the config to the weights, on 8 virtual devices."""
 
 import numpy as np
 import pytest

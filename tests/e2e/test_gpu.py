@@ -1,4 +1,4 @@
-"""A GPU computes what a CPU computes: networks, a train step, pictures.
+"""A GPU computes what a CPU computes: networks, a train step, images.
 
 Run with JAX_PLATFORMS=cuda,cpu pytest -m gpu: the comparison needs both.
 """
@@ -108,7 +108,7 @@ def test_train_step(cpu):
     assert difference(ours, theirs) <= TOLERANCE
 
 
-def pictures(device, **settings) -> np.ndarray:
+def images(device, **settings) -> np.ndarray:
     return sample(
         tiny_pipeline(), ["effusion", "clear lung"], negative_prompts=["", "blur"],
         mesh=make_mesh({}, [device]), batch_size=2, num_steps=10, guidance_scale=4.0,
@@ -116,13 +116,13 @@ def pictures(device, **settings) -> np.ndarray:
     )  # fmt: skip
 
 
-def test_pictures(cpu):
-    theirs = pictures(cpu).astype(int)
+def test_images(cpu):
+    theirs = images(cpu).astype(int)
     assert theirs.shape == (2, SIDE, SIDE, 3) and theirs.std() > 30
     with jax.default_matmul_precision("highest"):
-        ours = pictures(jax.devices()[0])
+        ours = images(jax.devices()[0])
     assert np.abs(ours - theirs).mean() <= 0.5  # as against torch: half a level of 255
     for attend in ("auto", "cudnn"):
-        ours = pictures(jax.devices()[0], dtype="bfloat16", attention=attend)
-        # Ten steps of 8-bit mantissas and guidance: other pictures differ by 60 levels and more.
+        ours = images(jax.devices()[0], dtype="bfloat16", attention=attend)
+        # Ten steps of 8-bit mantissas and guidance: other images differ by 60 levels and more.
         assert np.abs(ours - theirs).mean() <= 10

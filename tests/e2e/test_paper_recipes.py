@@ -13,7 +13,7 @@ from tests.tiny.bert import write_bert
 from tests.tiny.run import ROOT, quick_compilation, write_model  # noqa: F401
 
 SHORT = ("data.num_images=200", "train.steps=2", "optim.warmup_steps=1", "validation.every_steps=0")
-# Eight devices share a batch: ten pictures cannot be dealt out to them.
+# Eight devices share a batch: ten images cannot be dealt out to them.
 FEW = (
     *SHORT, "few_shot.images_per_prompt=4", "data.batch_size=8", "prior.batch_size=8",
     "prior.num_images=8", "prior.num_steps=2", "preview.every_steps=0",

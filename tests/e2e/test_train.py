@@ -48,9 +48,9 @@ def test_what_a_run_leaves_behind(places, trained):
     assert list(column(trained, "validation/loss")) == [0, 2, 4]
     assert list((trained / "tensorboard").glob("events.*"))
     assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 4
-    (picture,) = (trained / "samples").iterdir()
-    with Image.open(picture) as image:
-        assert picture.name == "0000004.png" and image.size >= (32, 32)
+    (file,) = (trained / "samples").iterdir()
+    with Image.open(file) as image:
+        assert file.name == "0000004.png" and image.size >= (32, 32)
         assert "lung xray" in str(image.info)
 
     before, after = load(places[0]), load(trained)
@@ -61,7 +61,7 @@ def test_what_a_run_leaves_behind(places, trained):
 
 
 def test_resumed_run_is_the_same_to_the_bit(places, trained, tmp_path):
-    """Weights, the moving average, the noise, the pictures' order: two steps and two more."""
+    """Weights, the moving average, the noise, the images' order: two steps and two more."""
     train(recipe(*places, train__steps=2), tmp_path)
     assert list(column(tmp_path, "train/loss")) == [1, 2]
     train(recipe(*places), tmp_path)

@@ -70,7 +70,7 @@ def _check_same_run(tmp_path, several):
         assert two[key] == pytest.approx(one[key], rel=1e-5), key
     for name in ("evaluation/validation_loss", "evaluation/kid", "evaluation/prompt_accuracy"):
         for step in (2, 4):
-            # Pictures of 8 bits: weights that differ in rounding move some values by one.
+            # Images of 8 bits: weights that differ in rounding move some values by one.
             assert two[step, name] == pytest.approx(one[step, name], rel=1e-2, abs=1e-4), name
     bests = [json.loads((tmp_path / run / "best" / "best.json").read_text()) for run in runs]
     assert bests[0]["step"] == bests[1]["step"]
@@ -108,7 +108,7 @@ def test_two_processes_sample_a_cohort_as_one(tmp_path):
     run(SAMPLE, 2, *words, tmp_path / "2")
     assert manifest.read_text().splitlines(keepends=True) == lines
     files = sorted(path.name for path in (tmp_path / "1").iterdir())
-    assert len(files) == 20 + 10 + 2  # pictures, texts, manifest and grid
+    assert len(files) == 20 + 10 + 2  # images, texts, manifest and grid
     assert sorted(path.name for path in (tmp_path / "2").iterdir()) == files
     for path in (tmp_path / "1").glob("*_*.jpg"):
         one, two = (

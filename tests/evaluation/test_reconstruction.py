@@ -11,7 +11,7 @@ from skimage import metrics
 
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.autoencoder import Autoencoder, open_autoencoder
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.reconstruction import (
     BANDS,
     COLOUR_CAST,
@@ -26,13 +26,13 @@ from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 NUM = 11
 MARKED = 4
-"""The picture whose first pixel is white: `destroys` knows it by that."""
+"""The image whose first pixel is white: `destroys` knows it by that."""
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Grey pictures with all bands in them, and two in colour."""
-    folder = tmp_path_factory.mktemp("pictures")
+def image_set(tmp_path_factory):
+    """Grey images with all bands in them, and two in colour."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(NUM):
         ramp = np.linspace(0, 250, SIDE)[:, None] + rng.normal(0, 40, (SIDE, SIDE))
@@ -41,7 +41,7 @@ def pictures(tmp_path_factory):
             pixels = np.clip(pixels[..., None] + rng.normal(0, 30, (SIDE, SIDE, 3)), 0, 250)
         pixels[0, 0] = 255 if i == MARKED else 0
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02d}.png")
-    return open_pictures(folder)
+    return open_images(folder)
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def fake(reconstruct) -> Autoencoder:
     return Autoencoder(lambda params, x: reconstruct(x), {}, SIDE, "pad", "0" * 16)
 
 
-def measured_of(reconstruct, pictures, **settings):
+def measured_of(reconstruct, image_set, **settings):
     settings = {"batch_size": 1, "mesh": make_mesh({"data": -1}), **settings}
-    rows = settings.pop("rows", range(len(pictures)))
-    return measure(fake(reconstruct), pictures, list(rows), **settings)
+    rows = settings.pop("rows", range(len(image_set)))
+    return measure(fake(reconstruct), image_set, list(rows), **settings)
 
 
 def noise(x):
@@ -96,17 +96,17 @@ def expected(originals_u8, images) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def originals_of(pictures):
-    shown = [pictures.read(i) for i in range(len(pictures))]
+def originals_of(image_set):
+    shown = [image_set.read(i) for i in range(len(image_set))]
     return np.stack([np.stack([p] * 3, -1) if p.ndim == 2 else p for p in shown])
 
 
-def test_numbers_equal_scikit_image(tiny, pictures):
+def test_numbers_equal_scikit_image(tiny, image_set):
     autoencoder, _ = tiny
     found = measure(
-        autoencoder, pictures, list(range(NUM)), batch_size=1, mesh=make_mesh({"data": -1})
+        autoencoder, image_set, list(range(NUM)), batch_size=1, mesh=make_mesh({"data": -1})
     )
-    originals = originals_of(pictures)
+    originals = originals_of(image_set)
     images = jax.jit(autoencoder.reconstruct)(autoencoder.params, originals / np.float32(127.5) - 1)
     wanted = expected(originals, images)
     for name in ("rmse", "psnr", "ssim", *COLOUR_CAST):
@@ -122,12 +122,12 @@ def test_numbers_equal_scikit_image(tiny, pictures):
 
 
 @pytest.mark.torch
-def test_reconstruction_equals_diffusers(tiny, pictures):
+def test_reconstruction_equals_diffusers(tiny, image_set):
     torch = pytest.importorskip("torch")
     from diffusers import AutoencoderKL
 
     autoencoder, folder = tiny
-    images = originals_of(pictures)[:3] / np.float32(127.5) - 1
+    images = originals_of(image_set)[:3] / np.float32(127.5) - 1
     module = AutoencoderKL.from_pretrained(folder / "vae").eval()
     with torch.inference_mode():
         mean = module.encode(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).latent_dist.mean
@@ -137,9 +137,9 @@ def test_reconstruction_equals_diffusers(tiny, pictures):
     np.testing.assert_allclose(ours, theirs, atol=2e-5 * np.abs(theirs).max())
 
 
-def test_summary_is_of_the_pictures_and_pools_bands(pictures):
-    found = measured_of(lambda x: 0.8 * x, pictures)
-    wanted = expected(originals_of(pictures), 0.8 * (originals_of(pictures) / 127.5 - 1))
+def test_summary_is_of_the_images_and_pools_bands(image_set):
+    found = measured_of(lambda x: 0.8 * x, image_set)
+    wanted = expected(originals_of(image_set), 0.8 * (originals_of(image_set) / 127.5 - 1))
     patients = ["a", "b", "c", "d"] * 3
     similarity, _, bands = summarise(found, patients[:NUM], seed=0)
     for name in ("rmse", "psnr", "ssim"):
@@ -166,58 +166,58 @@ def test_one_patient_has_no_interval_and_an_empty_band_no_number(tmp_path):
     for i in range(2):
         Image.fromarray(np.full((SIDE, SIDE), 10 + i, np.uint8)).save(tmp_path / f"{i}.png")
     similarity, _, bands = summarise(
-        measured_of(lambda x: x, open_pictures(tmp_path)), ["a", "a"], seed=0
+        measured_of(lambda x: x, open_images(tmp_path)), ["a", "a"], seed=0
     )
     assert dataclasses.astuple(similarity.ssim.mean) == (pytest.approx(1.0), 1, None)
     assert [band.share.value for band in bands] == [1, 0, 0, 0]
     assert bands[3].bias is None and bands[3].rmse is None
 
 
-def test_a_colour_cast_is_seen(pictures):
-    found = measured_of(lambda x: 0.5 * x + jnp.array([0.2, 0, 0])[None, None, None], pictures)
+def test_a_colour_cast_is_seen(image_set):
+    found = measured_of(lambda x: 0.5 * x + jnp.array([0.2, 0, 0])[None, None, None], image_set)
     grey = slice(0, NUM - 2)  # 0.2 on [-1, 1] is 0.1 on [0, 1]
     for name, cast in zip(COLOUR_CAST, (0.1, 0.0, 0.1), strict=True):
         np.testing.assert_allclose(found.values[name][grey], cast, atol=1e-6)
-    same = measured_of(lambda x: x, pictures)
+    same = measured_of(lambda x: x, image_set)
     for name in COLOUR_CAST:  # the colours of the original are no cast
         np.testing.assert_allclose(same.values[name], 0.0, atol=1e-6)
 
 
 def destroys(x):
-    """Slightly flat, but of the marked picture a quarter is black."""
+    """Slightly flat, but of the marked image a quarter is black."""
     flat = 0.9 * x
     return jnp.where(x[:, :1, :1] > 0.999, flat.at[:, :8, :8].set(-1.0), flat)
 
 
-def test_a_destroyed_region_is_the_first_worst_case(pictures):
-    found = measured_of(destroys, pictures)
+def test_a_destroyed_region_is_the_first_worst_case(image_set):
+    found = measured_of(destroys, image_set)
     assert found.worst[0].row == MARKED
     assert found.worst[0].values["rmse"] > 1.1 * found.worst[1].values["rmse"]
     rmse = [case.values["rmse"] for case in found.worst]
     assert rmse == sorted(found.values["rmse"].tolist(), reverse=True)[: len(rmse)]
     case = found.worst[0]
-    np.testing.assert_array_equal(case.original, originals_of(pictures)[MARKED])
+    np.testing.assert_array_equal(case.original, originals_of(image_set)[MARKED])
     assert (case.reconstruction[:8, :8] == 0).all() and (case.reconstruction[8:] > 0).all()
 
 
-def test_reconstructions_that_are_not_finite_are_not_measured(pictures):
+def test_reconstructions_that_are_not_finite_are_not_measured(image_set):
     """As 8 bits they would be black, or white: a number like any other."""
     for value in (jnp.nan, jnp.inf):
         fails = lambda x, value=value: x.at[:, 3, 3, 0].set(  # noqa: E731
             jnp.where(x[:, 0, 0, 0] > 0.999, value, x[:, 3, 3, 0])
         )
-        with pytest.raises(UserError, match=f"not finite .* for picture {MARKED} of"):
-            measured_of(fails, pictures)
+        with pytest.raises(UserError, match=f"not finite .* for image {MARKED} of"):
+            measured_of(fails, image_set)
 
 
-def test_verdict(pictures):
+def test_verdict(image_set):
     minimum = {"psnr": 30.0, "ssim": 0.9}
-    same = compare_with_thresholds(measured_of(lambda x: x, pictures), minimum)
+    same = compare_with_thresholds(measured_of(lambda x: x, image_set), minimum)
     assert same.good_enough and [c.passed for c in same.criteria] == [True, True]
     assert same.criteria[0].value == 100.0  # and not infinity, which has no mean
-    nearly = measured_of(lambda x: x + 0.02 * jnp.sin(40 * x), pictures)
+    nearly = measured_of(lambda x: x + 0.02 * jnp.sin(40 * x), image_set)
     assert compare_with_thresholds(nearly, minimum).good_enough
-    away = compare_with_thresholds(measured_of(noise, pictures), minimum)
+    away = compare_with_thresholds(measured_of(noise, image_set), minimum)
     assert not away.good_enough and not any(c.passed for c in away.criteria)
     assert [c.share_below for c in away.criteria] == [1.0, 1.0]
     # Each criterion decides by itself.
@@ -226,15 +226,15 @@ def test_verdict(pictures):
     assert "not a medical validation" in one.caveat
 
 
-def test_devices_and_batches_change_nothing(tiny, pictures):
+def test_devices_and_batches_change_nothing(tiny, image_set):
     """A last batch that is filled up too; and rows in the place of the whole set."""
     autoencoder, _ = tiny
     everywhere = measure(
-        autoencoder, pictures, list(range(NUM)), batch_size=1, mesh=make_mesh({"data": -1})
+        autoencoder, image_set, list(range(NUM)), batch_size=1, mesh=make_mesh({"data": -1})
     )
     rows = [1, 4, 5, 8, 10]
     alone = measure(
-        autoencoder, pictures, rows, batch_size=3, mesh=make_mesh({}, jax.devices()[:1])
+        autoencoder, image_set, rows, batch_size=3, mesh=make_mesh({}, jax.devices()[:1])
     )
     for name in (*SIMILARITY, *COLOUR_CAST):
         # other shapes, other rounding
@@ -242,9 +242,9 @@ def test_devices_and_batches_change_nothing(tiny, pictures):
     assert {case.row for case in alone.worst} == set(rows)
 
 
-def test_a_single_picture_has_no_spread(pictures):
+def test_a_single_image_has_no_spread(image_set):
     with pytest.raises(UserError, match="needs at least 2"):
-        measured_of(lambda x: x, pictures, rows=[0])
+        measured_of(lambda x: x, image_set, rows=[0])
 
 
 def test_sizes_and_channels_that_do_not_fit(tiny, monkeypatch):

@@ -12,7 +12,7 @@ from medsd_jax.data.sources import folder, nih14
 from medsd_jax.data.stored_image import read_pixels, to_stored
 from medsd_jax.data.transforms import load_image
 from medsd_jax.evaluation.images.export import chexpert_cell, numbered_ids, write_hand_over
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import (
     known_labels,
     labels_by_prompt,
@@ -50,7 +50,7 @@ def _image_set(work: Path) -> Read:
 
     def read(mutator: Mutator) -> None:
         (work / "0.png").write_bytes(mutator.image(mutator.rng.choice(IMAGES)))
-        found = open_pictures(work)
+        found = open_images(work)
         assert [found.read(i).dtype for i in range(len(found))]
 
     return read
@@ -159,7 +159,7 @@ def _hand_over(work: Path) -> Read:
 
     def read(mutator: Mutator) -> None:
         (work / "t.csv").write_bytes(mutator.table(GENERATIONS))
-        found = open_pictures(work / "t.csv")
+        found = open_images(work / "t.csv")
         labels = known_labels(found)
         output = work / f"out{mutator.rng.random()}"
         write_hand_over(output, found, found, {"real": labels, "synthetic": labels})
@@ -187,7 +187,7 @@ def _prompts(work: Path) -> Read:
 def _prompt_labels(work: Path) -> Read:
     (work / "0.png").write_bytes(IMAGES[0])
     (work / "samples.jsonl").write_bytes(dumped({"file": "0.png", "prompt": "x"}) + b"\n")
-    found = open_pictures(work)
+    found = open_images(work)
     rows = [["prompt", "pleural_effusion", "cardiomegaly"], ["x", "1", ""], ["y", "-1", "0"]]
 
     def read(mutator: Mutator) -> None:

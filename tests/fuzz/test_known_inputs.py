@@ -14,7 +14,7 @@ from medsd_jax.data.dataset import open_dataset
 from medsd_jax.data.sources import nih14
 from medsd_jax.diffusion.config import ScheduleConfig
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.tables import read_table
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.pipeline_dir import save_pipeline
@@ -47,7 +47,7 @@ def _bomb() -> bytes:
 def test_a_bomb_in_an_evaluation_set_is_left_out(tmp_path):
     (tmp_path / "bomb.png").write_bytes(_bomb())
     (tmp_path / "whole.png").write_bytes(encoded())
-    found = open_pictures(tmp_path)
+    found = open_images(tmp_path)
     assert len(found) == 1 and len(found.unreadable) == 1
 
 

@@ -35,14 +35,14 @@ def rows_of(count):
     return np.random.default_rng(count).standard_normal((count, 32)).astype(np.float32)
 
 
-def our_picture(model, prompt):
+def our_image(model, prompt):
     return sample(
         model, [prompt] * 2, latents=LATENTS, num_steps=4, guidance_scale=3.0, height=SIDE,
         width=SIDE, progress=False,
     ).astype(float)  # fmt: skip
 
 
-def torch_picture(pipeline, prompt):
+def torch_image(pipeline, prompt):
     settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "height": SIDE, "width": SIDE}
     return pipeline.sample(prompt, "", LATENTS, **settings)
 
@@ -51,17 +51,17 @@ def torch_picture(pipeline, prompt):
 def test_diffusers_reads_our_file_and_draws_the_same(tmp_path, count):
     """From the small file, and from the folder with the word baked in."""
     model = with_embeddings(tiny_pipeline(), WORD, rows_of(count))
-    ours = our_picture(model, PROMPT)
-    assert np.abs(ours - our_picture(model, "a b")).mean() > 2
+    ours = our_image(model, PROMPT)
+    assert np.abs(ours - our_image(model, "a b")).mean() > 2
     write_embeddings(tmp_path, WORD, model, count)
     save_pipeline(tiny_pipeline(), tmp_path / "plain")
     save_pipeline(model, tmp_path / "baked")
     plain = torch_verify.TorchPipeline(tmp_path / "plain")
     plain._pipe.load_textual_inversion(str(tmp_path / EMBEDDINGS_FILE))
     for pipeline in (plain, torch_verify.TorchPipeline(tmp_path / "baked")):
-        assert np.abs(ours - torch_picture(pipeline, PROMPT)).mean() < 0.5
+        assert np.abs(ours - torch_image(pipeline, PROMPT)).mean() < 0.5
     again = load_pipeline(tmp_path / "baked")
-    np.testing.assert_array_equal(our_picture(again, PROMPT), ours)
+    np.testing.assert_array_equal(our_image(again, PROMPT), ours)
 
 
 def test_we_read_what_diffusers_example_writes(tmp_path):
@@ -133,10 +133,10 @@ def test_a_file_of_a1111_is_called_by_its_name(tmp_path, caplog, role):
     plain = torch_verify.TorchPipeline(tmp_path / "plain")
     plain._pipe.load_textual_inversion(str(path), token="MyNegative")
     # diffusers finds no capitals in lower-cased text, so that the tokens are spelled out for it.
-    theirs = torch_picture(plain, "a MyNegative MyNegative_1 MyNegative_2 b")
+    theirs = torch_image(plain, "a MyNegative MyNegative_1 MyNegative_2 b")
     for prompt in ("a MyNegative b", "a mynegative b"):
-        assert np.abs(our_picture(model, prompt) - theirs).mean() < 0.5
-    assert np.abs(theirs - our_picture(tiny_pipeline(), "a MyNegative b")).mean() > 2
+        assert np.abs(our_image(model, prompt) - theirs).mean() < 0.5
+    assert np.abs(theirs - our_image(tiny_pipeline(), "a MyNegative b")).mean() > 2
 
 
 def test_the_word_may_be_given(tmp_path):
@@ -171,10 +171,10 @@ def test_a_table_that_is_larger_than_the_tokenizer(tmp_path, spare, count):
     save_pipeline(larger, tmp_path / "plain")
     pipeline = torch_verify.TorchPipeline(tmp_path / "plain")
     pipeline._pipe.load_textual_inversion(str(tmp_path / EMBEDDINGS_FILE))
-    ours = our_picture(model, PROMPT)
-    assert np.abs(ours - torch_picture(pipeline, PROMPT)).mean() < 0.5
+    ours = our_image(model, PROMPT)
+    assert np.abs(ours - torch_image(pipeline, PROMPT)).mean() < 0.5
     save_pipeline(model, tmp_path / "baked")
-    np.testing.assert_array_equal(our_picture(load_pipeline(tmp_path / "baked"), PROMPT), ours)
+    np.testing.assert_array_equal(our_image(load_pipeline(tmp_path / "baked"), PROMPT), ours)
 
 
 def test_training_a_word_of_a_larger_table():

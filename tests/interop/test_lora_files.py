@@ -44,14 +44,14 @@ def written(model, tmp_path_factory):
     return folder / "model", folder / "lora", matrices
 
 
-def our_picture(model, latents):
+def our_image(model, latents):
     return sample(
         model, ["effusion"] * 2, latents=latents, height=SIDE, width=SIDE, progress=False,
         **SETTINGS,
     )  # fmt: skip
 
 
-def torch_picture(pipeline, latents):
+def torch_image(pipeline, latents):
     return pipeline.sample(
         "effusion", "", latents, num_inference_steps=4, guidance_scale=3.0, height=SIDE, width=SIDE
     )
@@ -67,8 +67,8 @@ LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4))
 @pytest.mark.parametrize("name", [PEFT_FILE, KOHYA_FILE])
 def test_diffusers_reads_ours_and_draws_the_same(model, written, name):
     folder, files, _ = written
-    plain = our_picture(model, LATENTS)
-    ours = our_picture(add_lora(model, files / name), LATENTS)
+    plain = our_image(model, LATENTS)
+    ours = our_image(add_lora(model, files / name), LATENTS)
     assert difference(plain, ours) > 5  # the LoRA does something
     pipeline = torch_verify.TorchPipeline(folder)
     pipeline._pipe.load_lora_weights(str(files), weight_name=name)
@@ -76,7 +76,7 @@ def test_diffusers_reads_ours_and_draws_the_same(model, written, name):
     adapted = [k for part in parts for k in part.state_dict() if "lora_A" in k]
     assert len(adapted) == len(load_file(files / PEFT_FILE)) // 2
     # 0.5 is what `export --verify` allows: rounding of the last steps to 1/255.
-    assert difference(ours, torch_picture(pipeline, LATENTS)) < 0.5
+    assert difference(ours, torch_image(pipeline, LATENTS)) < 0.5
 
 
 @pytest.mark.parametrize("name", [PEFT_FILE, KOHYA_FILE])
@@ -123,10 +123,10 @@ def test_we_read_what_diffusers_writes(model, written, tmp_path):
             get_peft_model_state_dict(module)
         )
         headers[f"{part}_lora_adapter_metadata"] = config.to_dict()
-    theirs = torch_picture(pipeline, LATENTS)
+    theirs = torch_image(pipeline, LATENTS)
     StableDiffusionPipeline.save_lora_weights(tmp_path, **layers, **headers)
-    ours = our_picture(add_lora(model, tmp_path), LATENTS)
-    assert difference(ours, our_picture(model, LATENTS)) > 3
+    ours = our_image(add_lora(model, tmp_path), LATENTS)
+    assert difference(ours, our_image(model, LATENTS)) > 3
     assert difference(ours, theirs) < 0.5
 
 

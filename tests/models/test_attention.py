@@ -11,7 +11,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.models import attention
 
 # queries, keys, heads, width, causal: Stable Diffusion 1 and 2, their text encoder, the VAE. The
-# pixels are those of pictures of 256 and 512 px, and an odd grid's.
+# pixels are those of images of 256 and 512 px, and an odd grid's.
 SHAPES = {
     "sd1-self-40": (1024, 1024, 2, 40, False),
     "sd1-text-40": (1024, 77, 2, 40, False),

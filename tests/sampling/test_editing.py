@@ -1,4 +1,4 @@
-"""Redrawing pictures: as torch does, what a mask leaves alone, masks and their mistakes."""
+"""Redrawing images: as torch does, what a mask leaves alone, masks and their mistakes."""
 
 from types import SimpleNamespace
 
@@ -16,17 +16,17 @@ from medsd_jax.workflows.sample import sample, schedule_of
 from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 RNG = np.random.default_rng(0)
-PICTURES = RNG.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
+IMAGES = RNG.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
 LATENTS = RNG.standard_normal((2, SIDE // 2, SIDE // 2, 4), np.float32)
 PROMPTS = ["effusion", "clear lung"]
 BOX = box_mask(SIDE, SIDE, (4, 4, 12, 10))
 
 
 def edit(prompts=PROMPTS, **settings):
-    """Two pictures a batch on one device: most tests share this program."""
+    """Two images a batch on one device: most tests share this program."""
     settings = {
         "mesh": make_mesh({}, jax.devices()[:1]), "batch_size": 2, "num_steps": 5,
-        "seeds": range(len(prompts)), "init_images": PICTURES, "guidance_scale": 4.0, **settings,
+        "seeds": range(len(prompts)), "init_images": IMAGES, "guidance_scale": 4.0, **settings,
     }  # fmt: skip
     return sample(tiny_pipeline(), prompts, progress=False, **settings)
 
@@ -59,7 +59,7 @@ def test_strength_chooses_the_times_of_diffusers(name):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("strength", [0.5, 1.0])
-def test_same_picture_as_torchs_image_to_image(tmp_path, monkeypatch, strength):
+def test_same_image_as_torchs_image_to_image(tmp_path, monkeypatch, strength):
     import torch
     from diffusers import StableDiffusionImg2ImgPipeline
     from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img as module
@@ -74,22 +74,22 @@ def test_same_picture_as_torchs_image_to_image(tmp_path, monkeypatch, strength):
         module, "retrieve_latents", lambda encoded, **kwargs: encoded.latent_dist.mode()
     )
     theirs = pipe(
-        PROMPTS, image=[Image.fromarray(picture) for picture in PICTURES], strength=strength,
+        PROMPTS, image=[Image.fromarray(image) for image in IMAGES], strength=strength,
         num_inference_steps=10, guidance_scale=4.0,
     ).images  # fmt: skip
     theirs = np.stack([np.asarray(image) for image in theirs])
     ours = edit(latents=LATENTS, strength=strength, num_steps=10)
     assert theirs.std() > 30
     assert level_difference(ours, theirs).mean() < 0.5
-    assert level_difference(ours, PICTURES).mean() > 5
+    assert level_difference(ours, IMAGES).mean() > 5
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_pixels_outside_of_the_mask_are_the_given_ones(sampler):
     masks = np.stack([BOX, polygon_mask(SIDE, SIDE, [(0, 0), (9, 0), (0, 9)])])
     drawn = edit(masks=masks, sampler=sampler, strength=1.0)
-    np.testing.assert_array_equal(drawn[~masks], PICTURES[~masks])
-    assert level_difference(drawn[masks], PICTURES[masks]).mean() > 5
+    np.testing.assert_array_equal(drawn[~masks], IMAGES[~masks])
+    assert level_difference(drawn[masks], IMAGES[masks]).mean() > 5
 
 
 def test_a_mask_of_everything_is_no_mask():
@@ -97,28 +97,28 @@ def test_a_mask_of_everything_is_no_mask():
     np.testing.assert_array_equal(whole, edit())
 
 
-def test_latents_outside_of_the_mask_stay_on_the_pictures_noising_path():
+def test_latents_outside_of_the_mask_stay_on_the_images_noising_path():
     """Inside, what is drawn depends on what surrounds it: other surroundings, another drawing."""
-    other = PICTURES.copy()
+    other = IMAGES.copy()
     other[:, ~BOX] = 255 - other[:, ~BOX]
     settings = {"masks": BOX, "strength": 1.0, "latents": LATENTS}
     one, two = edit(**settings), edit(**settings, init_images=other)
     assert level_difference(one[:, BOX], two[:, BOX]).mean() > 2
 
 
-def test_less_strength_stays_closer_to_the_picture():
-    """Measured from the least of all: the random VAE does not give pictures back."""
+def test_less_strength_stays_closer_to_the_image():
+    """Measured from the least of all: the random VAE does not give images back."""
     least, less, most = (edit(strength=s, num_steps=20) for s in (0.05, 0.2, 1.0))
     assert level_difference(less, least).mean() < level_difference(most, least).mean()
 
 
-def test_one_picture_and_mask_for_all_prompts():
-    spread = edit(init_images=np.stack([PICTURES[0]] * 2), masks=np.stack([BOX, BOX]))
-    np.testing.assert_array_equal(edit(init_images=PICTURES[0], masks=BOX), spread)
+def test_one_image_and_mask_for_all_prompts():
+    spread = edit(init_images=np.stack([IMAGES[0]] * 2), masks=np.stack([BOX, BOX]))
+    np.testing.assert_array_equal(edit(init_images=IMAGES[0], masks=BOX), spread)
 
 
-def test_a_picture_depends_on_its_own_row_alone():
-    three = np.concatenate([PICTURES, PICTURES[:1]])
+def test_an_image_depends_on_its_own_row_alone():
+    three = np.concatenate([IMAGES, IMAGES[:1]])
     prompts, settings = ["one", "two", "one"], {"seeds": [5, 6, 5], "masks": BOX}
     pairs = edit(prompts, init_images=three, sampler="euler_ancestral", **settings)
     np.testing.assert_array_equal(pairs[0], pairs[2])
@@ -133,16 +133,16 @@ def test_nothing_recompiles(backend_compiles):
     first = edit()
     before = len(backend_compiles)
     for change in (
-        {"masks": BOX}, {"strength": 0.3}, {"num_steps": 9}, {"init_images": PICTURES[::-1]},
+        {"masks": BOX}, {"strength": 0.3}, {"num_steps": 9}, {"init_images": IMAGES[::-1]},
         {"seeds": [7, 8]},
     ):  # fmt: skip
         assert (edit(**change) != first).any(), change
     assert len(backend_compiles) == before
-    edit(height=2 * SIDE, width=2 * SIDE, init_images=np.repeat(np.repeat(PICTURES, 2, 1), 2, 2))
+    edit(height=2 * SIDE, width=2 * SIDE, init_images=np.repeat(np.repeat(IMAGES, 2, 1), 2, 2))
     assert len(backend_compiles) > before, "the listener hears nothing"
 
 
-def test_the_rim_is_soft_inside_and_the_edge_of_the_picture_is_no_rim():
+def test_the_rim_is_soft_inside_and_the_edge_of_the_image_is_no_rim():
     mask = box_mask(32, 32, (0, 8, 20, 24))
     weights = soft_weights(mask, 8)
     assert (weights[~mask] == 0).all() and (weights[mask] > 0).all()
@@ -166,15 +166,15 @@ def test_box_and_polygon_agree_on_pixels():
 
 @pytest.mark.parametrize("box", [(0, 0, 11, 5), (-1, 0, 5, 5), (5, 0, 5, 5), (6, 0, 5, 5),
                                  (0, 0, float("nan"), 5)])  # fmt: skip
-def test_a_box_outside_of_the_picture(box):
-    with pytest.raises(UserError, match="must lie within the picture of 10 x 5 pixels"):
+def test_a_box_outside_of_the_image(box):
+    with pytest.raises(UserError, match="must lie within the image of 10 x 5 pixels"):
         box_mask(5, 10, box)
 
 
 def test_a_polygon_that_is_none():
     with pytest.raises(UserError, match="at least 3 corners, not 2"):
         polygon_mask(5, 10, [(0, 0), (4, 4)])
-    with pytest.raises(UserError, match=r"corner 11,2 .* outside of the picture of 10 x 5"):
+    with pytest.raises(UserError, match=r"corner 11,2 .* outside of the image of 10 x 5"):
         polygon_mask(5, 10, [(0, 0), (4, 4), (11, 2)])
 
 
@@ -185,11 +185,11 @@ def test_a_polygon_that_is_none():
         ({"strength": 1.5}, "strength = 1.5 must be above 0 and at most 1"),
         ({"init_images": None, "masks": BOX}, "masks without init_images"),
         ({"init_images": None, "strength": 0.5}, "strength without init_images"),
-        ({"init_images": PICTURES / 255}, "init_images must be uint8"),
-        ({"init_images": PICTURES[..., 0]}, "init_images must be uint8"),
-        ({"init_images": np.concatenate([PICTURES] * 2)}, "2 prompts need 1 or 2 init_images"),
-        ({"init_images": PICTURES[:, 1:]}, "height = 15 must be a positive multiple of 2"),
-        ({"masks": BOX[1:]}, "a mask of 16 x 15 pixels does not fit a picture of 16 x 16"),
+        ({"init_images": IMAGES / 255}, "init_images must be uint8"),
+        ({"init_images": IMAGES[..., 0]}, "init_images must be uint8"),
+        ({"init_images": np.concatenate([IMAGES] * 2)}, "2 prompts need 1 or 2 init_images"),
+        ({"init_images": IMAGES[:, 1:]}, "height = 15 must be a positive multiple of 2"),
+        ({"masks": BOX[1:]}, "a mask of 16 x 15 pixels does not fit an image of 16 x 16"),
         ({"masks": BOX.astype(np.uint8)}, "masks must be bool"),
         ({"masks": np.zeros_like(BOX)}, "mask 0 covers no pixel"),
         ({"height": 32}, "height = 32, but the init images have 16 pixels"),

@@ -25,7 +25,7 @@ BROKEN = {
     "U-Net": "unet.conv_out.kernel",
     "VAE's decoder": "vae.decoder.conv_out.kernel",
 }
-PICTURE = np.full((SIDE, SIDE, 3), 100, np.uint8)
+IMAGE = np.full((SIDE, SIDE, 3), 100, np.uint8)
 
 
 def with_value(name, value=np.nan, at=0):
@@ -56,7 +56,7 @@ def test_every_sampler_names_the_part(part, sampler):
 @pytest.mark.parametrize("part", PARTS)
 def test_redrawing_names_the_part(part):
     with pytest.raises(UserError, match=f"the {part} gives numbers that are not finite"):
-        sample(with_value(BROKEN[part]), init_images=PICTURE)
+        sample(with_value(BROKEN[part]), init_images=IMAGE)
 
 
 def test_an_infinite_number_is_found_as_well():

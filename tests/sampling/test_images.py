@@ -7,7 +7,7 @@ from PIL import Image
 from medsd_jax.errors import UserError
 from medsd_jax.sampling.images import make_grid, read_metadata, save_png
 
-PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
 
 METADATA = {
@@ -21,10 +21,10 @@ METADATA = {
 
 def test_metadata_round_trip(tmp_path):
     path = tmp_path / "a.png"
-    save_png(PICTURE, path, METADATA)
+    save_png(IMAGE, path, METADATA)
     assert read_metadata(path) == METADATA
     with Image.open(path) as image:
-        np.testing.assert_array_equal(np.asarray(image), PICTURE)
+        np.testing.assert_array_equal(np.asarray(image), IMAGE)
         # Other programs find the plain words without knowing us.
         assert image.info["prompt"] == METADATA["prompt"]
         assert image.info["seed"] == str(2**63 - 1)
@@ -32,27 +32,27 @@ def test_metadata_round_trip(tmp_path):
 
 def test_metadata_takes_numpy_scalars_and_undecodable_words(tmp_path):
     path = tmp_path / "a.png"
-    save_png(PICTURE, path, {"seed": np.int64(3), "eta": np.float32(0.5), "prompt": "a\udcffb"})
+    save_png(IMAGE, path, {"seed": np.int64(3), "eta": np.float32(0.5), "prompt": "a\udcffb"})
     assert read_metadata(path) == {"seed": 3, "eta": 0.5, "prompt": "a\udcffb"}
 
 
 def test_metadata_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        save_png(PICTURE, tmp_path / "a.png", {"eta": float("nan")})
+        save_png(IMAGE, tmp_path / "a.png", {"eta": float("nan")})
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "does not exist"),
-        (b"no picture", "not a readable PNG"),
+        (b"no image", "not a readable PNG"),
         ("foreign", "not written by"),
     ],
 )
 def test_metadata_of_a_wrong_file(tmp_path, content, message):
     path = tmp_path / "a.png"
     if content == "foreign":
-        Image.fromarray(PICTURE).save(path)
+        Image.fromarray(IMAGE).save(path)
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -68,7 +68,7 @@ def test_metadata_of_a_truncated_file(tmp_path):
         read_metadata(path)
 
 
-def test_grid_places_pictures_row_by_row():
+def test_grid_places_images_row_by_row():
     images_u8 = np.stack([np.full((5, 7, 3), value, np.uint8) for value in (10, 20, 30)])
     grid = make_grid(images_u8, columns=2, padding=3)
     assert grid.shape == (2 * 5 + 3 * 3, 2 * 7 + 3 * 3, 3) and grid.dtype == np.uint8
@@ -88,7 +88,7 @@ def test_grid_has_no_empty_columns():
     assert make_grid(np.zeros((2, 4, 4, 3), np.uint8), columns=8, padding=0).shape == (4, 8, 3)
 
 
-def test_captions_stay_under_their_pictures():
+def test_captions_stay_under_their_images():
     images_u8 = np.full((2, 64, 64, 3), 100, np.uint8)
     words = "large left pleural effusion with cardiomegaly and a nodule in the right upper lobe"
     grid = make_grid(images_u8, columns=2, padding=2, captions=[words, ""])

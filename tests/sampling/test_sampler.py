@@ -1,4 +1,4 @@
-"""The sampling program: torch's pictures, one compilation, pictures that know no neighbours."""
+"""The sampling program: torch's images, one compilation, images that know no neighbours."""
 
 import dataclasses
 import logging
@@ -26,7 +26,7 @@ def one_device():
 
 
 def sample(prompts=PROMPTS, *, kind="epsilon", **settings):
-    """Two pictures a batch on one device: most tests share this program."""
+    """Two images a batch on one device: most tests share this program."""
     settings = {"mesh": one_device(), "batch_size": 2, "num_steps": 5, "seeds": [3, 4], **settings}
     return medsd_jax.sample(tiny_pipeline(kind), prompts, progress=False, **settings)
 
@@ -59,7 +59,7 @@ def torch_sample(tmp_path_factory):
 @pytest.mark.torch
 @pytest.mark.parametrize("num_steps", [5, 20])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_same_picture_as_torch(torch_sample, kind, num_steps):
+def test_same_image_as_torch(torch_sample, kind, num_steps):
     import torch
 
     ours = sample(
@@ -70,7 +70,7 @@ def test_same_picture_as_torch(torch_sample, kind, num_steps):
         kind, prompt=PROMPTS, negative_prompt=NEGATIVES, num_inference_steps=num_steps,
         guidance_scale=4.0, latents=torch.from_numpy(LATENTS.transpose(0, 3, 1, 2).copy()),
     )  # fmt: skip
-    # A picture of one grey, or one driven to black and white, would agree by itself.
+    # An image of one grey, or one driven to black and white, would agree by itself.
     assert theirs.std() > 30
     assert np.isin(theirs, (0, 255)).mean() < 0.3
     assert level_difference(ours, theirs).mean() <= 0.5
@@ -91,7 +91,7 @@ def their_scheduler(sampler, config):
 # diffusers hands torch tensors to np.array, which numpy 2 has words about.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("sampler", ["pndm", "dpmpp_2m_karras", "euler"])
-def test_same_picture_as_torch_by_other_samplers(tmp_path, sampler):
+def test_same_image_as_torch_by_other_samplers(tmp_path, sampler):
     """Through the whole pipeline, guidance rescale included; Euler at fractions of a time."""
     import torch
     from diffusers import StableDiffusionPipeline
@@ -118,7 +118,7 @@ def test_same_picture_as_torch_by_other_samplers(tmp_path, sampler):
 
 
 @pytest.mark.torch
-def test_same_picture_as_torch_without_guidance(torch_sample):
+def test_same_image_as_torch_without_guidance(torch_sample):
     import torch
 
     theirs = torch_sample(
@@ -130,7 +130,7 @@ def test_same_picture_as_torch_without_guidance(torch_sample):
 
 
 @pytest.mark.torch
-def test_same_picture_as_torch_with_fresh_noise_at_every_step(torch_sample, monkeypatch):
+def test_same_image_as_torch_with_fresh_noise_at_every_step(torch_sample, monkeypatch):
     """torch's pipeline at eta 0.7 draws what our keys draw: a new sample a step, by the seed."""
     import torch
     from diffusers.schedulers import scheduling_ddim
@@ -192,7 +192,7 @@ def test_nothing_recompiles(backend_compiles, sampler):
 @pytest.mark.parametrize(
     ("sampler", "eta"), [("ddim", 0.0), ("ddim", 0.8), ("euler_ancestral", 0.0)]
 )
-def test_a_picture_depends_on_its_own_seed_alone(sampler, eta):
+def test_an_image_depends_on_its_own_seed_alone(sampler, eta):
     prompts, seeds = ["one", "two", "three"], [11, 2**31, 5]
     settings = {"seeds": seeds, "sampler": sampler, "eta": eta, "guidance_scale": 3.0}
     pairs = sample(prompts, **settings)  # two batches, the last one filled up

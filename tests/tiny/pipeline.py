@@ -17,7 +17,7 @@ from medsd_jax.models.vae import AutoencoderKL
 from tests.tiny.networks import random_weights
 
 SIDE = 16
-"""Pixels of a picture along one side; latents are half of it."""
+"""Pixels of an image along one side; latents are half of it."""
 LENGTH = 16
 
 _UNET = UNetConfig(

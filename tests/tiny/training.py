@@ -66,7 +66,7 @@ def diffusion_model(prediction_type: str = "epsilon"):
 
 
 def make_batch(size: int, seed: int = 0, *, latents: bool = False) -> dict[str, np.ndarray]:
-    """Pictures with captions; with `latents` their posteriors' moments in the place of pictures."""
+    """Images with captions; with `latents` their posteriors' moments in the place of images."""
     rng = np.random.default_rng(seed)
     texts = [f"lung {i}" for i in range(size)]
     prompt_ids = encode_prompts(tiny_model().tokenizer, texts)

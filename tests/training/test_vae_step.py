@@ -162,7 +162,7 @@ def test_distance_equals_numpy():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
-def test_equal_pictures_and_dead_maps_have_no_distance_and_a_finite_gradient():
+def test_equal_images_and_dead_maps_have_no_distance_and_a_finite_gradient():
     x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
     same = lambda weights, images: [images]  # noqa: E731
     dead = lambda weights, images: [jnp.maximum(images - 9.0, 0.0)]  # noqa: E731

@@ -53,7 +53,7 @@ def ours_in_torch(params, parts) -> dict[str, np.ndarray]:
 
 
 def encode(vae: torch.nn.Module, batch) -> DiagonalGaussianDistribution:
-    """The posterior of the batch's pictures, or the one whose moments it carries."""
+    """The posterior of the batch's images, or the one whose moments it carries."""
     if "latent_moments" in batch:
         return DiagonalGaussianDistribution(nchw(batch["latent_moments"]))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What ours and the references are given: shapes, weights, images and pictures, all from NumPy."""
+"""What ours and the references are given: shapes, weights, images and images, all from NumPy."""
 
 import functools
 import json
@@ -42,9 +42,9 @@ CASES = {
 }
 CHAINS = {chain.name: chain for chain in (CLEAN_FID, XRV_ROENTGEN)}
 GRADIENT_CASE = "groupnorm_tiny"
-PICTURES = ("wide_rgb", "tall_grey", "small_grey", "native_rgb")
+IMAGES = ("wide_rgb", "tall_grey", "small_grey", "native_rgb")
 EVERY = 19
-"""The golden files keep each EVERY-th row and column of a preprocessed picture."""
+"""The golden files keep each EVERY-th row and column of a preprocessed image."""
 
 
 def images(case: str) -> np.ndarray:
@@ -79,8 +79,8 @@ def weighting(logits: np.ndarray) -> np.ndarray:
     return np.random.default_rng(7).standard_normal(logits.shape).astype(np.float32)
 
 
-def picture(name: str) -> np.ndarray:
-    """A uint8 picture with smooth parts and hard edges: bicubic overshoots at them."""
+def image(name: str) -> np.ndarray:
+    """A uint8 image with smooth parts and hard edges: bicubic overshoots at them."""
     height, width, channels = {
         "wide_rgb": (311, 407, 3),
         "tall_grey": (391, 300, 1),
@@ -98,7 +98,7 @@ def picture(name: str) -> np.ndarray:
 
 
 def golden() -> dict[str, np.ndarray]:
-    """The references' outputs: "CASE/features", "CASE/logits", "CHAIN/PICTURE", ..."""
+    """The references' outputs: "CASE/features", "CASE/logits", "CHAIN/IMAGE", ..."""
     with np.load(GOLDEN / "outputs.npz") as file:
         return dict(file)
 

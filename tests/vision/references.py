@@ -116,9 +116,9 @@ def outputs(case: str) -> dict[str, np.ndarray]:
 
 
 def preprocessed(chain: str, name: str) -> np.ndarray:
-    """The reference's network input for a picture, [S, S, C] float32."""
+    """The reference's network input for an image, [S, S, C] float32."""
     tv = import_torchvision()
-    pixels = cases.picture(name)
+    pixels = cases.image(name)
     rgb = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
     match chain:
         case "clean-fid":
@@ -160,7 +160,7 @@ def main() -> None:
         listed[case] = shapes(network(case))
         arrays |= {f"{case}/{name}": x for name, x in outputs(case).items()}
     for chain in cases.CHAINS:
-        for name in cases.PICTURES:
+        for name in cases.IMAGES:
             arrays[f"{chain}/{name}"] = preprocessed(chain, name)[:: cases.EVERY, :: cases.EVERY]
     assert all(x.dtype == np.float32 for x in arrays.values())
     cases.GOLDEN.mkdir(exist_ok=True)

@@ -35,10 +35,10 @@ SIZES = [(600, 531), (64, 64), (300, 200), (224, 224), (518, 518), (519, 1040), 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_equals_transformers(name, height, width, channels):
     cls, values = PROCESSORS[name]
-    picture = towers.picture(height, width, channels)
+    image = towers.image(height, width, channels)
     # Of an array transformers would guess where the channels are.
-    theirs = cls(**values)(Image.fromarray(picture), return_tensors="np")["pixel_values"]
-    ours = image_processor(values, "here").batch([picture])
+    theirs = cls(**values)(Image.fromarray(image), return_tensors="np")["pixel_values"]
+    ours = image_processor(values, "here").batch([image])
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, np.moveaxis(theirs, 1, -1))
 
@@ -46,9 +46,9 @@ def test_equals_transformers(name, height, width, channels):
 @pytest.mark.parametrize("change", [{"resample": 2}, {"crop_size": 222}, {"rescale_factor": 0.004}])
 def test_a_setting_is_seen_in_the_pixels(change):
     """Otherwise equality would prove nothing about it."""
-    picture = towers.picture(300, 251, 3)
+    image = towers.image(300, 251, 3)
     ours, other = (
-        image_processor({**towers.CLIP_PROCESSOR, **change}, "here")(picture)
+        image_processor({**towers.CLIP_PROCESSOR, **change}, "here")(image)
         for change in ({}, change)
     )
     assert ours.shape != other.shape or not np.array_equal(ours, other)

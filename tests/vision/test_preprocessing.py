@@ -11,12 +11,12 @@ def golden():
     return cases.golden()
 
 
-@pytest.mark.parametrize("name", cases.PICTURES)
+@pytest.mark.parametrize("name", cases.IMAGES)
 @pytest.mark.parametrize("chain", cases.CHAINS)
 def test_equals_reference(chain, name, golden):
     """Whole chains, against clean-fid and RoentGen's recipe for torchxrayvision."""
     theirs = golden[f"{chain}/{name}"]
-    ours = cases.CHAINS[chain](cases.picture(name))[:: cases.EVERY, :: cases.EVERY]
+    ours = cases.CHAINS[chain](cases.image(name))[:: cases.EVERY, :: cases.EVERY]
     error = np.abs(ours - theirs).max() / np.abs(theirs).max()
     print(f"{chain} {name}: {error:.1e}")
     if chain == "clean-fid":
@@ -71,8 +71,8 @@ def test_black_and_white_become_the_stated_range(chain, shape):
 
 
 @pytest.mark.parametrize("chain", cases.CHAINS)
-def test_grey_uint8_float_and_rgb_are_one_picture(chain):
-    grey = cases.picture("tall_grey")
+def test_grey_uint8_float_and_rgb_are_one_image(chain):
+    grey = cases.image("tall_grey")
     chain = cases.CHAINS[chain]
     expected = chain(grey)
     for same in (grey[:, :, None], grey.astype(np.float64), np.stack([grey] * 3, axis=-1)):
@@ -80,18 +80,18 @@ def test_grey_uint8_float_and_rgb_are_one_picture(chain):
         np.testing.assert_allclose(chain(same), expected, rtol=1e-6, atol=1e-3 * chain.high / 1024)
 
 
-def test_batch_takes_pictures_of_several_sizes():
+def test_batch_takes_images_of_several_sizes():
     chain = XRV_ROENTGEN
-    pictures = [cases.picture(name) for name in cases.PICTURES]
-    out = chain.batch(pictures)
-    assert out.shape == (len(pictures), 224, 224, 1)
-    np.testing.assert_array_equal(out[1], chain(pictures[1]))
+    images = [cases.image(name) for name in cases.IMAGES]
+    out = chain.batch(images)
+    assert out.shape == (len(images), 224, 224, 1)
+    np.testing.assert_array_equal(out[1], chain(images[1]))
 
 
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4), np.uint16), "a picture of uint16 has no known white"),
+        (np.zeros((4, 4), np.uint16), "an image of uint16 has no known white"),
         (np.zeros((4, 4, 4), np.uint8), r"not \[4, 4, 4\]"),
         (np.zeros((0, 4), np.uint8), r"not \[0, 4\]"),
         (np.zeros(4, np.uint8), r"not \[4\]"),
@@ -100,7 +100,7 @@ def test_batch_takes_pictures_of_several_sizes():
         (np.array([[1.0, np.nan]]), r"pixels lie in \[nan, nan\]"),
     ],
 )
-def test_what_is_no_picture_is_refused(image, message):
+def test_what_is_no_image_is_refused(image, message):
     for chain in cases.CHAINS.values():
         with pytest.raises(UserError, match=message):
             chain(image)

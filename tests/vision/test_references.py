@@ -32,7 +32,7 @@ def test_stored_outputs(case):
         assert np.abs(theirs - stored).max() <= 5e-6 * np.abs(stored).max(), name
 
 
-@pytest.mark.parametrize("name", cases.PICTURES)
+@pytest.mark.parametrize("name", cases.IMAGES)
 @pytest.mark.parametrize("chain", cases.CHAINS)
 def test_stored_inputs(chain, name):
     theirs = references.preprocessed(chain, name)
@@ -40,5 +40,5 @@ def test_stored_inputs(chain, name):
     assert (
         np.abs(theirs[:: cases.EVERY, :: cases.EVERY] - stored).max() <= 1e-6 * np.abs(stored).max()
     )
-    ours = cases.CHAINS[chain](cases.picture(name))  # every pixel of it
+    ours = cases.CHAINS[chain](cases.image(name))  # every pixel of it
     assert np.abs(ours - theirs).max() <= 3e-5 * np.abs(theirs).max()

@@ -232,7 +232,7 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
 
 
-def picture(height: int, width: int, channels: int) -> np.ndarray:
+def image(height: int, width: int, channels: int) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3] with smooth parts and hard edges: bicubic overshoots at them."""
     rng = np.random.default_rng(height * width)
     y, x = np.mgrid[0:height, 0:width]
@@ -244,10 +244,10 @@ def picture(height: int, width: int, channels: int) -> np.ndarray:
     return out[:, :, 0] if channels == 1 else out
 
 
-def write_pictures(folder: Path, number: int, side: int = 30) -> Path:
+def write_images(folder: Path, number: int, side: int = 30) -> Path:
     """PNGs, grey and RGB in turn."""
     folder.mkdir()
     for i in range(number):
-        pixels = picture(side + i, side, 1 if i % 2 else 3)
+        pixels = image(side + i, side, 1 if i % 2 else 3)
         Image.fromarray(pixels).save(folder / f"{i:02d}.png")
     return folder

@@ -39,7 +39,7 @@ def test_load_and_sample(images):
     assert images.std() > 30 and (images[0] != images[1]).any()
 
 
-def test_a_mesh_of_data_and_fsdp_gives_the_same_pictures(folder, images):
+def test_a_mesh_of_data_and_fsdp_gives_the_same_images(folder, images):
     mesh = make_mesh({"data": 2, "fsdp": 4})
     model = medsd_jax.place(medsd_jax.load(folder), mesh)
     kernel = model.params["unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q.kernel"]
@@ -51,7 +51,7 @@ def test_a_mesh_of_data_and_fsdp_gives_the_same_pictures(folder, images):
 
 
 def test_all_devices_by_default(folder, images):
-    """Three pictures on eight devices: no mesh, no batch size to think of."""
+    """Three images on eight devices: no mesh, no batch size to think of."""
     everywhere = medsd_jax.sample(medsd_jax.load(folder), PROMPTS, **SETTINGS)
     assert np.abs(everywhere.astype(int) - images.astype(int)).max() <= 1
 
@@ -127,6 +127,6 @@ def test_mistakes_are_user_errors(folder, tmp_path):
     [(1, 8), (8, 8), (9, 16), (64, 64), (65, 40), (76, 40), (129, 48)],
 )
 def test_batches_are_equal_and_waste_little(n, size):
-    """8 devices with room for 8 pictures each: 65 pictures are two batches of 40, not of 64."""
+    """8 devices with room for 8 images each: 65 images are two batches of 40, not of 64."""
     shape = SimpleNamespace(latents=(32, _CELLS_PER_SHARD // (8 * 32), 4))
     assert _batch_size(None, n, shape, make_mesh({"data": 8})) == size

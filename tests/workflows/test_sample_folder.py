@@ -13,7 +13,7 @@ from PIL import Image
 import medsd_jax
 from medsd_jax.cli.main import exit_code
 from medsd_jax.evaluation.images.export import CHEXPERT, GENERATIONS
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.workflows import sample_folder
 from tests import commands
 from tests.tiny.pipeline import tiny_pipeline
@@ -42,13 +42,13 @@ def lines(folder):
     return [json.loads(x) for x in (folder / "samples.jsonl").read_text().splitlines()]
 
 
-def pictures(folder):
+def images(folder):
     return {path.name: np.asarray(Image.open(path)) for path in sorted(folder.glob("0*.png"))}
 
 
 @pytest.fixture
 def killed(model, table, tmp_path, monkeypatch):
-    """A run of 18 pictures that was killed after eleven, in the middle of a batch of eight."""
+    """A run of 18 images that was killed after eleven, in the middle of a batch of eight."""
     save_png, left = sample_folder.save_png, iter(range(11))
 
     def save(image, path, about):
@@ -77,10 +77,10 @@ def test_a_killed_run_goes_on_by_the_same_command(model, killed, tmp_path, monke
     assert "11 of 18 images are there already" in caplog.text
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert lines(folder) == lines(tmp_path / "whole")
-    whole, resumed = pictures(tmp_path / "whole"), pictures(folder)
+    whole, resumed = images(tmp_path / "whole"), images(folder)
     assert len(whole) == 18 and whole.keys() == resumed.keys()
-    for name, picture in whole.items():
-        np.testing.assert_array_equal(picture, resumed[name], err_msg=name)
+    for name, image in whole.items():
+        np.testing.assert_array_equal(image, resumed[name], err_msg=name)
     grids = [np.asarray(Image.open(at / "grid.png")) for at in (folder, tmp_path / "whole")]
     np.testing.assert_array_equal(*grids)
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
@@ -91,12 +91,12 @@ def test_a_killed_run_goes_on_by_the_same_command(model, killed, tmp_path, monke
     assert sample(model, folder, *flags) == 0
 
 
-def test_a_lost_picture_is_made_again(model, killed, tmp_path):
+def test_a_lost_image_is_made_again(model, killed, tmp_path):
     folder, flags = killed
-    wanted = pictures(folder)["00004.png"]
+    wanted = images(folder)["00004.png"]
     (folder / "00004.png").unlink()
     assert sample(model, folder, *flags) == 0
-    np.testing.assert_array_equal(pictures(folder)["00004.png"], wanted)
+    np.testing.assert_array_equal(images(folder)["00004.png"], wanted)
     assert [line["file"] for line in lines(folder)] == [f"{i:05d}.png" for i in range(18)]
 
 
@@ -132,10 +132,10 @@ def test_a_moved_model_is_the_same(killed, tmp_path):
     assert sample(tmp_path / "moved", folder, *flags) == 0
 
 
-def test_fewer_pictures_than_there_are(model, killed, capsys):
+def test_fewer_images_than_there_are(model, killed, capsys):
     folder, _ = killed
     assert sample(model, folder, "--prompt", "one", "--num_images", 6) == 2
-    assert "11 pictures, not 6" in capsys.readouterr().err
+    assert "11 images, not 6" in capsys.readouterr().err
 
 
 def test_two_samplings_into_one_folder(model, killed, capsys, monkeypatch):
@@ -205,7 +205,7 @@ def test_roentgens_names(model, table, tmp_path):
     ours, theirs = (np.asarray(Image.open(tmp_path / x)) for x in ("o/p2_1.jpg", "plain.jpg"))
     # Another batch size is another program: a level more or less, now and then.
     assert np.abs(ours.astype(int) - theirs).mean() < 0.5
-    found = open_pictures(tmp_path / "o")
+    found = open_images(tmp_path / "o")
     assert len(found) == 6 and found.ids[2:4] == ("p2", "p2") and found.texts[2] == "two"
 
 
@@ -241,8 +241,8 @@ def test_chexgenbenchs_own_columns_are_handed_on(model, tmp_path):
 @pytest.mark.parametrize(
     ("text", "flags", "said"),
     [
-        ("id,prompt\na,one\n", ["--num_images", "2"], "one picture a prompt, id 'a' has more"),
-        ("id,prompt\na,one\na,one\n", [], "one picture a prompt, id 'a' has more"),
+        ("id,prompt\na,one\n", ["--num_images", "2"], "one image a prompt, id 'a' has more"),
+        ("id,prompt\na,one\na,one\n", [], "one image a prompt, id 'a' has more"),
         ("id,prompt\na,one\na,two\n", [], "id 'a' has the prompts 'one' and 'two'"),
     ],
 )
@@ -254,7 +254,7 @@ def test_ids_that_clash(model, tmp_path, capsys, text, flags, said):
     assert not (tmp_path / "o").exists()
 
 
-def test_pictures_arrive_batch_by_batch_and_are_not_kept():
+def test_images_arrive_batch_by_batch_and_are_not_kept():
     settings = {"num_steps": 2, "batch_size": 8, "progress": False}
     prompts = [str(i) for i in range(18)]
     seen = list(medsd_jax.sample_batches(tiny_pipeline(), prompts, **settings, skip=3))

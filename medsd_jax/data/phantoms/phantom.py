@@ -1,11 +1,11 @@
 """Synthetic chest radiographs with captions: the embedded data that needs no download.
 
-These pictures are drawn, not measured: no patient stands behind them, and a number measured on
+These images are drawn, not measured: no patient stands behind them, and a number measured on
 them says nothing about medicine. They show what a frontal film shows (lungs, ribs, clavicles,
 spine, heart, mediastinum, diaphragm, soft tissue, a side marker) and findings of known side and
 size, so that the whole pipeline can be tried and tested with a truth to compare against.
 
-Picture i of seed s depends on (s, i) alone. Consecutive pictures may belong to one patient, who
+Image i of seed s depends on (s, i) alone. Consecutive images may belong to one patient, who
 then has the same anatomy in all of them. The patient's left is on the image's right.
 """
 
@@ -34,8 +34,8 @@ from medsd_jax.errors import UserError
 FINDINGS = (EFFUSION, CARDIOMEGALY, PNEUMOTHORAX, NODULE)
 MIN_SIZE, MAX_SIZE = 16, 1024
 
-_BLOCK = 12  # patients never cross a block of this many pictures
-_STREAM_GROUPING, _STREAM_PATIENT, _STREAM_PICTURE = 0, 1, 2
+_BLOCK = 12  # patients never cross a block of this many images
+_STREAM_GROUPING, _STREAM_PATIENT, _STREAM_IMAGE = 0, 1, 2
 
 _EFFUSION_LEVELS = {"small": (0.24, 0.34), "moderate": (0.40, 0.54), "large": (0.64, 0.88)}
 _PNEUMOTHORAX_GAPS = {"small": (0.07, 0.09), "moderate": (0.12, 0.17), "large": (0.21, 0.28)}
@@ -46,12 +46,12 @@ _ZONE_CENTRES = {"upper": -0.38, "mid": -0.05, "lower": 0.22}
 
 @dataclasses.dataclass(frozen=True)
 class Phantom:
-    """The full description of one picture, before it is drawn.
+    """The full description of one image, before it is drawn.
 
     Attributes:
         key: unique name.
-        patient_id: equal for pictures of one patient.
-        findings: what is visible; empty for a normal picture.
+        patient_id: equal for images of one patient.
+        findings: what is visible; empty for a normal image.
         view: "PA" or "AP".
         sex: "F" or "M".
         caption: one line.
@@ -89,7 +89,7 @@ class Phantom:
 
 @functools.lru_cache(maxsize=16)
 def _patients_of_block(seed: int, block: int) -> tuple[int, ...]:
-    """Return for each picture of a block the number of its patient within the block."""
+    """Return for each image of a block the number of its patient within the block."""
     rng = np.random.default_rng([seed, _STREAM_GROUPING, block])
     owners: list[int] = []
     while len(owners) < _BLOCK:
@@ -134,7 +134,7 @@ def _patient(seed: int, block: int, number: int, allowed: tuple[str, ...]):
 def _draw_finding(
     rng: np.random.Generator, allowed: tuple[str, ...], large_heart: bool
 ) -> Finding | None:
-    """Draw the picture's own finding (not the heart's); None for none."""
+    """Draw the image's own finding (not the heart's); None for none."""
     kinds = np.array([EFFUSION, PNEUMOTHORAX, NODULE, ""])
     weights = np.array([0.32 * (EFFUSION in allowed), 0.11 * (PNEUMOTHORAX in allowed),
                         0.11 * (NODULE in allowed), 0.46])  # fmt: skip
@@ -148,7 +148,7 @@ def _draw_finding(
     if kind == NODULE:
         size = str(rng.choice(list(_NODULE_RADII)))
         zone = str(rng.choice(list(_ZONE_CENTRES)))
-        # Behind a large heart a nodule would be in the labels but not in the picture.
+        # Behind a large heart a nodule would be in the labels but not in the image.
         return Finding(kind, side, size, "upper" if large_heart else zone)
     return None
 
@@ -204,12 +204,12 @@ def _draw_exposure(rng: np.random.Generator, view: str) -> Exposure:
 
 
 def describe_phantom(seed: int, index: int, findings: Sequence[str] = FINDINGS) -> Phantom:
-    """Draw the description of picture `index` of series `seed`.
+    """Draw the description of image `index` of series `seed`.
 
     Args:
         seed: at least 0.
         index: at least 0.
-        findings: kinds that may occur (of `FINDINGS`); normal pictures always occur.
+        findings: kinds that may occur (of `FINDINGS`); normal images always occur.
 
     Returns:
         A description; `.render(size)` draws it.
@@ -225,7 +225,7 @@ def describe_phantom(seed: int, index: int, findings: Sequence[str] = FINDINGS) 
     block, place = divmod(index, _BLOCK)
     number = _patients_of_block(seed, block)[place]
     anatomy, sex, heart = _patient(seed, block, number, allowed)
-    rng = np.random.default_rng([seed, _STREAM_PICTURE, index])
+    rng = np.random.default_rng([seed, _STREAM_IMAGE, index])
     view = "AP" if rng.random() < 0.35 else "PA"
     own = _draw_finding(rng, allowed, heart is not None)
     exposure = _draw_exposure(rng, view)
@@ -255,7 +255,7 @@ def encode_grey_png(grey: np.ndarray) -> bytes:
 def phantom_records(
     num_images: int, *, seed: int = 0, image_size: int = 64, findings: Sequence[str] = FINDINGS
 ) -> tuple[Record, ...]:
-    """Describe the first `num_images` pictures of a series.
+    """Describe the first `num_images` images of a series.
 
     Args:
         num_images: at least 1.
@@ -264,7 +264,7 @@ def phantom_records(
         findings: kinds that may occur.
 
     Returns:
-        Records without a split. `read_bytes()` draws the picture: an RGB PNG, three equal channels.
+        Records without a split. `read_bytes()` draws the image: an RGB PNG, three equal channels.
     """
     if not 1 <= num_images <= MAX_PHANTOMS:
         raise UserError(

@@ -1,7 +1,7 @@
 """Drawing primitives of the phantoms: ramps, smooth noise, line segments, the lead marker.
 
-Everything is float32, and measured in units of the picture (its sides are 2 long), never in
-pixels, so that the picture does not depend on the size it is drawn at.
+Everything is float32, and measured in units of the image (its sides are 2 long), never in
+pixels, so that the image does not depend on the size it is drawn at.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def bump(z: np.ndarray) -> np.ndarray:
 
 
 def upsampled_noise(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
-    """Smooth noise of unit variance per cell, independent of the picture's size."""
+    """Smooth noise of unit variance per cell, independent of the image's size."""
     grid = rng.standard_normal((cells, cells), dtype=np.float32)
     return np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
 

@@ -2,7 +2,7 @@
 
 Coordinates: x in [-1, 1] to the image's right (the patient's left), y in [-1, 1] downwards, both
 in the patient's frame before the pose (rotation, scale, shift) is applied. Every edge is a ramp in
-these units and the picture is computed at twice its size and averaged down, so a picture of 64
+these units and the image is computed at twice its size and averaged down, so an image of 64
 pixels is the antialiased small version of the one of 512.
 
 Brightness is attenuation: bone and fluid bright, air dark, as on a film viewer.
@@ -32,7 +32,7 @@ _SIDE_SIGN = {"right": -1.0, "left": 1.0}
 
 @dataclasses.dataclass(frozen=True)
 class Anatomy:
-    """What belongs to the patient and is the same in all of their pictures (units: see module)."""
+    """What belongs to the patient and is the same in all of their images (units: see module)."""
 
     lung_half_width: float
     lung_apex: float
@@ -100,7 +100,7 @@ def _vessel_tree(seed: int, lung_half_width: float) -> np.ndarray:
 
 
 class _Chest:
-    """Fields over the picture that several organs need: coordinates, lungs, diaphragm."""
+    """Fields over the image that several organs need: coordinates, lungs, diaphragm."""
 
     def __init__(self, anatomy: Anatomy, exposure: Exposure, shift: float, pose: Pose):
         self.x, self.y = pose.grid()
@@ -179,7 +179,7 @@ def _heart(chest: _Chest) -> np.ndarray:
     along = (x - centre_x) * cos + (y - centre_y) * sin
     across = (y - centre_y) * cos - (x - centre_x) * sin
     # The tilted ellipse's horizontal extent is kept at `half`, whatever the tilt: the
-    # cardiothoracic ratio in the labels is the one in the picture.
+    # cardiothoracic ratio in the labels is the one in the image.
     long = math.sqrt(max(half**2 - (tall * 0.92 * sin) ** 2, 0.02)) / cos
     ventricle = 1.0 - np.sqrt(np.square(along / long) + np.square(across / (0.92 * tall)))
     waist_y = centre_y - 0.75 * tall
@@ -237,7 +237,7 @@ def render(
     geometry: dict[str, float],
     image_size: int,
 ) -> np.ndarray:
-    """Draw the picture.
+    """Draw the image.
 
     Args:
         anatomy: the patient.

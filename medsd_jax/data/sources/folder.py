@@ -37,7 +37,7 @@ METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
 _REQUIRED = ("file_name", "text")
 _SPLIT = "split"
 EXPECTED = (
-    'expected metadata.csv with a header and one row a picture, "file_name,text" and then '
+    'expected metadata.csv with a header and one row an image, "file_name,text" and then '
     '"scan1.png,Chest X-ray. No finding." (optional columns: patient_id, split, labels), '
     'or metadata.jsonl with lines {"file_name": "scan1.png", "text": "..."}'
 )
@@ -51,7 +51,7 @@ def load(path: Path | str | None) -> SourceRecords:
         path: the folder.
 
     Returns:
-        A record for each picture that has a file and a text; the files are not opened yet.
+        A record for each image that has a file and a text; the files are not opened yet.
     """
     folder = check_folder(path, "folder")
     file, table = _read_table(folder)
@@ -143,7 +143,7 @@ def write_image_folder(records: Sequence[Record], folder: Path, *, progress: boo
     """Write records as such a folder: one PNG each and metadata.csv.
 
     Args:
-        records: with PNG pictures; keys become file names.
+        records: with PNG images; keys become file names.
         folder: new or empty.
         progress: show a progress bar.
     """

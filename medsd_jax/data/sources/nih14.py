@@ -3,7 +3,7 @@
     DIR/images/00000001_000.png            (or DIR/images_001/images/... as downloaded)
     DIR/labels.csv  or  DIR/Data_Entry_2017*.csv[.gz]
 
-The captions use the words of the phantoms' captions, and for a share of the pictures the words of
+The captions use the words of the phantoms' captions, and for a share of the images the words of
 the paper's prompts, so a model that was trained on phantoms already knows what they mean. The
 labels were mined from reports by software: they carry no side, no size and known errors.
 
@@ -55,7 +55,7 @@ def load(path: Path | str | None) -> SourceRecords:
         path: the folder, see the module.
 
     Returns:
-        A record for each picture in the table whose file is there. No split: by patient hash.
+        A record for each image in the table whose file is there. No split: by patient hash.
     """
     folder = check_folder(path, "nih14")
     table = _table_file(folder)
@@ -96,7 +96,7 @@ def _table_file(folder: Path) -> Path:
 def _list_images(folder: Path) -> dict[str, Path]:
     parents = [p for p in sorted(folder.glob("images*")) if p.is_dir()]
     if not parents:
-        raise UserError(f"no folder 'images' in {str(folder)!r}: put the NIH pictures there")
+        raise UserError(f"no folder 'images' in {str(folder)!r}: put the NIH images there")
     listed = {parent: list_images(parent) for parent in parents}
     for parent, found in listed.items():
         found.warn_of_others(parent)
@@ -126,12 +126,12 @@ def _record(name: str, file: Path, row: dict[str, str], table: Path) -> Record:
 
 
 def caption(phrases: list[str], view: str, key: str) -> str:
-    """Say the findings in one of three forms, chosen by a hash of the picture's name.
+    """Say the findings in one of three forms, chosen by a hash of the image's name.
 
     Args:
-        phrases: findings in radiology words; none for a normal picture.
+        phrases: findings in radiology words; none for a normal image.
         view: "PA", "AP" or "".
-        key: the picture's name; the same name gives the same caption.
+        key: the image's name; the same name gives the same caption.
 
     Returns:
         One line.

@@ -1,11 +1,11 @@
-"""What synthetic pictures are good for: classifiers trained with and without them.
+"""What synthetic images are good for: classifiers trained with and without them.
 
 All arms train the same network for as many optimizer steps, each with the same S seeds, and are
-tested on the same real pictures. m is AUROC, accuracy or F1 of one finding, p_as the probabilities
+tested on the same real images. m is AUROC, accuracy or F1 of one finding, p_as the probabilities
 of arm a trained with seed s:
 
     score(a) = mean_s m(p_as)                                                      (1)
-    gain(a)  = mean_s [m(p_as) - m(p_rs)],    r the arm of real pictures alone     (2)
+    gain(a)  = mean_s [m(p_as) - m(p_rs)],    r the arm of real images alone     (2)
 
 An interval lies between percentiles of resamples. One resample draws P of the P patients and S - 1
 of the S seeds with replacement, once for all arms and findings: a gain compares the same patients
@@ -50,12 +50,12 @@ class Stage:
     """A part of an arm's training.
 
     Attributes:
-        pictures: REAL, SYNTHETIC or both, drawn alike: each picture as often as any other.
+        images: REAL, SYNTHETIC or both, drawn alike: each image as often as any other.
         steps: optimizer steps.
         fine_tunes: whether it goes on from weights of an earlier stage.
     """
 
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     steps: int
     fine_tunes: bool = False
 
@@ -65,7 +65,7 @@ def plan_arms(steps: int, fine_tuning_share: float) -> dict[str, tuple[Stage, ..
 
     Args:
         steps: at least 2.
-        fine_tuning_share: of the steps of FINE_TUNED, the last ones, that are on real pictures;
+        fine_tuning_share: of the steps of FINE_TUNED, the last ones, that are on real images;
             RoentGen-v2's recipe (arXiv 2508.16783).
 
     Raises:
@@ -75,7 +75,7 @@ def plan_arms(steps: int, fine_tuning_share: float) -> dict[str, tuple[Stage, ..
     if not 1 <= last < steps:
         raise UserError(
             f"fine_tuning.share = {fine_tuning_share} of {steps} steps gives {last} to real and "
-            f"{steps - last} to synthetic pictures; each needs at least one"
+            f"{steps - last} to synthetic images; each needs at least one"
         )
     return {
         REAL: (Stage((REAL,), steps),),
@@ -86,15 +86,15 @@ def plan_arms(steps: int, fine_tuning_share: float) -> dict[str, tuple[Stage, ..
 
 
 def weighted_auroc(weights: _Weights, present: _Kinds, probability: _Probabilities) -> np.ndarray:
-    """The share of pairs, one picture with the finding and one without, in the right order.
+    """The share of pairs, one image with the finding and one without, in the right order.
 
     Args:
-        weights: [R, n], how often each picture counts in each of R resamples.
+        weights: [R, n], how often each image counts in each of R resamples.
         present: [n].
         probability: [n]; ties count half.
 
     Returns:
-        [R] float64; nan where a resample holds pictures of one kind only.
+        [R] float64; nan where a resample holds images of one kind only.
     """
     order = np.argsort(probability, kind="stable")
     starts = np.flatnonzero(np.diff(probability[order], prepend=-np.inf))  # of equal probabilities
@@ -109,7 +109,7 @@ def weighted_auroc(weights: _Weights, present: _Kinds, probability: _Probabiliti
 def weighted_accuracy(
     weights: _Weights, present: _Kinds, probability: _Probabilities
 ) -> np.ndarray:
-    """The share of pictures told right, above 0.5 being present; arguments as `weighted_auroc`."""
+    """The share of images told right, above 0.5 being present; arguments as `weighted_auroc`."""
     right = (probability > 0.5) == present
     return _ratio(weights @ right, weights.sum(axis=1))
 
@@ -153,7 +153,7 @@ def compare_arms(
         findings, None where there is none.
 
     Raises:
-        UserError: all pictures are of one patient.
+        UserError: all images are of one patient.
     """
     patients, patient_of = np.unique(np.asarray(patient_ids), return_inverse=True)
     if len(patients) < 2:
@@ -178,7 +178,7 @@ def compare_arms(
             tables[label] = LabelUtility(**counts, too_few=True)
             continue
         scores = {arm: p[:, known, column].astype(np.float64) for arm, p in probabilities.items()}
-        # All pictures as one unit that counts once: the scores themselves.
+        # All images as one unit that counts once: the scores themselves.
         as_it_is = _by_seed(scores, present, np.zeros(len(present), int), np.ones((1, 1), int))
         resampled = _by_seed(scores, present, patient_of[known], of_patients)
         averaged = {key: _mean_over_seeds(x, of_seeds) for key, x in resampled.items()}

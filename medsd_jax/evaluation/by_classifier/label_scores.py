@@ -1,6 +1,6 @@
 """How well probabilities of findings agree with labels: AUROC, accuracy, F1, calibration.
 
-Intervals resample patients, not pictures. What too few pictures stand behind is marked, not printed
+Intervals resample patients, not images. What too few images stand behind is marked, not printed
 as a number.
 """
 
@@ -13,17 +13,17 @@ from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval, share_interval
 from medsd_jax.evaluation.reports.base import LabelScores
 
-MIN_PICTURES = 5
-"""Fewest pictures with and without a finding that its scores are computed from."""
+MIN_IMAGES = 5
+"""Fewest images with and without a finding that its scores are computed from."""
 _MIN_PATIENTS = 2
 """Whose they are: of one patient alone, a third of the resamples hold none."""
 
 
 def enough(present: Bool[np.ndarray, " n"], patients: Shaped[np.ndarray, " n"]) -> bool:
-    """Whether a finding can be scored: pictures with and without it, of several patients each."""
+    """Whether a finding can be scored: images with and without it, of several patients each."""
     kinds = present, ~present
     return all(
-        kind.sum() >= MIN_PICTURES and len(set(patients[kind])) >= _MIN_PATIENTS for kind in kinds
+        kind.sum() >= MIN_IMAGES and len(set(patients[kind])) >= _MIN_PATIENTS for kind in kinds
     )
 
 

@@ -1,9 +1,9 @@
 """Does a classifier call a reconstruction what it calls the original?
 
-    changed = share of pictures whose call (probability above 0.5) differs
+    changed = share of images whose call (probability above 0.5) differs
     difference = AUROC of the reconstructions - AUROC of the originals, where labels are known
 
-Both pictures of a patient are resampled together: what the two AUROCs have in common cancels.
+Both images of a patient are resampled together: what the two AUROCs have in common cancels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,11 @@ from medsd_jax.evaluation.reports.reconstruction import LabelFlips, PairedAuroc
 def check_classifier(
     judge: Classifier, labels: Sequence[Mapping[str, Any]], image_size: int
 ) -> None:
-    """Raises UserError where the classifier cannot say anything of these pictures.
+    """Raises UserError where the classifier cannot say anything of these images.
 
     Args:
         judge: the classifier.
-        labels: of each picture, as `prompt_labels.known_labels` reads them.
+        labels: of each image, as `prompt_labels.known_labels` reads them.
         image_size: pixels that originals and reconstructions have.
     """
     if judge.image_size > image_size:

@@ -1,7 +1,7 @@
-"""Does a generated picture show what its prompt asked for, as in arXiv 2210.04133, section 4.
+"""Does a generated image show what its prompt asked for, as in arXiv 2210.04133, section 4.
 
-A classifier that has seen real pictures alone judges the pictures of each prompt. The headline is
-the share of pictures in which it agrees with the prompt, over all prompts together.
+A classifier that has seen real images alone judges the images of each prompt. The headline is
+the share of images in which it agrees with the prompt, over all prompts together.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.data.labels import label_values
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import score_labels
-from medsd_jax.evaluation.images.image_sets import PictureSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, squared
 from medsd_jax.evaluation.metrics.intervals import share_interval
-from medsd_jax.evaluation.metrics.subgroups import MIN_PICTURES, parts
+from medsd_jax.evaluation.metrics.subgroups import MIN_IMAGES, parts
 from medsd_jax.evaluation.reports.base import Estimate
 from medsd_jax.evaluation.reports.evaluation import (
     Confusion,
@@ -28,21 +28,21 @@ from medsd_jax.evaluation.reports.evaluation import (
 )
 
 PROMPTS_TOLD = 50
-"""A data set of prompts has thousands; each has few pictures then."""
-_PICTURES_AT_ONCE = 256
+"""A data set of prompts has thousands; each has few images then."""
+_IMAGES_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptJudgement:
-    """What the judge says of every picture.
+    """What the judge says of every image.
 
     Attributes:
         label: the finding in question.
-        prompts: [n], of each picture.
+        prompts: [n], of each image.
         asked: [n] bool, whether the prompt asks for the finding.
         probability: [n] float32, the judge's that the finding is there.
-        rows: [n] int, where in their set the pictures stand.
-        units: [n], equal for pictures of one start noise; each its own if None.
+        rows: [n] int, where in their set the images stand.
+        units: [n], equal for images of one start noise; each its own if None.
     """
 
     label: str
@@ -59,7 +59,7 @@ class PromptJudgement:
 
     @property
     def right(self) -> np.ndarray:
-        """[n] bool, whether picture and prompt agree."""
+        """[n] bool, whether image and prompt agree."""
         return self.seen == self.asked
 
     def report(self, subgroups: Mapping[str, np.ndarray] | None = None) -> LabelAdherence:
@@ -103,7 +103,7 @@ class PromptJudgement:
             num_prompts=len(rows_of),
             by_subgroup={
                 name: TooFewImages(num_images=int(part.sum()))
-                if part.sum() < MIN_PICTURES
+                if part.sum() < MIN_IMAGES
                 else self.share(part)
                 for name, part in (subgroups or {}).items()
             },
@@ -119,7 +119,7 @@ class PromptJudgement:
         return share_interval(self.right[rows], units)
 
     def worst(self, count: int) -> np.ndarray:
-        """The pictures that agree least with their prompt, worst first: [count] rows."""
+        """The images that agree least with their prompt, worst first: [count] rows."""
         error = np.abs(self.probability - self.asked)
         return np.argsort(-error, kind="stable")[:count]
 
@@ -131,20 +131,20 @@ def judge_prompts(
     prompts: Sequence[str],
     asked: Sequence[bool],
 ) -> PromptJudgement:
-    """Lets the classifier say in which pictures the finding is.
+    """Lets the classifier say in which images the finding is.
 
     Args:
-        classifier: trained on real pictures alone.
+        classifier: trained on real images alone.
         label: the finding, one of the classifier's.
         images_u8: [n, H, W, 3] uint8, one a seed.
-        prompts: [n], what each picture was sampled from.
+        prompts: [n], what each image was sampled from.
         asked: [n], whether that prompt asks for the finding.
 
     Raises:
         UserError: the classifier does not know the label, or the lengths do not agree.
     """
     if not len(images_u8) == len(prompts) == len(asked) > 0:
-        given = f"{len(images_u8)} pictures, {len(prompts)} prompts, {len(asked)} answers"
+        given = f"{len(images_u8)} images, {len(prompts)} prompts, {len(asked)} answers"
         raise UserError(f"{given}: a judgement needs as many of each, and at least one")
     column = classifier.column(label)
     probability = predict(classifier, images_u8)[:, column]
@@ -152,30 +152,30 @@ def judge_prompts(
     return PromptJudgement(label, tuple(prompts), np.asarray(asked, bool), probability, rows)
 
 
-def judge_pictures(
+def judge_images(
     classifier: Classifier,
-    real: PictureSet,
-    synthetic: PictureSet,
+    real: ImageSet,
+    synthetic: ImageSet,
     labels: Mapping[str, Sequence[Mapping[str, Any]]],
     mesh: Mesh,
     units: Sequence[str] | None = None,
 ) -> tuple[PromptAdherence, dict[str, PromptJudgement]]:
-    """Judges two sets of pictures for all findings that the classifier knows.
+    """Judges two sets of images for all findings that the classifier knows.
 
     Args:
-        classifier: trained on real pictures alone.
-        real: pictures with known findings: how far the judge can be trusted.
-        synthetic: pictures with what their prompts ask for.
-        labels: "real" and "synthetic" -> the labels of each picture.
+        classifier: trained on real images alone.
+        real: images with known findings: how far the judge can be trusted.
+        synthetic: images with what their prompts ask for.
+        labels: "real" and "synthetic" -> the labels of each image.
         mesh: the devices.
-        units: of the synthetic pictures, see `PromptJudgement`.
+        units: of the synthetic images, see `PromptJudgement`.
 
     Returns:
         The report's entry, with the accuracy of each part of `subgroups.parts`; and finding ->
         judgement of the images of which it is known whether they shall show it.
 
     Raises:
-        UserError: no picture is said to show or not to show any finding of the classifier.
+        UserError: no image is said to show or not to show any finding of the classifier.
     """
     asked = {label: label_values(labels["synthetic"], label) for label in classifier.labels}
     known = [label for label, values in asked.items() if not np.isnan(values).all()]
@@ -208,9 +208,9 @@ def judge_pictures(
     return report, judgements
 
 
-def _probabilities(classifier: Classifier, pictures: PictureSet, mesh: Mesh) -> np.ndarray:
-    """[n, labels] float32, pictures made square as in the classifier's training."""
+def _probabilities(classifier: Classifier, images: ImageSet, mesh: Mesh) -> np.ndarray:
+    """[n, labels] float32, images made square as in the classifier's training."""
     side, mode, found = classifier.image_size, classifier.resize_mode, []
-    for batch in pictures.batches(_PICTURES_AT_ONCE):
+    for batch in images.batches(_IMAGES_AT_ONCE):
         found.append(predict(classifier, squared(batch, side, mode), mesh))
     return np.concatenate(found)

@@ -1,4 +1,4 @@
-"""Feature networks by name, and the features of a whole set of pictures, kept on disk.
+"""Feature networks by name, and the features of a whole set of images, kept on disk.
 
 inception=FILE      InceptionV3 of the FID literature, 2048 wide, fed as clean-fid does
 xrv=FILE            torchxrayvision's DenseNet-121, 1024 wide, fed as RoentGen's script does
@@ -34,7 +34,7 @@ from medsd_jax.evaluation.features.rough import (
     thumbnails,
 )
 from medsd_jax.evaluation.features.specs import kind_and_path
-from medsd_jax.evaluation.images.image_sets import PictureSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, squared
 from medsd_jax.files import read_array, whole_file
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
@@ -48,7 +48,7 @@ from medsd_jax.vision.transformers_folder import open_tower
 from medsd_jax.vision.weights import load_weights
 
 KINDS = ("inception", "xrv", "classifier", "clip", "rad-dino", LATENT, THUMBNAIL)
-_PICTURES_AT_ONCE = 32  # on each device
+_IMAGES_AT_ONCE = 32  # on each device
 _PIXELS_AT_ONCE = 8 * 518**2
 """Likewise, of transformers and VAEs: 0.7 GB of attention scores in RAD-DINO."""
 
@@ -59,12 +59,12 @@ class FeatureNetwork:
 
     Attributes:
         kind: one of `KINDS`.
-        prepare: pictures of any sizes -> the network's input [B, H, W, C].
+        prepare: images of any sizes -> the network's input [B, H, W, C].
         chain: the input chain in words, part of the protocol.
         graphdef: structure.
         params: weights on the host.
         settings: what else the features depend on, such as the number of heads.
-        pictures_at_once: that each device has the memory for.
+        images_at_once: that each device has the memory for.
         map_shape: (h, w, C) of features that are a flattened map, too wide for distances of sets;
             None of all others.
     """
@@ -75,7 +75,7 @@ class FeatureNetwork:
     graphdef: nnx.GraphDef
     params: Mapping[str, Any]
     settings: str = ""
-    pictures_at_once: int = _PICTURES_AT_ONCE
+    images_at_once: int = _IMAGES_AT_ONCE
     map_shape: tuple[int, int, int] | None = None
 
     def for_distances(self, features: np.ndarray) -> np.ndarray:
@@ -124,7 +124,7 @@ def open_network(spec: str) -> FeatureNetwork:
         graphdef, _ = structure(shape)
         to_own = "" if shape.input_range == "unit" else f"; to the range of {shape.input_range}"
         return FeatureNetwork(
-            kind, functools.partial(_square_pictures, side=side, mode=mode, network=shape),
+            kind, functools.partial(_square_images, side=side, mode=mode, network=shape),
             f"grey repeated to RGB; bilinear to {side}x{side}, {mode}; mean of the channels; "
             f"x / 127.5 - 1{to_own}", graphdef, classifier.params,
         )  # fmt: skip
@@ -137,64 +137,64 @@ def open_network(spec: str) -> FeatureNetwork:
 
 
 def make_extractor(
-    network: FeatureNetwork, mesh: Mesh, num_pictures: int
+    network: FeatureNetwork, mesh: Mesh, num_images: int
 ) -> Callable[[Sequence[np.ndarray] | np.ndarray], np.ndarray]:
-    """Returns ``extract(pictures) -> [n, d] float32``, which compiles at its first call only.
+    """Returns ``extract(images) -> [n, d] float32``, which compiles at its first call only.
 
-    Pictures are [H, W] or [H, W, 3] uint8 of any sizes. All processes call it with all of them.
+    Images are [H, W] or [H, W, 3] uint8 of any sizes. All processes call it with all of them.
 
     Args:
         network: from `open_network`.
         mesh: the devices.
-        num_pictures: that are expected at a time; batches are no larger.
+        num_images: that are expected at a time; batches are no larger.
     """
     run = jax.jit(
-        lambda params, images: bind(network.graphdef, params).pooled_features(images),
+        lambda params, x: bind(network.graphdef, params).pooled_features(x),
         out_shardings=batch_sharding(mesh),
     )
     measure = over_devices(run, network.params, mesh)
-    size = _pictures_at_once(network, num_pictures, mesh)
+    size = _images_at_once(network, num_images, mesh)
 
-    def extract(pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        starts = range(0, len(pictures), size)
-        batches = (network.prepare(list(pictures[start : start + size])) for start in starts)
-        return np.concatenate([measure(images, size) for images in batches])
+    def extract(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        starts = range(0, len(images), size)
+        batches = (network.prepare(list(images[start : start + size])) for start in starts)
+        return np.concatenate([measure(prepared, size) for prepared in batches])
 
     return extract
 
 
-def _pictures_at_once(network: FeatureNetwork, num_pictures: int, mesh: Mesh) -> int:
-    most = min(_PICTURES_AT_ONCE, network.pictures_at_once)
-    return batch_rows(num_pictures, most, mesh)
+def _images_at_once(network: FeatureNetwork, num_images: int, mesh: Mesh) -> int:
+    most = min(_IMAGES_AT_ONCE, network.images_at_once)
+    return batch_rows(num_images, most, mesh)
 
 
 def features_of(
-    network: FeatureNetwork, pictures: PictureSet, cache: Path | None, mesh: Mesh
+    network: FeatureNetwork, images: ImageSet, cache: Path | None, mesh: Mesh
 ) -> np.ndarray:
-    """Features of every picture, computed over all devices, or read from an earlier run.
+    """Features of every image, computed over all devices, or read from an earlier run.
 
     Args:
         network: from `open_network`.
-        pictures: the set.
-        cache: folder of .npy files, named by the content of pictures and network; if None,
+        images: the set.
+        cache: folder of .npy files, named by the content of images and network; if None,
             nothing is read or kept.
         mesh: the devices.
 
     Returns:
         [n, d] float32 in the set's order.
     """
-    name = f"{network.kind}-{network.fingerprint}-{pictures.fingerprint}.npy"
+    name = f"{network.kind}-{network.fingerprint}-{images.fingerprint}.npy"
     path = None if cache is None else cache / name
     if path is not None and path.is_file():
         again = f"remove {path}, and it is computed again"
         found = read_array(path, again)
-        if found.ndim != 2 or len(found) != len(pictures) or found.dtype != np.float32:
+        if found.ndim != 2 or len(found) != len(images) or found.dtype != np.float32:
             raise UserError(f"{path} holds {found.dtype} {list(found.shape)}; {again}")
         return found
-    extract = make_extractor(network, mesh, len(pictures))
+    extract = make_extractor(network, mesh, len(images))
     found = []
-    with tqdm(total=len(pictures), unit="image", desc=f"{network.kind} features") as bar:
-        for batch in pictures.batches(_pictures_at_once(network, len(pictures), mesh)):
+    with tqdm(total=len(images), unit="image", desc=f"{network.kind} features") as bar:
+        for batch in images.batches(_images_at_once(network, len(images), mesh)):
             stop_if_asked()
             found.append(extract(batch))
             bar.update(len(batch))
@@ -207,12 +207,12 @@ def features_of(
 
 
 def _that_fit(side: int) -> int:
-    """Pictures of side x side that a device works on at once."""
-    return max(1, min(_PICTURES_AT_ONCE, _PIXELS_AT_ONCE // side**2))
+    """Images of side x side that a device works on at once."""
+    return max(1, min(_IMAGES_AT_ONCE, _PIXELS_AT_ONCE // side**2))
 
 
-def _square_pictures(
-    pictures: list[np.ndarray], *, side: int, mode: str, network: DenseNetConfig
+def _square_images(
+    images: list[np.ndarray], *, side: int, mode: str, network: DenseNetConfig
 ) -> np.ndarray:
     """The classifier's input [B, side, side, C], prepared as in its training."""
-    return np.asarray(network_input(network, to_grey(squared(pictures, side, mode))))
+    return np.asarray(network_input(network, to_grey(squared(images, side, mode))))

@@ -2,8 +2,8 @@
 
     (1)  z = scaling_factor mean(q(z | image))
 
-It is what the diffusion model was trained on, but for the posterior's noise: a picture that it
-gives back lies near its training picture here. Of the VAE only the encoder's half is kept.
+It is what the diffusion model was trained on, but for the posterior's noise: an image that it
+gives back lies near its training image here. Of the VAE only the encoder's half is kept.
 """
 
 import functools
@@ -55,12 +55,12 @@ class LatentMean(AutoencoderKL):
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """The encoder with its weights, and the size that pictures get.
+    """The encoder with its weights, and the size that images get.
 
     Attributes:
         config: shape of the VAE and its scaling factor.
         image_size: pixels, square.
-        resize_mode: how pictures become square, see data/transforms.py.
+        resize_mode: how images become square, see data/transforms.py.
         graphdef: structure.
         params: float32 weights on the host.
     """
@@ -77,16 +77,16 @@ class LatentSpace:
         side = self.image_size
         return f"grey repeated to RGB; bilinear to {side}x{side}, {self.resize_mode}; x / 127.5 - 1"
 
-    def batch(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """Pictures [H, W] or [H, W, 3] uint8 -> [B, S, S, 3] float32, prepared as in training."""
-        return from_uint8_on_host(squared(pictures, self.image_size, self.resize_mode))
+    def batch(self, images: list[np.ndarray]) -> np.ndarray:
+        """Images [H, W] or [H, W, 3] uint8 -> [B, S, S, 3] float32, prepared as in training."""
+        return from_uint8_on_host(squared(images, self.image_size, self.resize_mode))
 
 
 def open_latent_space(model: str) -> LatentSpace:
     """Reads the VAE of a model; its other weights are not opened.
 
     Args:
-        model: a diffusers folder, a hub id or a training workdir. Pictures get the size and the
+        model: a diffusers folder, a hub id or a training workdir. Images get the size and the
             resize mode of the workdir's recipe; without one, the size that the U-Net was trained
             for, and black bars where they are not square.
 
@@ -103,12 +103,12 @@ def open_latent_space(model: str) -> LatentSpace:
 
 
 def input_of(model: str, vae: LoadedVAE) -> tuple[int, str]:
-    """Size and resize mode that pictures get for a model's VAE, see `open_latent_space`."""
+    """Size and resize mode that images get for a model's VAE, see `open_latent_space`."""
     return _of_the_recipe(Path(model).expanduser()) or (vae.image_size, _RESIZE_MODE)
 
 
 def _of_the_recipe(workdir: Path) -> tuple[int, str] | None:
-    """Picture size and resize mode of the run whose model is WORKDIR/model; None elsewhere."""
+    """Image size and resize mode of the run whose model is WORKDIR/model; None elsewhere."""
     path = workdir / "config.json"
     if (workdir / "model_index.json").is_file() or not path.is_file():
         return None

@@ -1,10 +1,10 @@
-"""A feature network as a differentiable function of pictures: what a perceptual loss compares.
+"""A feature network as a differentiable function of images: what a perceptual loss compares.
 
     classifier=FOLDER   the judge that train-classifier wrote
     xrv=FILE            torchxrayvision's DenseNet-121, fed as its own README says
     inception=FILE      InceptionV3 of the FID literature, fed as clean-fid does
 
-Elsewhere pictures are prepared on the host, by Pillow (preprocessing.py). Here it is done in JAX,
+Elsewhere images are prepared on the host, by Pillow (preprocessing.py). Here it is done in JAX,
 so that the gradient passes: the same filters, and nothing is rounded to 8 bits on the way.
 """
 
@@ -77,7 +77,7 @@ def open_feature_maps(spec: str) -> FeatureMaps:
 
 
 def resize(images: _Images, side: int, method: str) -> _Prepared:
-    """Antialiased resize of square pictures, as Pillow's in float32; "bilinear" or "cubic"."""
+    """Antialiased resize of square images, as Pillow's in float32; "bilinear" or "cubic"."""
     b, height, _, channels = images.shape
     if height == side:
         return images

@@ -31,9 +31,9 @@ class Thumbnail(nnx.Module):
         return images.reshape(images.shape[0], -1).astype(jax.numpy.float32)
 
 
-def thumbnails(pictures: list[np.ndarray]) -> np.ndarray:
-    """Pictures [H, W] or [H, W, 3] uint8 -> [B, 8, 8, 1] float32 in [-1, 1]."""
-    return squared(pictures, CELLS).mean(axis=-1, keepdims=True, dtype=np.float32) / 127.5 - 1.0
+def thumbnails(images: list[np.ndarray]) -> np.ndarray:
+    """Images [H, W] or [H, W, 3] uint8 -> [B, 8, 8, 1] float32 in [-1, 1]."""
+    return squared(images, CELLS).mean(axis=-1, keepdims=True, dtype=np.float32) / 127.5 - 1.0
 
 
 def part_means(

@@ -1,14 +1,14 @@
-"""Two sets of pictures laid out as other groups' evaluation scripts read them.
+"""Two sets of images laid out as other groups' evaluation scripts read them.
 
     clean-fid/real, clean-fid/synthetic     PNG folders: fid.compute_fid(real, synthetic)
     roentgen/real/ID.jpg                    RoentGen's calculate_fid.py and calculate_ms-ssim.py
-    roentgen/synthetic/ID_K.jpg             K counts the pictures of one prompt
-    roentgen/real.csv                       Path: the same pictures, for its --real CSV
+    roentgen/synthetic/ID_K.jpg             K counts the images of one prompt
+    roentgen/real.csv                       Path: the same images, for its --real CSV
     chexgenbench/real, chexgenbench/synthetic, chexgenbench/real.csv
     chexgenbench/generations_with_metadata.csv
 
-CheXGenBench's scripts disagree on the name of the picture's column, so the table has all of them
-(`GENERATIONS`). It takes one picture a prompt: the first one.
+CheXGenBench's scripts disagree on the name of the image's column, so the table has all of them
+(`GENERATIONS`). It takes one image a prompt: the first one.
 
 RoentGen's scripts look for .jpg alone: those files lose a little to the compression (quality 95),
 the PNG folders nothing.
@@ -23,7 +23,7 @@ from PIL import Image
 
 from medsd_jax.data.labels import label_name
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import PictureSet
+from medsd_jax.evaluation.images.image_sets import ImageSet
 from medsd_jax.folders import new_folder
 
 LAYOUTS = ("files", "roentgen", "chexgenbench")
@@ -45,19 +45,19 @@ _MAX_BYTES = 200
 
 def write_hand_over(
     output: Path,
-    real: PictureSet,
-    synthetic: PictureSet,
+    real: ImageSet,
+    synthetic: ImageSet,
     labels: Mapping[str, Sequence[Mapping[str, Any]]],
-    on_picture: Callable[[], object] = lambda: None,
+    on_image: Callable[[], object] = lambda: None,
 ) -> dict[str, int]:
     """Writes all three layouts.
 
     Args:
         output: a new or empty folder.
-        real: the real pictures.
+        real: the real images.
         synthetic: the generated ones; those of one prompt share an id.
-        labels: "real" and "synthetic" -> labels of each picture.
-        on_picture: called after each picture.
+        labels: "real" and "synthetic" -> labels of each image.
+        on_image: called after each image.
 
     Returns:
         real, synthetic, prompts: how many of each.
@@ -67,18 +67,18 @@ def write_hand_over(
     """
     real_ids, drawn_ids = unique_ids(real), sample_ids(synthetic)
     with new_folder(output, "a hand-over", last="roentgen") as new:
-        rows = _write_sets(new, real, synthetic, real_ids, drawn_ids, labels, on_picture)
+        rows = _write_sets(new, real, synthetic, real_ids, drawn_ids, labels, on_image)
     return {"real": len(real), "synthetic": len(synthetic), "prompts": rows}
 
 
 def _write_sets(
     output: Path,
-    real: PictureSet,
-    synthetic: PictureSet,
+    real: ImageSet,
+    synthetic: ImageSet,
     real_ids: Sequence[str],
     drawn_ids: Sequence[tuple[str, int]],
     labels: Mapping[str, Sequence[Mapping[str, Any]]],
-    on_picture: Callable[[], object],
+    on_image: Callable[[], object],
 ) -> int:
     """Writes the layouts; returns the number of prompts."""
     clean, roentgen, bench = (output / n for n in ("clean-fid", "roentgen", "chexgenbench"))
@@ -87,58 +87,56 @@ def _write_sets(
             (parent / name).mkdir(parents=True)
     path_of, rows = {}, []
     for i, name in enumerate(real_ids):
-        picture = Image.fromarray(real.read(i))
-        picture.save(clean / "real" / f"{name}.png")
-        picture.save(roentgen / "real" / f"{name}.jpg", quality=95)
-        picture.save(bench / "real" / f"{name}.png")
+        image = Image.fromarray(real.read(i))
+        image.save(clean / "real" / f"{name}.png")
+        image.save(roentgen / "real" / f"{name}.jpg", quality=95)
+        image.save(bench / "real" / f"{name}.png")
         path_of[name] = f"{name}.png"
         rows.append([path_of[name], real.texts[i], chexpert_cell(labels["real"][i])])
-        on_picture()
+        on_image()
     _write(bench / "real.csv", ("path", "annotated_prompt", "chexpert_labels"), rows)
     _write(roentgen / "real.csv", ("Path",), [[f"real/{name}.jpg"] for name in real_ids])
     rows = []
     for i, (name, count) in enumerate(drawn_ids):
-        picture = Image.fromarray(synthetic.read(i))
-        picture.save(clean / "synthetic" / f"{name}_{count}.png")
-        picture.save(roentgen / "synthetic" / f"{name}_{count}.jpg", quality=95)
+        image = Image.fromarray(synthetic.read(i))
+        image.save(clean / "synthetic" / f"{name}_{count}.png")
+        image.save(roentgen / "synthetic" / f"{name}_{count}.jpg", quality=95)
         if count == 0:
             file, prompt = f"SyntheticImg_{name}.png", synthetic.texts[i]
-            picture.save(bench / "synthetic" / file)
+            image.save(bench / "synthetic" / file)
             cell = chexpert_cell(labels["synthetic"][i])
             rows.append([name, path_of.get(name, ""), prompt, prompt, file, file, cell])
-        on_picture()
+        on_image()
     _write(bench / "generations_with_metadata.csv", GENERATIONS, rows)
     return len(rows)
 
 
-def unique_ids(pictures: PictureSet) -> list[str]:
-    """A file name for every picture: its id or the stem of its key; numbers where two are equal."""
-    names = [
-        _safe(own or Path(key).stem) for own, key in zip(pictures.ids, pictures.keys, strict=True)
-    ]
+def unique_ids(images: ImageSet) -> list[str]:
+    """A file name for every image: its id or the stem of its key; numbers where two are equal."""
+    names = [_safe(own or Path(key).stem) for own, key in zip(images.ids, images.keys, strict=True)]
     if len(set(names)) == len(names) and all(_fits(name) for name in names):
         return names
     return [f"{number:06d}" for number in range(len(names))]
 
 
-def sample_ids(pictures: PictureSet) -> list[tuple[str, int]]:
-    """(id, k) of every picture: the id of its prompt and which of the prompt's pictures it is.
+def sample_ids(images: ImageSet) -> list[tuple[str, int]]:
+    """(id, k) of every image: the id of its prompt and which of the prompt's images it is.
 
     Raises:
         UserError: one id has several prompts.
     """
-    return numbered_ids(pictures.name, pictures.ids, pictures.texts, pictures.keys)
+    return numbered_ids(images.name, images.ids, images.texts, images.keys)
 
 
 def numbered_ids(
     where: str, ids: Sequence[str], texts: Sequence[str], keys: Sequence[str]
 ) -> list[tuple[str, int]]:
-    """(id, k) of pictures by their own ids, "" where there is none, and prompts.
+    """(id, k) of images by their own ids, "" where there is none, and prompts.
 
     Args:
         where: how error messages call the set.
         ids: [n].
-        texts: [n] prompts; of one prompt without an id, all pictures have its number.
+        texts: [n] prompts; of one prompt without an id, all images have its number.
         keys: [n], take the place of prompts that are not known.
 
     Raises:

@@ -1,6 +1,6 @@
-"""A set of pictures to evaluate, with what is known of each: caption, patient, labels.
+"""A set of images to evaluate, with what is known of each: caption, patient, labels.
 
-    FOLDER                  all pictures in it and below it
+    FOLDER                  all images in it and below it
     FOLDER                  with metadata.csv, metadata.jsonl or samples.jsonl (sample.py's): those
                             that the table names
     TABLE.csv               a path in each row, relative to the table's folder; .tsv, .csv.gz or
@@ -9,8 +9,8 @@
     FOLDER:validation       it; FOLDER is the set itself or holds one
     an array                [n, H, W, 3] or [n, H, W] uint8, as `medsd_jax.sample` returns
 
-Pictures are read as training data is (data/stored_image.py): a set and its own prepared copy have
-the same pixels. Those that are not readable are named and counted, never replaced: a black picture
+Images are read as training data is (data/stored_image.py): a set and its own prepared copy have
+the same pixels. Those that are not readable are named and counted, never replaced: a black image
 in their place would move every distance.
 """
 
@@ -42,18 +42,18 @@ _REASONS_TOLD = 20
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Pictures in a fixed order, each of which has been opened once.
+class ImageSet:
+    """Images in a fixed order, each of which has been opened once.
 
     Attributes:
         name: what the user called it.
-        keys: [n] of the readable pictures: path of the file, or key of the record.
+        keys: [n] of the readable images: path of the file, or key of the record.
         texts: [n] prompt or caption; "" where none is known.
-        ids: [n] what its table calls it; "" where it does not. Pictures of one prompt share it.
-        patient_ids: [n]; the picture's own key where no patient is known.
-        labels: [n] label -> value, as picture_tables.py reads them; empty where none are known.
-        unreadable: names of the pictures that were left out.
-        fingerprint: 16 hex digits of the pictures' bytes in their order, and of how they are read.
+        ids: [n] what its table calls it; "" where it does not. Images of one prompt share it.
+        patient_ids: [n]; the image's own key where no patient is known.
+        labels: [n] label -> value, as image_tables.py reads them; empty where none are known.
+        unreadable: names of the images that were left out.
+        fingerprint: 16 hex digits of the images' bytes in their order, and of how they are read.
         read_file: position -> the file's bytes.
     """
 
@@ -81,28 +81,28 @@ class PictureSet:
         )
 
     def read(self, index: int) -> np.ndarray:
-        """One picture: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
+        """One image: [H, W] uint8 where it is stored grey, else [H, W, 3] uint8."""
         return read_pixels(self.read_file(index))[0]
 
     def read_bytes(self, index: int) -> bytes:
-        """One picture in the stored form: PNG or JPEG."""
+        """One image in the stored form: PNG or JPEG."""
         return to_stored(self.read_file(index)).encoded
 
     def batches(self, size: int) -> Iterator[list[np.ndarray]]:
-        """Pictures [H, W] or [H, W, 3] uint8, at most `size` at once."""
+        """Images [H, W] or [H, W, 3] uint8, at most `size` at once."""
         for start in range(0, len(self), size):
             yield [self.read(i) for i in range(start, min(start + size, len(self)))]
 
 
-def open_pictures(where: Path | str | np.ndarray, *, patients: bool = True) -> PictureSet:
-    """Finds the pictures; see the module for what `where` may be.
+def open_images(where: Path | str | np.ndarray, *, patients: bool = True) -> ImageSet:
+    """Finds the images; see the module for what `where` may be.
 
     Args:
         where: a folder, a table, a split of a prepared data set, or an array.
-        patients: warn of pictures whose patient is not known; generated ones have none.
+        patients: warn of images whose patient is not known; generated ones have none.
 
     Raises:
-        UserError: there is nothing of that name, no readable picture in it, or a damaged table.
+        UserError: there is nothing of that name, no readable image in it, or a damaged table.
     """
     if not isinstance(where, str | Path):
         return _of_array(np.asarray(where))
@@ -122,11 +122,11 @@ def open_pictures(where: Path | str | np.ndarray, *, patients: bool = True) -> P
         found = sorted(listed.images.values())
         rows = [Row(file, patient_id=patient_of("", str(file))) for file in found]
         if not rows:
-            raise UserError(f"{path} holds no picture (looked for {', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"{path} holds no image (looked for {', '.join(IMAGE_SUFFIXES)})")
     else:
         what = "is no folder and no table" if path.exists() else "does not exist"
         raise UserError(
-            f"{path} {what}; give a folder of pictures, a .csv of paths, or FOLDER:train "
+            f"{path} {what}; give a folder of images, a .csv of paths, or FOLDER:train "
             "or FOLDER:validation of a prepared data set"
         )
     found = _checked(
@@ -137,28 +137,27 @@ def open_pictures(where: Path | str | np.ndarray, *, patients: bool = True) -> P
     return found
 
 
-def _warn_of_patients(found: PictureSet) -> None:
+def _warn_of_patients(found: ImageSet) -> None:
     known = zip(found.patient_ids, found.keys, strict=True)
     warn_of_unknown(found.name, ["" if patient == key else patient for patient, key in known])
 
 
-def squared(pictures: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
-    """Pictures [H, W] or [H, W, 3] uint8 of any sizes -> [B, side, side, 3] uint8.
+def squared(images: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
+    """Images [H, W] or [H, W, 3] uint8 of any sizes -> [B, side, side, 3] uint8.
 
     Grey is repeated; `mode` says how they become square, see data/transforms.py.
     """
-    rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in pictures]
+    rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in images]
     return np.stack([resize(p, side, mode) for p in rgb])
 
 
-def _of_records(name: str, folder: Path, split: str) -> PictureSet:
+def _of_records(name: str, folder: Path, split: str) -> ImageSet:
     sets = [p.parent for p in (folder / "info.json", *sorted(folder.glob("*/info.json")))]
     sets = [p for p in sets if (p / f"{split}.jsonl").is_file()]
     if len(sets) != 1:
         found = "several: " + ", ".join(map(str, sets)) if sets else "none"
         raise UserError(
-            f"{name}: {folder} must hold one prepared data set with pictures to {split}, not "
-            f"{found}"
+            f"{name}: {folder} must hold one prepared data set with images to {split}, not {found}"
         )
     from medsd_jax.data.tfds_builder import RecordSplit  # TensorFlow Datasets is slow to import
 
@@ -174,7 +173,7 @@ def _of_records(name: str, folder: Path, split: str) -> PictureSet:
     return _checked(name, records.keys, rows, lambda i: records[i].read_bytes())
 
 
-def _of_array(images: np.ndarray) -> PictureSet:
+def _of_array(images: np.ndarray) -> ImageSet:
     """Images without texts, patients and labels."""
     is_grey = images.ndim == 3
     if images.dtype != np.uint8 or not (is_grey or (images.ndim == 4 and images.shape[3] == 3)):
@@ -195,8 +194,8 @@ def _of_array(images: np.ndarray) -> PictureSet:
 
 def _checked(
     name: str, keys: Sequence[str], rows: Sequence[Row], read_file: Callable[[int], bytes]
-) -> PictureSet:
-    """Opens every picture once and leaves out the unreadable ones."""
+) -> ImageSet:
+    """Opens every image once and leaves out the unreadable ones."""
     readable, unreadable, digest = [], [], hashlib.blake2b(digest_size=8)
     notes: collections.Counter[str] = collections.Counter()
     for number, key in enumerate(keys):
@@ -212,14 +211,14 @@ def _checked(
         notes.update([note] if note else [])
         digest.update(hashlib.blake2b(content, digest_size=16).digest() + note.encode())
     if not readable:
-        raise UserError(f"none of the {len(keys)} pictures of {name} can be read")
+        raise UserError(f"none of the {len(keys)} images of {name} can be read")
     if unreadable:
         more = ", ..." if len(unreadable) > _NAMES_TOLD else ""
         told = ", ".join(unreadable[:_NAMES_TOLD])
-        _log.warning("%d of %d pictures left out: %s%s", len(unreadable), len(keys), told, more)
+        _log.warning("%d of %d images left out: %s%s", len(unreadable), len(keys), told, more)
     for note, count in sorted(notes.items()):
         _log.warning("%s: %d of %d images converted: %s", name, count, len(keys), note)
-    return PictureSet(
+    return ImageSet(
         name=name,
         keys=tuple(keys[i] for i in readable),
         texts=tuple(rows[i].text for i in readable),

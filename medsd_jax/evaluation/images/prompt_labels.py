@@ -1,4 +1,4 @@
-"""What each picture of a set is said to show: its table's labels, else the words of its prompt.
+"""What each image of a set is said to show: its table's labels, else the words of its prompt.
 
 Where neither is to be believed, a table of prompts decides. It may be the --prompts_csv that
 sample.py drew from; negative_prompt, seed, id, age and the like are no labels:
@@ -15,23 +15,23 @@ from medsd_jax.data.findings import findings_in
 from medsd_jax.data.labels import NO_FINDINGS, TRAIT_COLUMNS, NotAFinding, finding, label_name
 from medsd_jax.data.sources.tables import read_csv
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import PictureSet
+from medsd_jax.evaluation.images.image_sets import ImageSet
 
 _PROMPTS_TOLD = 20
 
 
-def known_labels(pictures: PictureSet) -> list[Mapping[str, Any]]:
-    """Labels of every picture of a set, see `labels_or_words`."""
-    return labels_or_words(pictures.texts, pictures.labels)
+def known_labels(images: ImageSet) -> list[Mapping[str, Any]]:
+    """Labels of every image of a set, see `labels_or_words`."""
+    return labels_or_words(images.texts, images.labels)
 
 
 def labels_or_words(
     texts: Sequence[str], labels: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Labels of every picture from its prompt and from its table.
+    """Labels of every image from its prompt and from its table.
 
     A table that has findings is believed, and its captions are not read beside it: a caption does
-    not say everything. Where no picture of the set has a finding's label, the words of the prompts
+    not say everything. Where no image of the set has a finding's label, the words of the prompts
     decide (data/findings.py).
 
     Args:
@@ -49,11 +49,11 @@ def labels_or_words(
     ]
 
 
-def labels_by_prompt(pictures: PictureSet, table: Path) -> list[Mapping[str, Any]]:
-    """Labels of every picture by a table of prompts; see the module.
+def labels_by_prompt(images: ImageSet, table: Path) -> list[Mapping[str, Any]]:
+    """Labels of every image by a table of prompts; see the module.
 
     Args:
-        pictures: with the prompts as their texts.
+        images: with the prompts as their texts.
         table: CSV with a column prompt and a column for each finding: 1, 0, or empty or -1 where
             the prompt leaves it open. Prompts are compared without regard to white space.
 
@@ -64,14 +64,12 @@ def labels_by_prompt(pictures: PictureSet, table: Path) -> list[Mapping[str, Any
         UserError: the table cannot be used, or the set has prompts that it does not name.
     """
     known = _read_prompts(table)
-    prompts = [_one_line(text) for text in pictures.texts]
+    prompts = [_one_line(text) for text in images.texts]
     unlabelled = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if unlabelled:
         told = ", ".join(map(repr, unlabelled[:_PROMPTS_TOLD]))
         more = ", ..." if len(unlabelled) > _PROMPTS_TOLD else ""
-        raise UserError(
-            f"{table} lacks {len(unlabelled)} prompt(s) of {pictures.name}: {told}{more}"
-        )
+        raise UserError(f"{table} lacks {len(unlabelled)} prompt(s) of {images.name}: {told}{more}")
     return [known[prompt] for prompt in prompts]
 
 

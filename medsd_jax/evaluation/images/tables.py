@@ -1,4 +1,4 @@
-"""Tables that name pictures: ours, and those of the papers whose results are compared.
+"""Tables that name images: ours, and those of the papers whose results are compared.
 
     metadata.csv, metadata.jsonl    file_name,text[,patient_id,...]: image folders
     samples.jsonl                   file, prompt, row: what sample.py writes; `row` holds the other
@@ -43,12 +43,12 @@ _TABLES = (SAMPLES_FILE, "metadata.csv", "metadata.jsonl")
 
 @dataclass(frozen=True)
 class Row:
-    """One picture of a table.
+    """One image of a table.
 
     Attributes:
         path: of the file.
         text: prompt or caption; "" where none is known.
-        id: what the table calls the picture or its prompt; "" where it does not.
+        id: what the table calls the image or its prompt; "" where it does not.
         patient_id: "" where none is known.
         labels: see the module.
     """
@@ -63,7 +63,7 @@ class Row:
 def find_table(where: Path) -> Path | None:
     """The table itself, or the one in a folder; None where there is none.
 
-    Of a folder that sample.py wrote, the pictures are those of its samples.jsonl: the grid is none.
+    Of a folder that sample.py wrote, the images are those of its samples.jsonl: the grid is none.
     """
     if where.is_dir():
         return next((where / name for name in _TABLES if (where / name).is_file()), None)
@@ -80,8 +80,8 @@ def read_table(table: Path) -> list[Row]:
     if table.name == SAMPLES_FILE:
         content = _samples(content)
     if not content.rows:
-        raise UserError(f"{table} names no picture")
-    # A sample's row may hold the path of the real picture that its prompt was written for.
+        raise UserError(f"{table} names no image")
+    # A sample's row may hold the path of the real image that its prompt was written for.
     of_paths = ("file",) if table.name == SAMPLES_FILE else PATH_COLUMNS
     path_column = _first(of_paths, content.names)
     if path_column is None:
@@ -129,7 +129,7 @@ def _first(known: tuple[str, ...], columns: Sequence[str]) -> str | None:
 
 
 def _samples(content: Table) -> Table:
-    """Of a sample's entries, what says something of the picture: a seed of 1 is no finding."""
+    """Of a sample's entries, what says something of the image: a seed of 1 is no finding."""
     rows: list[tuple[str, dict[str, Any]]] = []
     for where, settings in content.rows:
         row = settings.get("row", {})

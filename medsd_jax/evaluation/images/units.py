@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from medsd_jax.data.sources.tables import read_json_lines
-from medsd_jax.evaluation.images.image_sets import PictureSet
+from medsd_jax.evaluation.images.image_sets import ImageSet
 from medsd_jax.evaluation.images.tables import SAMPLES_FILE, find_table
 
 _log = logging.getLogger(__name__)
@@ -14,9 +14,9 @@ _MIN_SEEDS = 10
 """With fewer start noises their spread is not known, and each image counts by itself."""
 
 
-def seeds_of(pictures: PictureSet) -> list[Hashable] | None:
+def seeds_of(images: ImageSet) -> list[Hashable] | None:
     """The seed of each image, from the samples.jsonl of sample.py; None where there is none."""
-    table = find_table(Path(pictures.name))
+    table = find_table(Path(images.name))
     if table is None or table.name != SAMPLES_FILE:
         return None
     seeds: dict[str, Hashable] = {}
@@ -25,7 +25,7 @@ def seeds_of(pictures: PictureSet) -> list[Hashable] | None:
         if isinstance(seed, int | str):
             seeds[str(table.parent / str(entry["file"]))] = seed
     # An image without a seed is its own draw.
-    return [seeds.get(key, key) for key in pictures.keys] if seeds else None
+    return [seeds.get(key, key) for key in images.keys] if seeds else None
 
 
 def units_of_seeds(

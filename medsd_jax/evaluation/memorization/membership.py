@@ -1,18 +1,18 @@
-"""Can a picture's denoising loss tell that the model was trained on it? Membership inference.
+"""Can an image's denoising loss tell that the model was trained on it? Membership inference.
 
-A model that memorises its training pictures denoises them better than those of other patients:
+A model that memorises its training images denoises them better than those of other patients:
 
     (1)  l_k(x) = mean over draws n of |model(x_t, t, caption) - target|^2,   t = (k + 1/2) T / K
     (2)  score(x) = -mean_k l_k(x)                                          2301.13188, section 5
     (3)  AUROC = P(score(trained) > score(held out)), ties count half
 
 The K times are the middles of equal parts of [0, T); latents are the posterior's mean. AUROC is 0.5
-where nothing tells the two sides apart. An average hides the few pictures that are known for
-certain (2112.03570, section 3), so the share of trained pictures that is found with one false alarm
+where nothing tells the two sides apart. An average hides the few images that are known for
+certain (2112.03570, section 3), so the share of trained images that is found with one false alarm
 in a hundred stands beside it, and how large it is by chance: 0.01 of many held-out patients, 0.05
 of twenty, as alarm.py derives.
 
-Both sides are pictures of one source, prepared alike. Where they differ otherwise (a scanner, a
+Both sides are images of one source, prepared alike. Where they differ otherwise (a scanner, a
 year, the share of findings), the attack finds that difference and not memorisation. The same attack
 on the model that the training started from shows how much of it there is: it saw neither side.
 """
@@ -119,7 +119,7 @@ def make_denoising_losses(
     """Returns ``losses_of(batches) -> [n, K] float32``, (1) of every row, padding included.
 
     The noise of row i depends on the seed, i, the time and the draw: not on the batch size, the
-    devices or the other pictures.
+    devices or the other images.
 
     Args:
         model: structure and noise schedule.
@@ -205,8 +205,8 @@ def attack(
     """Scores the attack from the losses of both sides.
 
     Args:
-        trained: (1) of pictures that the model was trained on.
-        held_out: (1) of pictures of other patients.
+        trained: (1) of images that the model was trained on.
+        held_out: (1) of images of other patients.
         trained_patients: [n].
         held_out_patients: [m].
         timesteps: t of (1).
@@ -264,7 +264,7 @@ def attack(
 def tpr_at_one_percent(
     is_trained: Shaped[np.ndarray, " n"], score: Shaped[np.ndarray, " n"]
 ) -> float:
-    """Share of the trained pictures above all held-out ones but one in a hundred of these."""
+    """Share of the trained images above all held-out ones but one in a hundred of these."""
     strangers = np.sort(score[~is_trained])[::-1]
     return float(np.mean(score[is_trained] > strangers[len(strangers) // 100]))
 
@@ -273,7 +273,7 @@ def check_patients(trained: Sequence[str], held_out: Sequence[str]) -> None:
     """Raises UserError where a patient is on both sides, or a side is empty."""
     if not trained or not held_out:
         raise UserError(
-            f"{len(trained)} pictures that the model was trained on and {len(held_out)} of other "
+            f"{len(trained)} images that the model was trained on and {len(held_out)} of other "
             "patients: the attack needs both"
         )
     both = sorted(set(trained) & set(held_out))

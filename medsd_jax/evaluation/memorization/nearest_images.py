@@ -1,15 +1,15 @@
-"""Does a model give back what it was trained on? Nearest training pictures, and a calibrated alarm.
+"""Does a model give back what it was trained on? Nearest training images, and a calibrated alarm.
 
-A near neighbour alone proves nothing: chest X-rays are alike. The yardstick are real pictures of
-patients outside of training, whose nearest training pictures are near by nature alone:
+A near neighbour alone proves nothing: chest X-rays are alike. The yardstick are real images of
+patients outside of training, whose nearest training images are near by nature alone:
 
-    (1)  d(x) = min over training pictures t of |f(x) - f(t)|
+    (1)  d(x) = min over training images t of |f(x) - f(t)|
     (2)  x is suspicious where d(x) is below the threshold of alarm.py, set by d of held-out real
-         pictures; about 1 % of strangers' pictures are, more where few patients are held out
+         images; about 1 % of strangers' images are, more where few patients are held out
 
-The yardstick must be of the training pictures' kind. From another hospital or another data set
-every held-out picture lies far away, and what a model drew well is "nearer than strangers are".
-Training pictures, each seen from those of other patients, tell: see `is_of_another_origin`.
+The yardstick must be of the training images' kind. From another hospital or another data set
+every held-out image lies far away, and what a model drew well is "nearer than strangers are".
+Training images, each seen from those of other patients, tell: see `is_of_another_origin`.
 
 f is a feature network, or the pixels themselves: the middle 28 x 28 of 32 x 32 grey cells, of mean
 0 and length 1, which a change of brightness or contrast does not move; and the smallest distance
@@ -33,24 +33,24 @@ from medsd_jax.vision.preprocessing import as_pixels, resize
 CELLS, MARGIN = 32, 2
 _FINE = 2  # pixels of a cell's side: displacements are whole pixels
 TOLD = 50
-"""Pictures that the report lists, the most suspicious first."""
+"""Images that the report lists, the most suspicious first."""
 
 
 PROBES = 200
-"""Training pictures, of as many patients, that are seen from those of others."""
+"""Training images, of as many patients, that are seen from those of others."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Audit:
-    """Nearest training pictures in one space.
+    """Nearest training images in one space.
 
     Attributes:
         alarm: the threshold of (2), and how often it is passed by chance.
-        held_out: [h] float32, (1) of held-out real pictures, ascending.
-        distances: [m] float32, (1) of synthetic pictures.
-        neighbours: [m] int32, which training picture is the nearest.
-        training: [t] float32, (1) of training pictures among those of other patients.
-        num_units: how many of the m synthetic pictures are independent draws; all if None.
+        held_out: [h] float32, (1) of held-out real images, ascending.
+        distances: [m] float32, (1) of synthetic images.
+        neighbours: [m] int32, which training image is the nearest.
+        training: [t] float32, (1) of training images among those of other patients.
+        num_units: how many of the m synthetic images are independent draws; all if None.
     """
 
     alarm: Alarm
@@ -84,7 +84,7 @@ class Audit:
         return None
 
     def report(self) -> NearestInSpace:
-        """The report's entry; medians tell whether synthetic pictures lie nearer as a whole."""
+        """The report's entry; medians tell whether synthetic images lie nearer as a whole."""
         expected, low, high = self.alarm.by_chance(len(self.distances), num_units=self.num_units)
         within = float(np.median(self.training)) if len(self.training) else None
         return NearestInSpace(
@@ -113,12 +113,12 @@ def audit_features(
     """The audit in a feature space.
 
     Args:
-        train: [n, d], of the pictures that the model was trained on.
-        held_out: [h, d], of real pictures of other patients.
+        train: [n, d], of the images that the model was trained on.
+        held_out: [h, d], of real images of other patients.
         synthetic: [m, d].
-        train_patients: [n]; each picture its own patient if None.
+        train_patients: [n]; each image its own patient if None.
         held_out_patients: [h], likewise.
-        synthetic_units: [m], equal for pictures that are no independent draws, such as those of
+        synthetic_units: [m], equal for images that are no independent draws, such as those of
             one start noise; each its own if None.
 
     Raises:
@@ -147,7 +147,7 @@ def audit_pixels(
     held_out_patients: Sequence[str] | None = None,
     synthetic_units: Sequence[str] | None = None,
 ) -> Audit:
-    """The audit in pixels; each set is pictures [H, W] or [H, W, 3] uint8 of any sizes.
+    """The audit in pixels; each set is images [H, W] or [H, W, 3] uint8 of any sizes.
 
     Patients and units as `audit_features` takes them.
     """
@@ -165,8 +165,8 @@ def audit_pixels(
         places = itertools.product(range(2 * middle + 1), repeat=2)
         return [find(np.stack([_cut(small, *place) for small in smalls])) for place in places]
 
-    def to_train(pictures: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        found = over_places([_small(p) for p in pictures], lambda cut: nearest(cut, reference))
+    def to_train(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        found = over_places([_small(p) for p in images], lambda cut: nearest(cut, reference))
         distances, neighbours = (
             np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)
         )
@@ -188,7 +188,7 @@ def audit_pixels(
 def most_suspicious(
     audits: Mapping[str, Audit], synthetic: Sequence[str], train: Sequence[str]
 ) -> tuple[SuspiciousImage, ...]:
-    """The pictures that come nearest to training pictures in any of the spaces, worst first.
+    """The images that come nearest to training images in any of the spaces, worst first.
 
     Args:
         audits: by space.
@@ -214,14 +214,14 @@ def most_suspicious(
 
 
 class _Slots:
-    """Which training pictures are probes: one of each of `PROBES` patients, drawn at random."""
+    """Which training images are probes: one of each of `PROBES` patients, drawn at random."""
 
     def __init__(self):
         self._rng = np.random.default_rng(0)
         self._seen: set[Any] = set()
 
     def place(self, patient: Any) -> int | None:
-        """Where the next picture belongs, in place of what is there already; None: nowhere."""
+        """Where the next image belongs, in place of what is there already; None: nowhere."""
         if patient in self._seen:
             return None
         self._seen.add(patient)
@@ -246,15 +246,15 @@ def _numbers(patients: Sequence[str] | None, count: int) -> np.ndarray:
 def _from_others(
     probes: np.ndarray, train: Features, own: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
-    """(1) of [t, d] probes among the pictures of other patients: [t]; inf where there is none."""
+    """(1) of [t, d] probes among the images of other patients: [t]; inf where there is none."""
     most = np.bincount(numbers)[own].max()
     distances, rows = nearest(probes, train, min(int(most) + 1, len(train)))
     return np.where(numbers[rows] == own[:, None], np.inf, distances).min(axis=1)
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
+def _small(image: np.ndarray) -> np.ndarray:
     """-> [64, 64] float32 grey, antialiased."""
-    grey = as_pixels(picture).mean(axis=2, keepdims=True)
+    grey = as_pixels(image).mean(axis=2, keepdims=True)
     return resize(grey, _FINE * CELLS, _FINE * CELLS, Image.Resampling.BILINEAR)[..., 0]
 
 

@@ -1,4 +1,4 @@
-"""How different the pictures of one prompt are: intra-prompt MS-SSIM, as RoentGen measures it."""
+"""How different the images of one prompt are: intra-prompt MS-SSIM, as RoentGen measures it."""
 
 import logging
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import PictureSet
+from medsd_jax.evaluation.images.image_sets import ImageSet
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import intra_prompt_ms_ssim, most_scales
 from medsd_jax.evaluation.reports.base import Estimate
@@ -14,21 +14,21 @@ from medsd_jax.evaluation.reports.evaluation import Diversity
 
 _log = logging.getLogger(__name__)
 
-PICTURES_A_PROMPT = 4
-"""RoentGen's protocol: the first four pictures of each prompt, six pairs."""
+IMAGES_PER_PROMPT = 4
+"""RoentGen's protocol: the first four images of each prompt, six pairs."""
 
 
 def diversity(
-    pictures: PictureSet, units: Sequence[str] | None = None, *, seed: int = 0
+    images: ImageSet, units: Sequence[str] | None = None, *, seed: int = 0
 ) -> Diversity | None:
-    """Mean MS-SSIM between pictures of the same prompt; the lower, the more diverse.
+    """Mean MS-SSIM between images of the same prompt; the lower, the more diverse.
 
     The interval resamples prompts. It speaks of other prompts with other start noises where each
-    picture has its own; where prompts share them, which is warned of, of other prompts with these.
+    image has its own; where prompts share them, which is warned of, of other prompts with these.
 
     Args:
-        pictures: with their prompts.
-        units: [n], equal for pictures of one start noise; each its own if None.
+        images: with their prompts.
+        units: [n], equal for images of one start noise; each its own if None.
         seed: of the bootstrap over prompts.
 
     Returns:
@@ -36,14 +36,14 @@ def diversity(
         prompts or more; images below 161 pixels have room for fewer than the published 5 scales.
 
     Raises:
-        UserError: pictures of one set have several sizes.
+        UserError: images of one set have several sizes.
     """
     by_prompt: dict[str, list[int]] = {}
-    for number, prompt in enumerate(pictures.texts):
+    for number, prompt in enumerate(images.texts):
         if prompt:
             by_prompt.setdefault(prompt, []).append(number)
     most = max((len(numbers) for numbers in by_prompt.values()), default=0)
-    count = min(PICTURES_A_PROMPT, most)
+    count = min(IMAGES_PER_PROMPT, most)
     if count < 2:
         return None
     chosen = [numbers[:count] for numbers in by_prompt.values() if len(numbers) >= count]
@@ -51,19 +51,19 @@ def diversity(
         noises = [units[i] for numbers in chosen for i in numbers]
         if len(chosen) > 1 and len(set(noises)) < len(noises):
             _log.warning(
-                "%s: the %d pictures that MS-SSIM compares share %d start noises: its interval "
+                "%s: the %d images that MS-SSIM compares share %d start noises: its interval "
                 "says what other prompts would do, not other start noises",
-                pictures.name, len(noises), len(set(noises)),
+                images.name, len(noises), len(set(noises)),
             )  # fmt: skip
-    greys = [[_grey(pictures.read(i)) for i in numbers] for numbers in chosen]
+    greys = [[_grey(images.read(i)) for i in numbers] for numbers in chosen]
     sizes = {grey.shape for of_prompt in greys for grey in of_prompt}
     if len(sizes) > 1:
         listed = ", ".join(f"{h}x{w}" for h, w, _ in sorted(sizes))
-        raise UserError(f"{pictures.name}: MS-SSIM compares pictures of one size, not {listed}")
+        raise UserError(f"{images.name}: MS-SSIM compares images of one size, not {listed}")
     height, width, _ = sizes.pop()
     scales = most_scales(height, width)
     if not scales:
-        raise UserError(f"{pictures.name}: {height}x{width} pictures are too small for SSIM")
+        raise UserError(f"{images.name}: {height}x{width} images are too small for SSIM")
     found = intra_prompt_ms_ssim(np.stack([np.stack(g) for g in greys]), num_scales=scales)
     estimate = Estimate(found.mean, len(chosen))
     if len(chosen) > 1:
@@ -78,7 +78,7 @@ def diversity(
     )
 
 
-def _grey(picture: np.ndarray) -> np.ndarray:
+def _grey(image: np.ndarray) -> np.ndarray:
     """-> [H, W, 1] float32 in [0, 1]; colours are averaged."""
-    grey = picture if picture.ndim == 2 else picture.mean(axis=2)
+    grey = image if image.ndim == 2 else image.mean(axis=2)
     return (grey / 255.0).astype(np.float32)[..., None]

@@ -1,4 +1,4 @@
-"""How far two sets of pictures lie apart in one feature space: every number with what it needs."""
+"""How far two sets of images lie apart in one feature space: every number with what it needs."""
 
 from collections.abc import Sequence
 
@@ -37,23 +37,23 @@ def fidelity(
     """FID, KID, precision, recall, density and coverage.
 
     FID grows as sets shrink, so it stands beside two more numbers: its extrapolation to infinitely
-    many synthetic pictures, and the distance between two halves of the real set, which is what
-    nothing but the small number of patients and pictures does: no patient is in both halves.
+    many synthetic images, and the distance between two halves of the real set, which is what
+    nothing but the small number of patients and images does: no patient is in both halves.
 
     Intervals: FID's and KID's (frechet_error.py; kid.py: the jackknife, a patient at a time) tell
     how another draw of patients would move the value, bias aside. Those of the other four count the
-    units of the pictures that each is a mean of, the other set held fixed: precision's and
+    units of the images that each is a mean of, the other set held fixed: precision's and
     density's know nothing of other real patients, recall's and coverage's nothing of other
-    generated pictures. Shares have `share_interval`, as a bootstrap of nothing but ones has no
+    generated images. Shares have `share_interval`, as a bootstrap of nothing but ones has no
     width; density, which is none, has the bootstrap.
 
     Args:
         real: [n, d] float32.
         synthetic: [m, d] float32.
-        real_patients: [n], who is drawn at once in the real set; each picture its own patient if
+        real_patients: [n], who is drawn at once in the real set; each image its own patient if
             None.
-        synthetic_units: [m], what is drawn at once in the synthetic set, such as the pictures of
-            one start noise; each picture its own unit if None.
+        synthetic_units: [m], what is drawn at once in the synthetic set, such as the images of
+            one start noise; each image its own unit if None.
         seed: of subsets, halves and resamples.
 
     Returns:

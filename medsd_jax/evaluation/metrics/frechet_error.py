@@ -1,4 +1,4 @@
-"""How far another draw of pictures would move FID: its standard error, without resampling.
+"""How far another draw of images would move FID: its standard error, without resampling.
 
 Symbols as in frechet.py; x a real vector, y a synthetic one, z their distance from their own mean.
 
@@ -11,7 +11,7 @@ g are the G_1 patients of the real set; in the synthetic one, what shares a star
 
 (3) is the infinitesimal jackknife (Efron 1982), to which the bootstrap's variance tends. The
 bootstrap itself does not fit FID: a set drawn with replacement holds copies, which lower its rank
-and raise FID, by half and more where there are fewer pictures than features. T_2 is the map that
+and raise FID, by half and more where there are fewer images than features. T_2 is the map that
 carries the synthetic Gaussian onto the real one, found from the same singular values as FID itself:
 
     (4)  F_1^T F_2 = U s V^T,   T_2 = (F_1 U s^(-1/2)) (F_1 U s^(-1/2))^T
@@ -52,8 +52,8 @@ def frechet_standard_error(
         real: [n_1, d].
         synthetic: [n_2, d].
         moments: Of both, where they are known already.
-        patients: [n_1] of the real pictures; the values (2) of one patient are then summed before
-            they are squared, as pictures of one patient are no independent draws.
+        patients: [n_1] of the real images; the values (2) of one patient are then summed before
+            they are squared, as images of one patient are no independent draws.
         synthetic_units: [n_2] likewise of the synthetic ones; each its own if None.
 
     Returns:

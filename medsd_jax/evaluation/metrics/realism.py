@@ -1,10 +1,10 @@
-"""Which generated pictures look real and which do not: each against its nearest real picture.
+"""Which generated images look real and which do not: each against its nearest real image.
 
-    (1)  i(y) = the real picture nearest to y,   distance(y) = d(y, x_i) / r(x_i)
+    (1)  i(y) = the real image nearest to y,   distance(y) = d(y, x_i) / r(x_i)
 
-with r(x_i) the distance of x_i to its own k-th nearest real picture. Below 1, y lies as near to a
-real picture as real pictures lie to each other there: this is the inverse of the realism score of
-arXiv 1904.06991, eq. 3, taken at the nearest real picture alone. It orders pictures for the eye and
+with r(x_i) the distance of x_i to its own k-th nearest real image. Below 1, y lies as near to a
+real image as real images lie to each other there: this is the inverse of the realism score of
+arXiv 1904.06991, eq. 3, taken at the nearest real image alone. It orders images for the eye and
 is no measure of a set.
 """
 
@@ -19,7 +19,7 @@ from medsd_jax.evaluation.metrics.neighbours import nearest
 
 @dataclass(frozen=True, eq=False)
 class Realism:
-    """Of every generated picture.
+    """Of every generated image.
 
     Attributes:
         distance: [m] float64, (1).
@@ -44,5 +44,5 @@ def realism(real: Features, synthetic: Features, k: int = 5) -> Realism:
     check_pair(real, synthetic, at_least=1)
     radii = nearest(real, real, k, exclude_self=True)[0][:, -1].astype(np.float64)
     distances, neighbours = (found[:, 0] for found in nearest(synthetic, real))
-    least = np.finfo(np.float32).tiny  # of a real picture with k copies
+    least = np.finfo(np.float32).tiny  # of a real image with k copies
     return Realism(distances / np.maximum(radii[neighbours], least), neighbours)

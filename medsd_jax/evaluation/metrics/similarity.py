@@ -1,6 +1,6 @@
-"""Likeness of two grey pictures: SSIM, MS-SSIM, PSNR, RMSE; and of the pictures of one prompt.
+"""Likeness of two grey images: SSIM, MS-SSIM, PSNR, RMSE; and of the images of one prompt.
 
-Symbols: x, y pictures in [0, 1]; m_x, v_x, c_xy mean, variance and covariance under the window w,
+Symbols: x, y images in [0, 1]; m_x, v_x, c_xy mean, variance and covariance under the window w,
 a Gaussian of sigma 1.5 on 11 taps; C1 = 0.01^2, C2 = 0.03^2; s the scale, 1 the finest.
 
     (1)  l  = (2 m_x m_y + C1) / (m_x^2 + m_y^2 + C1)                       Wang et al. 2004, eq. 6
@@ -9,13 +9,13 @@ a Gaussian of sigma 1.5 on 11 taps; C1 = 0.01^2, C2 = 0.03^2; s the scale, 1 the
     (4)  MS-SSIM = mean(l_S cs_S)^w_S prod_{s < S} mean(cs_s)^w_s           Wang et al. 2003, eq. 7
     (5)  RMSE = sqrt(mean (x - y)^2),   PSNR = -20 log10 RMSE
 
-Positions are those where the whole window lies inside the picture, so that nothing is padded and a
+Positions are those where the whole window lies inside the image, so that nothing is padded and a
 margin of 5 pixels counts only through its neighbours. scikit-image does the same: it pads, then
 crops the padded positions.
 
 MS-SSIM follows pytorch_msssim, RoentGen's choice: negative means are set to 0 before the powers;
-from scale to scale pictures are averaged over 2 x 2 pixels, and an odd side gets a row of zeros at
-each end. Five scales need sides of 161; smaller pictures need fewer scales (`most_scales`), whose
+from scale to scale images are averaged over 2 x 2 pixels, and an odd side gets a row of zeros at
+each end. Five scales need sides of 161; smaller images need fewer scales (`most_scales`), whose
 weights are the first of the five, scaled to the sum 1. Such values stand for themselves: they do
 not compare with those of five scales.
 
@@ -35,7 +35,7 @@ from jaxtyping import Array, Float
 from medsd_jax.errors import UserError
 
 Grey = Float[jax.Array | np.ndarray, "B H W 1"]
-"""Grey pictures in [0, 1]: metrics are defined on this range, not on the models' [-1, 1]."""
+"""Grey images in [0, 1]: metrics are defined on this range, not on the models' [-1, 1]."""
 
 _TAPS = 11
 _SIGMA = 1.5
@@ -67,7 +67,7 @@ def psnr(x: Grey, y: Grey) -> Float[Array, " B"]:
         y: Like x.
 
     Returns:
-        [B] float32 in decibels; inf for equal pictures.
+        [B] float32 in decibels; inf for equal images.
     """
     return -20.0 * jnp.log10(rmse(x, y))
 
@@ -81,10 +81,10 @@ def ssim(x: Grey, y: Grey) -> Float[Array, " B"]:
         y: Like x.
 
     Returns:
-        [B] float32 in [-1, 1]; 1 for equal pictures.
+        [B] float32 in [-1, 1]; 1 for equal images.
 
     Raises:
-        UserError: If the pictures are too small.
+        UserError: If the images are too small.
     """
     _check_side(x, 1)
     luminance, contrast = _terms(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
@@ -101,10 +101,10 @@ def ms_ssim(x: Grey, y: Grey, *, num_scales: int = 5) -> Float[Array, " B"]:
         num_scales: 5 for the published measure; `most_scales` gives the largest that fits.
 
     Returns:
-        [B] float32 in [0, 1]; 1 for equal pictures.
+        [B] float32 in [0, 1]; 1 for equal images.
 
     Raises:
-        UserError: If the pictures are too small for the scales.
+        UserError: If the images are too small for the scales.
     """
     if not 1 <= num_scales <= len(_WEIGHTS):
         raise UserError(f"num_scales={num_scales}: MS-SSIM has weights for 1 to {len(_WEIGHTS)}")
@@ -129,8 +129,8 @@ def most_scales(height: int, width: int) -> int:
     """Tell how many scales of MS-SSIM fit, from 0 (not even SSIM) to 5.
 
     Args:
-        height: Of the pictures.
-        width: Of the pictures.
+        height: Of the images.
+        width: Of the images.
 
     Returns:
         The largest S for which the shorter side is above 10 * 2^(S - 1).
@@ -141,7 +141,7 @@ def most_scales(height: int, width: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class IntraPromptMsSsim:
-    """MS-SSIM between the pictures of each prompt: the lower, the more diverse.
+    """MS-SSIM between the images of each prompt: the lower, the more diverse.
 
     Attributes:
         pairs: [P, K (K - 1) / 2] float32; columns in the order 01, 02, 03, 12, 13, 23. These are
@@ -171,19 +171,19 @@ class IntraPromptMsSsim:
 def intra_prompt_ms_ssim(
     images: Float[np.ndarray, "P K H W 1"], *, num_scales: int = 5
 ) -> IntraPromptMsSsim:
-    """Compute MS-SSIM of all pairs of pictures that share a prompt.
+    """Compute MS-SSIM of all pairs of images that share a prompt.
 
-    RoentGen's protocol: 4 pictures a prompt, 6 pairs, grey, [0, 1], 2,000 prompts.
+    RoentGen's protocol: 4 images a prompt, 6 pairs, grey, [0, 1], 2,000 prompts.
 
     Args:
-        images: [P, K, H, W, 1] float in [0, 1], K pictures of each prompt.
+        images: [P, K, H, W, 1] float in [0, 1], K images of each prompt.
         num_scales: As for `ms_ssim`.
 
     Returns:
         All pairs and their summary.
 
     Raises:
-        UserError: If there is no pair, a value is outside [0, 1], or the pictures are too small.
+        UserError: If there is no pair, a value is outside [0, 1], or the images are too small.
     """
     num_prompts, num_images, height, width, _ = images.shape
     if num_prompts < 1 or num_images < 2:
@@ -227,7 +227,7 @@ def _check_side(x: Grey, num_scales: int) -> None:
 def _terms(
     x: Float[Array, "B H W 1"], y: Float[Array, "B H W 1"]
 ) -> tuple[Float[Array, "B h w 1"], Float[Array, "B h w 1"]]:
-    """(1) and (2) at every position of the window inside the picture."""
+    """(1) and (2) at every position of the window inside the image."""
     x, y = x - 0.5, y - 0.5
     products = jnp.concatenate([x, y, x * x + y * y, x * y], axis=-1)
     mx, my, both, cross = jnp.split(_blur(products), 4, axis=-1)

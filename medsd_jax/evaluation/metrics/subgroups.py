@@ -1,7 +1,7 @@
-"""The same numbers for parts of the pictures: one finding, one sex, ten years of age, one view.
+"""The same numbers for parts of the images: one finding, one sex, ten years of age, one view.
 
-A part is compared with the same part of the other set: pictures of effusions with real effusions.
-Parts with too few pictures are marked and get no number, as it would be noise.
+A part is compared with the same part of the other set: images of effusions with real effusions.
+Parts with too few images are marked and get no number, as it would be noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from medsd_jax.evaluation.reports.base import TooFew
 from medsd_jax.evaluation.reports.evaluation import Distances
 
 AGE_BAND = 20  # years
-MIN_PICTURES = 50
+MIN_IMAGES = 50
 """Of each set in a part."""
 MIN_UNITS = 10
-"""Patients of a part: many pictures of a few patients say little, and nothing of their spread."""
+"""Patients of a part: many images of a few patients say little, and nothing of their spread."""
 _TRAITS = ("sex", "view")
 
 
@@ -26,11 +26,11 @@ def parts(labels: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Finds the parts of a set.
 
     Args:
-        labels: of each picture: findings 1 or 0, sex, age in years, view.
+        labels: of each image: findings 1 or 0, sex, age in years, view.
 
     Returns:
-        part -> [n] bool; "pleural_effusion" for pictures that show it, "sex=F", "age=40-59",
-        "view=PA". Findings come first, each group in alphabetical order. A finding that no picture
+        part -> [n] bool; "pleural_effusion" for images that show it, "sex=F", "age=40-59",
+        "view=PA". Findings come first, each group in alphabetical order. A finding that no image
         shows has no part.
     """
     findings, traits = {}, {}
@@ -58,7 +58,7 @@ def sliced_fidelity(
     *,
     real_patients: Sequence[str] | None = None,
     synthetic_units: Sequence[str] | None = None,
-    least: int = MIN_PICTURES,
+    least: int = MIN_IMAGES,
     seed: int = 0,
     whole: Distances | None = None,
 ) -> dict[str, Distances | TooFew]:
@@ -71,14 +71,14 @@ def sliced_fidelity(
         synthetic_labels: [m].
         real_patients: [n], as `fidelity` takes them.
         synthetic_units: [m], likewise.
-        least: pictures of each set that a part needs, of `MIN_UNITS` patients or more.
+        least: images of each set that a part needs, of `MIN_UNITS` patients or more.
         seed: of the estimates.
-        whole: what `fidelity` returned for all pictures with these settings, for a part that all of
+        whole: what `fidelity` returned for all images with these settings, for a part that all of
             them are in: it is not measured twice.
 
     Returns:
         part -> what `fidelity` returns, or that it has too few images or patients. Parts of the
-        real set that no synthetic picture is in are there too, and the other way round.
+        real set that no synthetic image is in are there too, and the other way round.
     """
     of_real, of_synthetic = parts(real_labels), parts(synthetic_labels)
     found: dict[str, Distances | TooFew] = {}

@@ -36,7 +36,7 @@ BASE = "base"
 BASE_RECIPE = {"phantom": "phantom_out_of_the_box", "full": "out_of_the_box"}
 """Nothing is trained by it; it says what every row samples, and which prompts by default."""
 EVALUATION = "evaluation"
-"""Folder of a training's pictures and of the report about them."""
+"""Folder of a training's images and of the report about them."""
 LABEL = "pleural_effusion"
 WITH_PRIOR, WITHOUT_PRIOR = "unet_prior", "unet_no_prior"
 
@@ -44,14 +44,14 @@ EXPERIMENTS = (
     Experiment(
         BASE,
         "Base model, not adapted",
-        paper="Realistic medical pictures are hard to get from it.",
+        paper="Realistic medical images are hard to get from it.",
     ),
     Experiment(
         "text_projection",
         "Textual projection of an in-domain encoder",
         {"phantom": "phantom_text_projection", "full": "text_projection"},
         encoder="projected",
-        paper="Its pictures did not resemble chest X-rays.",
+        paper="Its images did not resemble chest X-rays.",
     ),
     Experiment(
         "textual_inversion",
@@ -61,32 +61,32 @@ EXPERIMENTS = (
     ),
     Experiment(
         WITHOUT_PRIOR,
-        "U-Net, ten pictures, no prior",
+        "U-Net, ten images, no prior",
         {"phantom": "phantom_no_prior", "full": "few_shot_no_prior"},
         paper="Not told.",
     ),
     Experiment(
         WITH_PRIOR,
-        "U-Net, ten pictures, prior preservation",
+        "U-Net, ten images, prior preservation",
         {"phantom": "phantom_few_shot", "full": "few_shot"},
         paper="The best: lowest FID, the finding follows the prompt, 95 % by a classifier.",
     ),
     Experiment(
         "unet_and_text",
-        "U-Net and text encoder, ten pictures, prior",
+        "U-Net and text encoder, ten images, prior",
         {"phantom": "phantom_unet_and_text", "full": "few_shot_unet_and_text"},
-        paper="RoentGen, on tens of thousands of pictures: highest fidelity.",
+        paper="RoentGen, on tens of thousands of images: highest fidelity.",
     ),
     Experiment(
         "bert",
-        "BERT in CLIP's place, with the U-Net, ten pictures, prior",
+        "BERT in CLIP's place, with the U-Net, ten images, prior",
         {"phantom": "phantom_bert", "full": "few_shot_unet_and_text"},
         encoder="swapped",
-        paper="RoentGen, on tens of thousands of pictures: helps where the encoder is frozen.",
+        paper="RoentGen, on tens of thousands of images: helps where the encoder is frozen.",
     ),
     Experiment(
         "lora",
-        "LoRA on the U-Net, ten pictures, prior",
+        "LoRA on the U-Net, ten images, prior",
         {"phantom": "phantom_lora", "full": "few_shot_lora"},
         paper="Not in the papers.",
     ),
@@ -100,7 +100,7 @@ class Materials:
     Attributes:
         base: the model that is adapted.
         encoder: folder or hub id of a BERT.
-        real: held-out real pictures, as `evaluate` takes them.
+        real: held-out real images, as `evaluate` takes them.
         judge: folder of a classifier.
         features: feature spaces, as `evaluate` takes them; the first gives the table's distance.
     """

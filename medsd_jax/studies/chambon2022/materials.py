@@ -1,4 +1,4 @@
-"""What `reproduce --scale phantom` needs for its rows: base model, judge, BERT, real pictures."""
+"""What `reproduce --scale phantom` needs for its rows: base model, judge, BERT, real images."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ REAL_OF_EACH_KIND = 256
 
 
 def make_materials(study: Study) -> Materials:
-    """Trains the base model and the judge, and draws the held-out pictures; keeps what is there."""
+    """Trains the base model and the judge, and draws the held-out images; keeps what is there."""
     output = study.output
     untrained, vae, base = (output / name for name in ("untrained", "base_vae", "base"))
     judge, bert, real = output / "judge", output / "encoder", output / "real"

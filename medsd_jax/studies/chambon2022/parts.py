@@ -29,8 +29,8 @@ AUTOENCODER, TEXT_ENCODERS = "autoencoder", "text_encoders"
 ENCODER_TITLES = {
     BASE: "the base model's",
     "in_domain": "in-domain BERT, as it is",
-    "unet_and_text": "the base model's, trained on ten pictures",
-    "bert": "BERT in its place, trained on ten pictures",
+    "unet_and_text": "the base model's, trained on ten images",
+    "bert": "BERT in its place, trained on ten images",
 }
 """The base model's, the BERT, and the rows that trained one of them."""
 SHOWN = ("rmse", "psnr", "ssim", "ms_ssim")
@@ -39,7 +39,7 @@ PROBE_RECIPE = {"phantom": "phantom_text_probe", "full": "text_probe"}
 
 
 def audit_autoencoder(study: Study, materials: Materials) -> AutoencoderInShort:
-    """What the base model's autoencoder keeps of the held-out pictures (E1).
+    """What the base model's autoencoder keeps of the held-out images (E1).
 
     Returns:
         The main numbers of `evaluate vae`, whose report is made once, in OUTPUT/autoencoder.

@@ -43,7 +43,7 @@ from medsd_jax.studies.chambon2022.experiments import (
 from medsd_jax.studies.chambon2022.parts import ENCODER_TITLES
 
 NUMBERS = ("fid", "prompt_accuracy", "ms_ssim")
-GROUP = 4  # pictures of one prompt that are compared with each other: RoentGen's number
+GROUP = 4  # images of one prompt that are compared with each other: RoentGen's number
 SHOWN = 8
 
 
@@ -126,13 +126,13 @@ def write(
         device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     )
     write_report(study.output / "results.json", results)
-    pictures = {}
+    grids = {}
     for entry in rows:
         samples = _samples(study.output / entry.trainings[0].evaluation / "samples")
         shown = [x for images in samples.values() for x in images[:SHOWN]]
-        pictures[entry.name] = make_grid(np.stack(shown), columns=SHOWN)
+        grids[entry.name] = make_grid(np.stack(shown), columns=SHOWN)
     page = page_template("chambon2022.html.jinja").render(
-        results=results, pictures=pictures, encoder_titles=ENCODER_TITLES
+        results=results, images=grids, encoder_titles=ENCODER_TITLES
     )
     write_text(study.output / "results.html", page)
 
@@ -161,7 +161,7 @@ def claims(rows: list[AdaptationRow]) -> tuple[ClaimResult, ...]:
          "fid", "textual_inversion", "text_projection", -1),
         ("With a prior the finding follows the prompt better than without one (not told).",
          "prompt_accuracy", WITH_PRIOR, WITHOUT_PRIOR, 1),
-        ("The prior keeps the pictures of one prompt more diverse (DreamBooth, 2208.12242).",
+        ("The prior keeps the images of one prompt more diverse (DreamBooth, 2208.12242).",
          "ms_ssim", WITH_PRIOR, WITHOUT_PRIOR, -1),
     ]  # fmt: skip
     found = []
@@ -201,7 +201,7 @@ def _result(one: tuple[float, float], other: tuple[float, float], sign: int) -> 
 
 
 def _samples(folder: Path) -> dict[str, list[np.ndarray]]:
-    """Prompt -> its pictures [H, W, 3] uint8, in the order of their sampling."""
+    """Prompt -> its images [H, W, 3] uint8, in the order of their sampling."""
     found: dict[str, list[np.ndarray]] = {}
     for where, entry in read_json_lines(folder / "samples.jsonl").rows:
         file, prompt = (text_cell(entry, name, where) for name in ("file", "prompt"))
@@ -223,7 +223,7 @@ def _read_seconds(path: Path) -> float:
 
 
 def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> Estimate:
-    """MS-SSIM in groups of four pictures of one prompt, the groups resampled.
+    """MS-SSIM in groups of four images of one prompt, the groups resampled.
 
     Both prompts start from the same noises in the same order, so that their groups at one place are
     drawn together; where there is one place alone, each by itself.

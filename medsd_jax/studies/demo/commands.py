@@ -56,7 +56,7 @@ def next_steps(output: Path, config: Mapping[str, Any]) -> list[NextStep]:
             f"model = medsd_jax.load({json.dumps(str(output))})\n"
             f'prompts = ["{MORE_PROMPTS[0]}"] * 4\n'
             "# uint8 [4, H, W, 3]\n"
-            "pictures = medsd_jax.sample(model, prompts, seeds=range(4), "
+            "images = medsd_jax.sample(model, prompts, seeds=range(4), "
             f"guidance_scale={guidance:g})",
         ),
         NextStep(

@@ -1,4 +1,4 @@
-"""The pictures of the demo's report: read, drawn, put into PNG files and data URIs."""
+"""The images of the demo's report: read, drawn, put into PNG files and data URIs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from medsd_jax.sampling.images import make_grid, read_metadata, save_png
 
 PHANTOMS_SHOWN = 8  # of each kind
 PREVIEWS_SHOWN = 6
-CAPTION_WIDTH = 192  # pixels of a picture that carries a caption
+CAPTION_WIDTH = 192  # pixels of an image that carries a caption
 
 Curve = list[tuple[int, float]]
 """Step and loss, in the order of the steps."""
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """All pixels of the report.
 
     Attributes:
         plain, effusion: [n, H, W, 3] uint8; row i of both comes from seed i.
-        phantoms: kind -> [(picture [H, W, 3] uint8, caption), ...].
+        phantoms: kind -> [(image [H, W, 3] uint8, caption), ...].
         originals, reconstructions: [m, H, W, 3] uint8, before and after the VAE.
         previews: [(step, PNG bytes), ...], sampled during training.
         curves: run -> SVG bytes.
@@ -72,24 +72,24 @@ class Pictures:
             (folder / f"{name}_loss.svg").write_bytes(svg)
 
 
-def read_pictures(split: RecordSplit, indices: Iterable[int], size: int) -> np.ndarray:
-    """Pictures of a prepared split -> [n, size, size, 3] uint8."""
+def read_images(split: RecordSplit, indices: Iterable[int], size: int) -> np.ndarray:
+    """Images of a prepared split -> [n, size, size, 3] uint8."""
     return np.stack([load_image(split[i].read_bytes(), size) for i in indices])
 
 
 def find_phantoms(split: RecordSplit, label: str, size: int) -> list[tuple[np.ndarray, str]]:
-    """The first pictures that show a finding and no other, one a patient, with their captions."""
+    """The first images that show a finding and no other, one a patient, with their captions."""
     others = {"no_finding", *(finding.replace(" ", "_") for finding in FINDINGS)} - {label}
     by_patient: dict[str, int] = {}
     for i, labels in enumerate(split.labels):
         if labels[label] and not any(labels[other] for other in others):
             by_patient.setdefault(split.patient_ids[i], i)
     indices = list(by_patient.values())[:PHANTOMS_SHOWN]
-    return [(read_pictures(split, [i], size)[0], split.texts[i]) for i in indices]
+    return [(read_images(split, [i], size)[0], split.texts[i]) for i in indices]
 
 
 def read_previews(folder: Path) -> list[tuple[int, bytes]]:
-    """Evenly chosen pictures that training left in samples/, the first and the last among them."""
+    """Evenly chosen images that training left in samples/, the first and the last among them."""
     files = sorted(folder.glob("*.png"))
     shown = [files[i] for i in evenly_spread(len(files), PREVIEWS_SHOWN)]
     return [(read_metadata(file)["step"], file.read_bytes()) for file in shown]

@@ -1,4 +1,4 @@
-"""The demo's result as one page: OUTPUT/report.html, OUTPUT/report.json and OUTPUT/pictures/.
+"""The demo's result as one page: OUTPUT/report.html, OUTPUT/report.json and OUTPUT/images/.
 
 report.html needs no other file and no network. report.json holds the page's numbers.
 """
@@ -33,10 +33,10 @@ from medsd_jax.reports.writing import package_versions, write_report
 from medsd_jax.studies.demo.commands import next_steps
 from medsd_jax.studies.demo.images import (
     Curve,
-    Pictures,
+    Images,
     find_phantoms,
     plot_losses,
-    read_pictures,
+    read_images,
     read_previews,
     reconstruct,
 )
@@ -48,8 +48,8 @@ STAGES = {
     "vae": "Autoencoder trained",
     "diffusion": "Text encoder and U-Net trained",
     "classifier": "Classifier trained on phantoms",
-    "sample": "Pictures sampled",
-    "judge": "Pictures judged by the classifier",
+    "sample": "Images sampled",
+    "judge": "Images judged by the classifier",
     "export": "Model written for PyTorch",
 }
 KEPT_STAGES = ("vae", "diffusion", "classifier")
@@ -61,23 +61,23 @@ WORST_SHOWN = 8
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the classifier says of generated pictures.
+    """What the classifier says of generated images.
 
     Attributes:
-        judgement: of every judged picture.
-        pictures: [n, H, W, 3] uint8, the judged ones.
+        judgement: of every judged image.
+        images: [n, H, W, 3] uint8, the judged ones.
         classifier: its own scores for the label on held-out phantoms.
     """
 
     judgement: PromptJudgement
-    pictures: np.ndarray
+    images: np.ndarray
     classifier: LabelScores
 
     def worst(self) -> list[tuple[np.ndarray, str, float]]:
-        """The pictures that agree least with their prompt: picture, prompt, probability."""
+        """The images that agree least with their prompt: image, prompt, probability."""
         judged = self.judgement
         return [
-            (self.pictures[i], judged.prompts[i], float(judged.probability[i]))
+            (self.images[i], judged.prompts[i], float(judged.probability[i]))
             for i in judged.worst(WORST_SHOWN)
         ]
 
@@ -96,12 +96,12 @@ def write(
     Args:
         output: the demo's folder: metrics.jsonl, config.json and samples/ of the diffusion run,
             vae/ with those of the VAE's, data/ with the prepared phantoms.
-        plain: [n, H, W, 3] uint8, picture i sampled from seed i with the first prompt.
-        effusion: [n, H, W, 3] uint8, picture i sampled from seed i with the second prompt.
+        plain: [n, H, W, 3] uint8, image i sampled from seed i with the first prompt.
+        effusion: [n, H, W, 3] uint8, image i sampled from seed i with the second prompt.
         prompts: without and with the finding.
         model: the trained model.
         seconds: stage -> seconds it took in this run, in the order of the stages.
-        verdict: the classifier's, on pictures of both prompts.
+        verdict: the classifier's, on images of both prompts.
 
     Returns:
         The path of report.html.
@@ -115,9 +115,9 @@ def write(
     dataset = _open_data(configs["diffusion"], output)
     held_out, size = dataset.validation, plain.shape[1]
     measured = range(min(RECONSTRUCTIONS_MEASURED, len(held_out)))
-    originals = read_pictures(held_out, measured, size)
+    originals = read_images(held_out, measured, size)
     reconstructions, l1 = reconstruct(model, originals)
-    pictures = Pictures(
+    images = Images(
         plain=plain,
         effusion=effusion,
         phantoms={
@@ -148,11 +148,11 @@ def write(
         | {"total": round(sum(seconds.values()), 2)},
         device=_describe_device(),
     )
-    pictures.save(output / "pictures", prompts)
+    images.save(output / "images", prompts)
     write_report(output / "report.json", numbers)
     page = page_template("demo.html.jinja").render(
         numbers=numbers,
-        pictures=pictures,
+        images=images,
         worst=verdict.worst(),
         latents=_describe_latents(model, size),
         preview_prompts=configs["diffusion"]["preview"]["prompts"],

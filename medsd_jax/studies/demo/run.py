@@ -24,11 +24,11 @@ from medsd_jax.workflows.workdir import working_in
 
 LABEL = "pleural_effusion"
 PAIRS = 24
-"""Pictures from the same seeds with both prompts: seeds 0 to 23."""
+"""Images from the same seeds with both prompts: seeds 0 to 23."""
 JUDGED = 128
-"""Pictures of each prompt that the classifier judges, every one from a seed of its own."""
+"""Images of each prompt that the classifier judges, every one from a seed of its own."""
 JUDGED_SEEDS = {PAPER_NORMAL: 1000, PAPER_EFFUSION: 2000}
-"""First seed of the judged pictures of each prompt."""
+"""First seed of the judged images of each prompt."""
 
 
 def run_demo(
@@ -100,13 +100,13 @@ def run_demo(
         ]
         seeds = [*range(PAIRS)] * 2 + [JUDGED_SEEDS[p] + i for p in both for i in range(num_judged)]
         images = sample(trained, prompts, seeds=seeds, num_steps=50, guidance_scale=4.0)
-        stage("sample", f"{len(images)} pictures sampled")
+        stage("sample", f"{len(images)} images sampled")
         shown, judged = images[: 2 * PAIRS], images[2 * PAIRS :]
         judgement = judge_prompts(
             load_classifier(judge), LABEL, judged, prompts[2 * PAIRS :],
             [p == PAPER_EFFUSION for p in prompts[2 * PAIRS :]],
         )  # fmt: skip
-        stage("judge", f"{len(judged)} pictures judged")
+        stage("judge", f"{len(judged)} images judged")
         save(trained, output / "export", dtype="float32")
         stage("export", "exported")
         demo_report.write(

@@ -85,7 +85,7 @@ def _check_prior(config: ConfigDict) -> None:
             raise UserError(
                 f"{name}.batch_size = {config[name].batch_size} must be a multiple of "
                 f"train.accumulation_steps = {config.train.accumulation_steps}: with prior.weight "
-                "above 0 every micro-batch holds both kinds of pictures"
+                "above 0 every micro-batch holds both kinds of images"
             )
 
 
@@ -133,7 +133,7 @@ def check_model(config: ConfigDict, model: StableDiffusion) -> None:
 
 
 def _check_sampling(config: ConfigDict, model: StableDiffusion, section: str, count: int) -> None:
-    """Says now what the first picture would say after hundreds of steps."""
+    """Says now what the first image would say after hundreds of steps."""
     asked = config[section]
     if not math.isfinite(asked.guidance_scale):
         raise UserError(

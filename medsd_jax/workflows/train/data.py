@@ -1,4 +1,4 @@
-"""What a run is trained and validated on: data set, few pictures, prior, batches."""
+"""What a run is trained and validated on: data set, few images, prior, batches."""
 
 import functools
 import logging
@@ -22,7 +22,7 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.mesh import process_rows
 from medsd_jax.parallel.multihost import is_first_on_disk, is_main_process, true_everywhere
 from medsd_jax.workflows.train.latents import make_encoder, vae_fingerprint
-from medsd_jax.workflows.train.prior import prior_pictures
+from medsd_jax.workflows.train.prior import prior_images
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
         if config.data.path is not None:
             raise UserError(
                 f"data.path = {config.data.path} would not be read: data.source = 'phantom' draws "
-                "its pictures; set data.source to 'folder' or 'nih14'"
+                "its images; set data.source to 'folder' or 'nih14'"
             )
         params = {
             "num_images": config.data.num_images,
@@ -52,7 +52,7 @@ def open_data(config: ConfigDict, workdir: Path) -> Dataset:
 
 
 def open_training_data(config: ConfigDict, workdir: Path) -> Dataset:
-    """What a run trains and validates on: the data set of the config, or a few pictures of it."""
+    """What a run trains and validates on: the data set of the config, or a few images of it."""
     dataset = open_data(config, workdir)
     count = config.few_shot.images_per_prompt
     if not count:
@@ -69,7 +69,7 @@ def open_training_data(config: ConfigDict, workdir: Path) -> Dataset:
     chosen = replace(
         dataset, train=choose(dataset.train, images_per_prompt=count), validation=validation
     )
-    log.info("trained on %d pictures: %s", len(chosen.train), ", ".join(chosen.train.keys))
+    log.info("trained on %d images: %s", len(chosen.train), ", ".join(chosen.train.keys))
     return chosen
 
 
@@ -101,7 +101,7 @@ def make_batches(
     """Training batches as `batch_shapes` says: of the data, and of the prior where there is one."""
     splits = [(dataset.train, dataset.info.folder, config.data.batch_size)]
     if config.prior.weight:
-        splits.append((*prior_pictures(config, model, workdir, mesh), config.prior.batch_size))
+        splits.append((*prior_images(config, model, workdir, mesh), config.prior.batch_size))
     latents_of = _latents_of(config, model, mesh)
     sources = []
     for is_prior, (split, folder, batch_size) in enumerate(splits):

@@ -1,4 +1,4 @@
-"""Pictures of fixed prompts while training."""
+"""Images of fixed prompts while training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -56,7 +56,7 @@ def make_preview(
 ) -> Callable[[Params, int], None] | None:
     """Returns what samples the fixed prompts from fixed seeds into WORKDIR/samples/STEP.png.
 
-    None where the config asks for no pictures.
+    None where the config asks for no images.
     """
     if not config.preview.every_steps or not config.preview.prompts:
         return None

@@ -1,4 +1,4 @@
-"""The pictures that a model draws before it is trained, for prior preservation."""
+"""The images that a model draws before it is trained, for prior preservation."""
 
 import contextlib
 import hashlib
@@ -27,13 +27,13 @@ from medsd_jax.workflows.train.preview import make_sample
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
-"""Pictures between two writes, on each device: what an interrupted run loses at most."""
+"""Images between two writes, on each device: what an interrupted run loses at most."""
 
 
-def prior_pictures(
+def prior_images(
     config: ConfigDict, model: StableDiffusion, workdir: Path, mesh: Mesh
 ) -> tuple[RecordList, Path]:
-    """Samples what is not there yet of the prior's pictures, and opens them.
+    """Samples what is not there yet of the prior's images, and opens them.
 
     They lie in CACHE/prior-FINGERPRINT, where the fingerprint covers the weights and all settings:
     an interrupted run goes on with them, and every run from the same model shares them.
@@ -45,7 +45,7 @@ def prior_pictures(
         mesh: the devices.
 
     Returns:
-        The pictures with their prompts, and their folder.
+        The images with their prompts, and their folder.
 
     Raises:
         UserError: the folder cannot be written, or the other model not be read.
@@ -69,11 +69,11 @@ def prior_pictures(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write the prior's pictures to {folder}: {error}") from error
+        raise UserError(f"cannot write the prior's images to {folder}: {error}") from error
     prompts = [asked.prompts[i % len(asked.prompts)] for i in range(asked.num_images)]
     paths = [folder / f"{i:05d}.png" for i in range(asked.num_images)]
     sample = make_sample(config, model, mesh, asked)
-    # As equal as they can be: another number of pictures is another program to compile.
+    # As equal as they can be: another number of images is another program to compile.
     # Another run from the same model draws the same images: who comes second waits for them.
     with contextlib.ExitStack() as held:
         if is_main_process() and not all(path.is_file() for path in paths):
@@ -86,7 +86,7 @@ def prior_pictures(
                 continue
             if writes is None:
                 writes = is_first_on_disk(folder)
-            log.info("sampling pictures %d to %d of the prior", rows[0], rows[-1])
+            log.info("sampling images %d to %d of the prior", rows[0], rows[-1])
             seeds = [asked.seed + int(i) for i in rows]
             images = sample(model.params, [prompts[i] for i in rows], seeds)
             for i, seed, image in zip(rows, seeds, images, strict=True):

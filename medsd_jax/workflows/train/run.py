@@ -47,7 +47,7 @@ def train(config: ConfigDict, workdir: Path | str) -> None:
 
     Args:
         config: by `medsd_jax.config.training_config`.
-        workdir: checkpoints, curves, pictures and the final model go here.
+        workdir: checkpoints, curves, images and the final model go here.
 
     Raises:
         UserError: the config, the model or the data cannot be used, or another run has the workdir.

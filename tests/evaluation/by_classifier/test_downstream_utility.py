@@ -34,7 +34,7 @@ SKLEARN = {
 def planted(rng, n=120, seeds=1, skill=(0.5, 1.0)):
     """Targets [n, 1] and the probabilities of two arms, the second one better."""
     targets = (np.arange(n) % 3 == 0).astype(np.float64)[:, None]
-    common = rng.normal(size=(1, n, 1))  # pictures that are hard for every arm
+    common = rng.normal(size=(1, n, 1))  # images that are hard for every arm
     arms = {}
     for arm, separation in zip((REAL, SYNTHETIC), skill, strict=True):
         noise = 0.7 * rng.normal(size=(seeds, n, 1))
@@ -75,7 +75,7 @@ def test_metrics_without_a_meaning_are_nan():
 
 @pytest.mark.parametrize("name", METRICS)
 def test_paired_interval_equals_scipy_s(name):
-    """One seed, one picture a patient: scipy.stats.bootstrap(paired=True) with sklearn's scores."""
+    """One seed, one image a patient: scipy.stats.bootstrap(paired=True) with sklearn's scores."""
     rng = np.random.default_rng(1)
     targets, arms = planted(rng)
     found = compare(arms, targets, num_resamples=4000).labels["finding 0"].gains[SYNTHETIC]
@@ -98,7 +98,7 @@ def test_paired_interval_equals_scipy_s(name):
 
 
 def test_pairing_is_what_narrows_the_gain():
-    """Both arms find the same pictures hard: the gain is surer than a difference of two scores."""
+    """Both arms find the same images hard: the gain is surer than a difference of two scores."""
     targets, arms = planted(np.random.default_rng(2), seeds=2)
     found = compare(arms, targets).labels["finding 0"]
     width = {
@@ -127,7 +127,7 @@ def test_seeds_vary_as_a_mean_of_them_does(seeds):
 
 
 def test_the_spread_of_seeds_is_in_the_interval():
-    """Every patient has 20 pictures of which each seed tells the same number right."""
+    """Every patient has 20 images of which each seed tells the same number right."""
     rng, patients, each, seeds = np.random.default_rng(0), 30, 20, 24
     right = rng.integers(8, 20, seeds)
     pattern = np.arange(each)[None] < right[:, None]  # [seeds, each]
@@ -183,7 +183,7 @@ def test_unknown_and_rare_labels():
 
 
 def test_a_finding_of_one_patient_is_too_few():
-    """Six pictures with it, but resamples without that patient have no AUROC."""
+    """Six images with it, but resamples without that patient have no AUROC."""
     targets, arms = planted(np.random.default_rng(5), n=12)
     targets[:] = 0
     targets[:6] = 1
@@ -209,7 +209,7 @@ def test_intervals_hold_the_truth():
         found = compare(arms, targets, num_resamples=300, seed=int(rng.integers(1000)))
         low, high = found.labels["finding 0"].gains[SYNTHETIC].accuracy.ci95
         hits += low <= 0.05 <= high
-    # Three seeds are few and pictures and seeds act together: the intervals err on the long side.
+    # Three seeds are few and images and seeds act together: the intervals err on the long side.
     assert 0.92 * runs <= hits
 
 
@@ -218,11 +218,11 @@ def test_every_arm_has_as_many_steps():
         plan = plan_arms(steps, 0.4)
         assert tuple(plan) == ARMS
         assert {sum(stage.steps for stage in stages) for stages in plan.values()} == {steps}
-    assert [(s.pictures, s.steps, s.fine_tunes) for s in plan_arms(500, 0.4)[FINE_TUNED]] == [
+    assert [(s.images, s.steps, s.fine_tunes) for s in plan_arms(500, 0.4)[FINE_TUNED]] == [
         ((SYNTHETIC,), 300, False),
         ((REAL,), 200, True),
     ]
-    assert [s.pictures for s in plan_arms(500, 0.4)[JOINT]] == [(REAL, SYNTHETIC)]
+    assert [s.images for s in plan_arms(500, 0.4)[JOINT]] == [(REAL, SYNTHETIC)]
     for share in (0.0, 1.0, 1.5, -0.2):
         with pytest.raises(UserError, match=f"fine_tuning.share = {share}"):
             plan_arms(500, share)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medsd_jax.evaluation.by_classifier.label_scores import MIN_PICTURES, score_labels
+from medsd_jax.evaluation.by_classifier.label_scores import MIN_IMAGES, score_labels
 from medsd_jax.evaluation.reports.base import LabelScores
 
 RNG = np.random.default_rng(0)
@@ -29,9 +29,9 @@ def test_scores_equal_those_counted_by_hand():
     assert low < scores.auroc.value < high
 
 
-def test_too_few_pictures_are_marked_and_not_scored():
+def test_too_few_images_are_marked_and_not_scored():
     scores = score_labels(("a", "b"), PROBABILITIES, TARGETS, PATIENTS, num_resamples=50)["b"]
-    assert scores.num_present == 3 < MIN_PICTURES
+    assert scores.num_present == 3 < MIN_IMAGES
     assert scores == LabelScores(num_images=N, num_present=3, num_patients=30, too_few=True)
 
 
@@ -45,8 +45,8 @@ def test_unknown_labels_are_left_out():
     assert with_holes == without and with_holes["a"].num_images == 40
 
 
-def test_patients_with_many_pictures_widen_the_interval():
-    """Every picture ten times is no new patient."""
+def test_patients_with_many_images_widen_the_interval():
+    """Every image ten times is no new patient."""
 
     def width(**data):
         auroc = score_labels(("a",), num_resamples=200, **data)["a"].auroc
@@ -59,7 +59,7 @@ def test_patients_with_many_pictures_widen_the_interval():
 
 
 def test_a_kind_of_one_patient_is_too_few():
-    """However many pictures it has: no resample of patients tells how another one would do."""
+    """However many images it has: no resample of patients tells how another one would do."""
     present = np.repeat([1.0, 0.0], 30)[:, None]
     probability = np.linspace(0.9, 0.1, 60)[:, None]
     one = ["a"] * 30 + [f"p{i}" for i in range(30)]

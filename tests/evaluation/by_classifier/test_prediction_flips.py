@@ -66,7 +66,7 @@ def test_unknown_labels_are_left_out_and_few_are_said(classifier, calls):
     few = [{"effusion": int(i < 4)} for i in range(NUM)]
     auroc = entries(classifier, (before, after), few)["effusion"].auroc
     assert auroc == PairedAuroc(num_images=NUM, num_present=4, too_few=True)
-    # Many pictures with the finding, but of one patient.
+    # Many images with the finding, but of one patient.
     patients = ["ill" if t else str(i) for i, t in enumerate(truth)]
     labels = [{"effusion": int(t)} for t in truth]
     assert entries(classifier, (before, after), labels, patients)["effusion"].auroc.too_few

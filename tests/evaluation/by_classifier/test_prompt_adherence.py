@@ -1,4 +1,4 @@
-"""The headline number: agreement of pictures with their prompts."""
+"""The headline number: agreement of images with their prompts."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier import prompt_adherence
-from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_pictures, judge_prompts
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_images, judge_prompts
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import known_labels
 from medsd_jax.evaluation.reports.evaluation import Confusion, TooFewImages
 from medsd_jax.parallel.mesh import make_mesh
@@ -23,7 +23,7 @@ ASKED = [False] * 4 + [True] * 4
 
 @pytest.fixture
 def judgement(classifier, monkeypatch):
-    """One of eight pictures shows the finding though it was not asked for."""
+    """One of eight images shows the finding though it was not asked for."""
     seen = np.float32([0.1, 0.2, 0.9, 0.4, 0.6, 0.7, 0.8, 0.99])
     monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, 1 - seen], axis=1))
     return judge_prompts(classifier, "effusion", np.zeros((8, 24, 24, 3), np.uint8), PROMPTS, ASKED)
@@ -68,8 +68,8 @@ def test_scores_are_scikit_learns(classifier, monkeypatch):
     asked = rng.random(60) < 0.5
     seen = np.clip(asked * 0.3 + rng.random(60) * 0.7, 0, 1).astype(np.float32)
     monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, seen], axis=1))
-    pictures = np.zeros((60, 24, 24, 3), np.uint8)
-    told = judge_prompts(classifier, "effusion", pictures, ["p"] * 60, asked.tolist()).report()
+    images = np.zeros((60, 24, 24, 3), np.uint8)
+    told = judge_prompts(classifier, "effusion", images, ["p"] * 60, asked.tolist()).report()
     assert told.auroc.value == pytest.approx(roc_auc_score(asked, seen))
     assert told.f1.value == pytest.approx(f1_score(asked, seen > 0.5))
 
@@ -89,22 +89,22 @@ class TestSets:
                 known = "" if i == 0 else i % 2
                 rows.append(f"{i}.png,t{i % 3},p{i // 2},{known},1,{'FM'[i > 5]}")
             (tmp_path / name / "metadata.csv").write_text("\n".join(rows) + "\n")
-        return {name: open_pictures(tmp_path / name) for name in ("real", "synthetic")}
+        return {name: open_images(tmp_path / name) for name in ("real", "synthetic")}
 
     def judged(self, classifier, sets):
-        labels = {name: known_labels(pictures) for name, pictures in sets.items()}
+        labels = {name: known_labels(images) for name, images in sets.items()}
         mesh = make_mesh({"data": -1})
-        return judge_pictures(classifier, sets["real"], sets["synthetic"], labels, mesh)
+        return judge_images(classifier, sets["real"], sets["synthetic"], labels, mesh)
 
     def test_labels_ask_and_the_judge_answers(self, classifier, sets):
         entry, judgements = self.judged(classifier, sets)
         assert entry.not_in_prompts == ("nodule",) and list(entry.labels) == ["effusion"]
         judgement = judgements["effusion"]
-        # Picture 0 says nothing of effusions.
+        # Image 0 says nothing of effusions.
         assert judgement.rows.tolist() == list(range(1, 60))
         assert judgement.asked.tolist() == [bool(i % 2) for i in range(1, 60)]
-        pictures = [resize(np.stack([sets["synthetic"].read(i)] * 3, -1), 24) for i in range(60)]
-        wanted = prompt_adherence.predict(classifier, np.stack(pictures))[1:, 0]
+        images = [resize(np.stack([sets["synthetic"].read(i)] * 3, -1), 24) for i in range(60)]
+        wanted = prompt_adherence.predict(classifier, np.stack(images))[1:, 0]
         np.testing.assert_allclose(judgement.probability, wanted, atol=1e-6)  # other batches
         by_subgroup = entry.labels["effusion"].by_subgroup
         assert by_subgroup["sex=F"] == TooFewImages(num_images=5)
@@ -133,8 +133,8 @@ class TestSets:
 
 
 def test_mistakes_are_told(classifier):
-    pictures = np.zeros((2, 24, 24, 3), np.uint8)
-    with pytest.raises(UserError, match="2 pictures, 1 prompts, 2 answers"):
-        judge_prompts(classifier, "effusion", pictures, [PLAIN], [True, False])
+    images = np.zeros((2, 24, 24, 3), np.uint8)
+    with pytest.raises(UserError, match="2 images, 1 prompts, 2 answers"):
+        judge_prompts(classifier, "effusion", images, [PLAIN], [True, False])
     with pytest.raises(UserError, match="'edema'"):
-        judge_prompts(classifier, "edema", pictures, [PLAIN] * 2, [False] * 2)
+        judge_prompts(classifier, "edema", images, [PLAIN] * 2, [False] * 2)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 from medsd_jax.errors import UserError  # noqa: E402
 from medsd_jax.evaluation.features import extraction  # noqa: E402
 from medsd_jax.evaluation.features.extraction import features_of, open_network  # noqa: E402
-from medsd_jax.evaluation.images.image_sets import open_pictures  # noqa: E402
+from medsd_jax.evaluation.images.image_sets import open_images  # noqa: E402
 from medsd_jax.evaluation.reports.evaluation import EvaluationReport  # noqa: E402
 from medsd_jax.interop.pipeline_dir import save_pipeline  # noqa: E402
 from medsd_jax.parallel import batching  # noqa: E402
@@ -29,29 +29,29 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("places")
     clip, dino = towers.clip_tower(**towers.TINY_CLIP), towers.dinov2(**towers.TINY_DINOV2)
     towers.save(clip, root / "clip", {**towers.CLIP_PROCESSOR, "size": 24, "crop_size": 24})
-    # Pictures of another size than the trained one: positions are interpolated.
+    # Images of another size than the trained one: positions are interpolated.
     towers.save(dino, root / "rad-dino", {**towers.RAD_DINO_PROCESSOR, "size": 56, "crop_size": 56})
     save_pipeline(pipeline.tiny_pipeline(), root / "latent")
-    towers.write_pictures(root / "pictures", 19)
+    towers.write_images(root / "images", 19)
     return root
 
 
 @pytest.mark.parametrize("kind", WIDTHS)
 def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, kind):
     network = open_network(f"{kind}={places / kind}")
-    pictures = open_pictures(places / "pictures")
-    everywhere = features_of(network, pictures, tmp_path / "a", make_mesh({"data": -1}))
+    images = open_images(places / "images")
+    everywhere = features_of(network, images, tmp_path / "a", make_mesh({"data": -1}))
     assert everywhere.shape == (19, WIDTHS[kind])
     assert everywhere.dtype == np.float32
-    few = dataclasses.replace(network, pictures_at_once=4)
-    alone = features_of(few, pictures, tmp_path / "b", make_mesh({}, jax.devices()[:1]))
+    few = dataclasses.replace(network, images_at_once=4)
+    alone = features_of(few, images, tmp_path / "b", make_mesh({}, jax.devices()[:1]))
     # Other shapes, other rounding.
     np.testing.assert_allclose(alone, everywhere, atol=1e-5 * np.abs(everywhere).max())
     spread = np.ptp(everywhere, axis=0).max()
-    assert spread > 0.1 * np.abs(everywhere).max()  # the pictures do not look alike to it
+    assert spread > 0.1 * np.abs(everywhere).max()  # the images do not look alike to it
 
 
-def test_a_device_gets_as_many_pictures_as_it_can_hold(places, tmp_path, monkeypatch):
+def test_a_device_gets_as_many_images_as_it_can_hold(places, tmp_path, monkeypatch):
     """A device works on its share at once; images arrive in one batch for all of them."""
     network = open_network(f"clip={places / 'clip'}")
     sizes = []
@@ -62,13 +62,13 @@ def test_a_device_gets_as_many_pictures_as_it_can_hold(places, tmp_path, monkeyp
             (sizes.append(len(x)) if isinstance(x, np.ndarray) else None) or jax.device_put(x, s)
         ),
     )
-    small = dataclasses.replace(network, pictures_at_once=2)
-    features_of(small, open_pictures(places / "pictures"), tmp_path, make_mesh({"data": -1}))
+    small = dataclasses.replace(network, images_at_once=2)
+    features_of(small, open_images(places / "images"), tmp_path, make_mesh({"data": -1}))
     assert sizes == [2 * jax.device_count()] * 2
 
 
 @pytest.mark.parametrize(("side", "number"), [(16, 32), (224, 32), (518, 8), (512, 8), (2000, 1)])
-def test_pictures_that_fit(side, number):
+def test_images_that_fit(side, number):
     assert extraction._that_fit(side) == number
 
 

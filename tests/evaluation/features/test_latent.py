@@ -48,8 +48,8 @@ def test_equals_diffusers(folder, scaling_factor):
 
     towers.edit(folder / "vae" / "config.json", scaling_factor=scaling_factor)
     space = open_latent_space(str(folder))
-    pictures = [towers.picture(16, 16, 3), towers.picture(30, 21, 1)]
-    x = space.batch(pictures)
+    images = [towers.image(16, 16, 3), towers.image(30, 21, 1)]
+    x = space.batch(images)
     module = AutoencoderKL.from_pretrained(folder / "vae").eval()
     assert module.config.scaling_factor == scaling_factor
     with torch.inference_mode():
@@ -64,11 +64,11 @@ def test_equals_diffusers(folder, scaling_factor):
     assert np.abs(theirs[0] - theirs[1]).max() > 0.1 * np.abs(theirs).max()
 
 
-def test_pictures_are_prepared_as_in_training(saved):
+def test_images_are_prepared_as_in_training(saved):
     """Black bars beside what is not square; grey is repeated; [-1, 1]."""
     space = open_latent_space(str(saved))
     assert space.steps == "grey repeated to RGB; bilinear to 16x16, pad; x / 127.5 - 1"
-    tall, square = np.full((32, 16), 255, np.uint8), towers.picture(16, 16, 3)
+    tall, square = np.full((32, 16), 255, np.uint8), towers.image(16, 16, 3)
     x = space.batch([tall, square])
     assert x.shape == (2, 16, 16, 3) and x.dtype == np.float32
     assert (x[0, :, :4] == -1).all() and (x[0, :, 4:12] == 1).all() and (x[0, :, 12:] == -1).all()
@@ -76,13 +76,13 @@ def test_pictures_are_prepared_as_in_training(saved):
 
 
 def test_a_training_workdir_has_its_recipe(folder):
-    """Its picture size and resize mode, not those of the model that it started from."""
+    """Its image size and resize mode, not those of the model that it started from."""
     (folder.parent / "config.json").write_text(
         json.dumps({"data": {"image_size": 32, "resize_mode": "crop"}, "seed": 0})
     )
     space = open_latent_space(str(folder.parent))
     assert (space.image_size, space.resize_mode) == (32, "crop")
-    assert embed(space, space.batch([towers.picture(50, 40, 1)])).shape == (1, 16 * 16 * 4)
+    assert embed(space, space.batch([towers.image(50, 40, 1)])).shape == (1, 16 * 16 * 4)
     assert open_latent_space(str(folder)).image_size == 16
     # A diffusers folder may hold a config.json that is no recipe.
     (folder / "config.json").write_text("{}")

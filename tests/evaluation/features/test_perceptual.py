@@ -19,17 +19,17 @@ from medsd_jax.vision.preprocessing import BILINEAR, CLEAN_FID, resize
 from tests.tiny.classifier import write_judge
 
 
-def pictures(side, channels=3):
-    """Two square pictures [side, side, channels] uint8 with edges, and their images in [-1, 1]."""
+def draw_images(side, channels=3):
+    """Two square images [side, side, channels] uint8 with edges, and their images in [-1, 1]."""
     rng = np.random.default_rng(side)
     coarse = rng.integers(0, 256, (2, side // 8, side // 8, channels))
     u8 = coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
     return u8, jnp.asarray(u8 / np.float32(127.5) - 1)
 
 
-def xrv(picture):
-    """As torchxrayvision's README feeds its DenseNets, from a square picture."""
-    grey = picture.astype(np.float32).mean(axis=2, keepdims=True)
+def xrv(image):
+    """As torchxrayvision's README feeds its DenseNets, from a square image."""
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     return resize(2048 * (grey / np.float32(255)) - 1024, 224, 224, BILINEAR)
 
 
@@ -39,7 +39,7 @@ def xrv(picture):
     [(perceptual._xrv, xrv, 1024), (perceptual._clean_fid, CLEAN_FID, 1)],
 )
 def test_chains_equal_pillow_s(side, ours, chain, white):
-    u8, images = pictures(side)
+    u8, images = draw_images(side)
     found, wanted = np.asarray(jax.jit(ours)(images)), np.stack([chain(x) for x in u8])
     assert found.shape == wanted.shape
     # Both are float32; Pillow rounds the weights of its filter to float32 as we do, but sums in
@@ -51,7 +51,7 @@ def test_a_classifier_s_maps_end_in_its_features(tmp_path):
     """Pooled, the last map is what `evaluate` measures; the sizes halve from map to map."""
     write_judge(tmp_path, 32)
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
-    u8, images = pictures(32)
+    u8, images = draw_images(32)
     maps = jax.jit(features.maps)(dict(features.params), images)
     assert [x.shape[1] for x in maps] == [16, 8, 4]
     extract = make_extractor(open_network(f"classifier={tmp_path}"), make_mesh({"data": -1}), 2)
@@ -59,11 +59,11 @@ def test_a_classifier_s_maps_end_in_its_features(tmp_path):
     np.testing.assert_allclose(np.mean(maps[-1], axis=(1, 2)), extract(u8), rtol=1e-4, atol=1e-5)
 
 
-def test_pictures_of_another_size_are_resized(tmp_path):
+def test_images_of_another_size_are_resized(tmp_path):
     write_judge(tmp_path, 32)
     side = load_classifier(tmp_path).image_size
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
-    _, large = pictures(64)
+    _, large = draw_images(64)
     (first, *_) = jax.jit(features.maps)(dict(features.params), large)
     assert first.shape[1] == side // 2
 
@@ -72,7 +72,7 @@ def test_gradient_reaches_every_pixel(tmp_path):
     """Through an antialiased reduction too: none of the pixels falls between the samples."""
     write_judge(tmp_path, 32)
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
-    _, images = pictures(64)
+    _, images = draw_images(64)
     loss = lambda x: sum(jnp.sum(jnp.sin(m)) for m in features.maps(dict(features.params), x))  # noqa: E731
     grad = np.asarray(jax.jit(jax.grad(loss))(images))
     assert np.isfinite(grad).all() and (np.abs(grad) > 0).mean() > 0.99

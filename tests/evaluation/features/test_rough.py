@@ -10,10 +10,10 @@ from medsd_jax.parallel.mesh import make_mesh
 
 def test_a_thumbnail_is_what_is_light_and_where():
     network = open_network("thumbnail")
-    picture = np.zeros((64, 64), np.uint8)
-    picture[:8, 56:] = 255
+    image = np.zeros((64, 64), np.uint8)
+    image[:8, 56:] = 255
     extract = make_extractor(network, make_mesh({"data": -1}), 3)
-    features = extract([picture, picture[::-1], np.stack([picture] * 3, axis=-1)])
+    features = extract([image, image[::-1], np.stack([image] * 3, axis=-1)])
     assert features.shape == (3, 64) and features.dtype == np.float32
     assert features[0].argmax() == 7 and features[1].argmax() == 63
     np.testing.assert_array_equal(features[0], features[2])

@@ -16,7 +16,7 @@ from medsd_jax.data.few_shot import few_shot
 from medsd_jax.data.stored_image import read_pixels
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.export import numbered_ids
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.units import seeds_of
 from medsd_jax.workflows.classifier_recipe import targets_of
 
@@ -72,13 +72,13 @@ def grey(pixels):
 def test_a_set_and_its_prepared_copy_are_one(folder, tmp_path):
     prepared = open_dataset("folder", folder, cache_dir=tmp_path / "cache", progress=False)
     (where,) = (path.parent for path in (tmp_path / "cache").glob("*/info.json"))
-    own = open_pictures(folder)
+    own = open_images(folder)
     assert len(own) == len(KINDS)
     at = {key.rpartition("/")[2]: i for i, key in enumerate(own.keys)}
     for split in (prepared.train, prepared.validation):
         if not len(split):
             continue
-        copy = open_pictures(f"{where}:{split.name}")
+        copy = open_images(f"{where}:{split.name}")
         for i, key in enumerate(copy.keys):
             wanted = KINDS[key][1]
             np.testing.assert_array_equal(grey(copy.read(i)), wanted, err_msg=key)
@@ -89,7 +89,7 @@ def test_a_set_and_its_prepared_copy_are_one(folder, tmp_path):
 
 
 def test_what_was_converted_is_counted(folder, caplog):
-    open_pictures(folder)
+    open_images(folder)
     assert "1 of 7 images converted: EXIF orientation applied" in caplog.text
     assert "2 of 7 images converted: alpha laid over black" in caplog.text
 
@@ -126,18 +126,18 @@ def test_images_that_cannot_be_read_are_told_without_addresses(tmp_path, caplog)
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((tmp_path / "fine.png").read_bytes()[:60])
-    found = open_pictures(tmp_path)
+    found = open_images(tmp_path)
     assert len(found) == 1 and len(found.unreadable) == 4
     assert "bomb.png: more pixels than Pillow's safety limit" in caplog.text
     assert "empty.png: empty file" in caplog.text
-    assert "4 of 5 pictures left out" in caplog.text
+    assert "4 of 5 images left out" in caplog.text
     assert " at 0x" not in caplog.text and "BytesIO" not in caplog.text
 
 
 def test_several_pages_are_told(tmp_path, caplog):
     pages = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
-    np.testing.assert_array_equal(open_pictures(tmp_path).read(0), GREY)
+    np.testing.assert_array_equal(open_images(tmp_path).read(0), GREY)
     assert "first of 2 pages" in caplog.text
 
 
@@ -171,7 +171,7 @@ def test_a_strangers_samples(tmp_path, line, said):
     Image.fromarray(GREY).save(tmp_path / "a.png")
     (tmp_path / "samples.jsonl").write_bytes(b'{"file": "a.png"}\n' + line + b"\n")
     with pytest.raises(UserError, match=said) as caught:
-        open_pictures(tmp_path)
+        open_images(tmp_path)
     assert "line 2" in str(caught.value)
 
 
@@ -183,7 +183,7 @@ def test_samples_of_long_names_and_odd_ages(tmp_path, caplog):
         {"file": "a.png", "seed": 4},
     ]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = open_pictures(tmp_path)
+    found = open_images(tmp_path)
     assert len(found) == 2 and found.labels[0] == {"edema": 1}
     assert "1 rows name an image that another row names" in caplog.text
     assert len(seeds_of(found)) == 2
@@ -194,13 +194,13 @@ def test_tables_by_their_suffix(tmp_path, name):
     Image.fromarray(GREY).save(tmp_path / "a.png")
     text = {"t.csv": "path\na.png", "t.tsv": "id\tpath\n1\ta.png", "t.jsonl": '{"path": "a.png"}'}
     (tmp_path / name).write_text(text[name])
-    assert len(open_pictures(tmp_path / name)) == 1
+    assert len(open_images(tmp_path / name)) == 1
 
 
 def test_a_file_that_is_no_table(tmp_path):
     (tmp_path / "t.xlsx").write_bytes(b"PK")
     with pytest.raises(UserError, match="is no folder and no table"):
-        open_pictures(tmp_path / "t.xlsx")
+        open_images(tmp_path / "t.xlsx")
 
 
 def test_chexperts_patients_are_in_the_path(tmp_path, caplog):
@@ -210,10 +210,10 @@ def test_chexperts_patients_are_in_the_path(tmp_path, caplog):
         Image.fromarray(GREY).save(tmp_path / path)
     (tmp_path / "valid.csv").write_text("Path,Sex\n" + "".join(f"{p},Male\n" for p in paths))
     for where in ("valid.csv", "valid"):
-        assert len(set(open_pictures(tmp_path / where).patient_ids)) == 3
+        assert len(set(open_images(tmp_path / where).patient_ids)) == 3
     assert "no patient is known" not in caplog.text
     (tmp_path / "valid/plain.png").write_bytes((tmp_path / paths[0]).read_bytes())
-    assert len(set(open_pictures(tmp_path / "valid").patient_ids)) == 4
+    assert len(set(open_images(tmp_path / "valid").patient_ids)) == 4
     assert "of 1 of 7 images no patient is known" in caplog.text
 
 

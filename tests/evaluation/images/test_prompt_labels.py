@@ -1,4 +1,4 @@
-"""Labels of pictures by a table of their prompts."""
+"""Labels of images by a table of their prompts."""
 
 import json
 
@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import known_labels, labels_by_prompt
 
 PROMPTS = ("Chest X-ray.  Small\neffusion.", "No finding.")
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Four pictures as sample.py writes them."""
+def images(tmp_path):
+    """Four images as sample.py writes them."""
     folder = tmp_path / "drawn"
     folder.mkdir()
     lines = []
@@ -23,7 +23,7 @@ def pictures(tmp_path):
         Image.fromarray(np.full((8, 8), 20 * i, np.uint8)).save(folder / f"{i}.png")
         lines.append(json.dumps({"file": f"{i}.png", "prompt": PROMPTS[i % 2], "seed": i}))
     (folder / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    return open_pictures(folder)
+    return open_images(folder)
 
 
 def write(tmp_path, text):
@@ -32,7 +32,7 @@ def write(tmp_path, text):
     return path
 
 
-def test_the_table_decides(tmp_path, pictures):
+def test_the_table_decides(tmp_path, images):
     """Its columns under the one spelling of labels; what it leaves open is not known."""
     table = write(
         tmp_path,
@@ -43,15 +43,15 @@ def test_the_table_decides(tmp_path, pictures):
         "Never drawn.,5,1,1\n",
     )
     expected = [{"pleural_effusion": 0}, {"pleural_effusion": 1, "nodule": 0}] * 2
-    assert labels_by_prompt(pictures, table) == expected
-    words = [row["pleural_effusion"] for row in known_labels(pictures)]
+    assert labels_by_prompt(images, table) == expected
+    words = [row["pleural_effusion"] for row in known_labels(images)]
     assert words == [1, 0, 1, 0]  # what the prompts say, which this table turns round
 
 
-def test_prompts_without_labels_are_listed(tmp_path, pictures):
+def test_prompts_without_labels_are_listed(tmp_path, images):
     table = write(tmp_path, "prompt,effusion\nNo finding.,0\n")
     with pytest.raises(UserError, match=r"1 prompt\(s\) .*: 'Chest X-ray\. Small effusion\.'$"):
-        labels_by_prompt(pictures, table)
+        labels_by_prompt(images, table)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_prompts_without_labels_are_listed(tmp_path, pictures):
         ("prompt,effusion\na,yes\n", "line 2: effusion is 'yes'"),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path, pictures, text, said):
+def test_tables_that_cannot_be_used(tmp_path, images, text, said):
     with pytest.raises(UserError, match=said):
-        labels_by_prompt(pictures, write(tmp_path, text))
+        labels_by_prompt(images, write(tmp_path, text))
     with pytest.raises(UserError, match="no such table"):
-        labels_by_prompt(pictures, tmp_path / "absent.csv")
+        labels_by_prompt(images, tmp_path / "absent.csv")

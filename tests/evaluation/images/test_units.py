@@ -6,7 +6,7 @@ import logging
 import numpy as np
 from PIL import Image
 
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.units import seeds_of, units_of_seeds
 
 
@@ -15,9 +15,9 @@ def test_seeds_are_those_of_the_samples(tmp_path):
     for i in (2, 0, 1):
         Image.fromarray(np.full((16, 16), i, np.uint8)).save(tmp_path / f"{i}.png")
         lines.append(json.dumps({"file": f"{i}.png", "prompt": "p", "seed": 10 + i, "row": {}}))
-    assert seeds_of(open_pictures(tmp_path)) is None
+    assert seeds_of(open_images(tmp_path)) is None
     (tmp_path / "samples.jsonl").write_text("\n".join(lines) + "\n")
-    assert seeds_of(open_pictures(tmp_path)) == [12, 10, 11]
+    assert seeds_of(open_images(tmp_path)) == [12, 10, 11]
 
 
 def test_units(caplog):

@@ -42,7 +42,7 @@ NUM = 8
 
 
 def latents_of(seed: int) -> dict[str, np.ndarray]:
-    """Eight pictures as moments of distinct latents of variance 1, with captions of their own."""
+    """Eight images as moments of distinct latents of variance 1, with captions of their own."""
     rng = np.random.default_rng(seed)
     mean = rng.standard_normal((NUM, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
     mean /= diffusion_model().scaling_factor
@@ -56,7 +56,7 @@ def side(seed: int) -> Examples:
 
 @pytest.fixture(scope="module")
 def memoriser():
-    """Weights of the tiny model after 150 steps on the pictures of seed 0 and nothing else."""
+    """Weights of the tiny model after 150 steps on the images of seed 0 and nothing else."""
     adaptation, tx = full((UNET,)), optax.adam(3e-3)
     step = make_train_step(
         diffusion_model(), adaptation, tx, empty_prompt_ids=empty_prompt_ids(), **SETTINGS
@@ -78,7 +78,7 @@ def test_memoriser_is_found(memoriser):
     assert found.tpr_at_one_percent_fpr.value > 0.8
     strata = found.timesteps
     assert [row.timestep for row in strata] == list(range(50, 1000, 100))
-    # Where the noise hides the picture, nothing can be remembered of it: the gap is in the others.
+    # Where the noise hides the image, nothing can be remembered of it: the gap is in the others.
     gaps = [row.held_out_loss - row.trained_loss for row in strata]
     assert gaps[0] > 20 * abs(gaps[-1]) and strata[0].auroc == 1.0
     assert found.trained.loss < found.held_out.loss
@@ -94,7 +94,7 @@ def test_untrained_model_gives_nothing_away():
     assert found.auroc.n == 2 * NUM
 
 
-def test_losses_depend_on_the_picture_and_its_place_alone():
+def test_losses_depend_on_the_image_and_its_place_alone():
     """Not on the batch size, padding or the devices; other seeds and places draw other noise."""
     whole, model, params = make_batch(5), diffusion_model(), tiny_model().params
     settings = {"num_timesteps": 3, "num_draws": 2}
@@ -177,7 +177,7 @@ def test_scores_equal_scikit_learn(ties):
 
 
 def test_interval_resamples_patients():
-    """Ten copies of every picture, of the same patient, are no more evidence than one."""
+    """Ten copies of every image, of the same patient, are no more evidence than one."""
     rng = np.random.default_rng(0)
     trained, held_out = rng.normal(-0.5, 1, (30, 2)), rng.normal(0, 1, (30, 2))
     patients = [f"a{i}" for i in range(30)], [f"b{i}" for i in range(30)]
@@ -241,7 +241,7 @@ def test_mistakes_are_told():
     losses, time = np.zeros((2, 1)), np.array([1])
     with pytest.raises(UserError, match=r"1 patient\(s\), such as 'b'"):
         attack(losses, losses, ["a", "b"], ["b", "c"], timesteps=time)
-    with pytest.raises(UserError, match=r"2 pictures .* and 0 of other patients"):
+    with pytest.raises(UserError, match=r"2 images .* and 0 of other patients"):
         attack(losses, losses[:0], ["a", "b"], [], timesteps=time)
     with pytest.raises(UserError, match="0 timesteps and 4 draws"):
         membership(diffusion_model(), {}, side(0), side(1), num_timesteps=0)

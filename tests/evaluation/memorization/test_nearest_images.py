@@ -1,4 +1,4 @@
-"""Copies of training pictures are found, whatever was done to them; strangers are not accused."""
+"""Copies of training images are found, whatever was done to them; strangers are not accused."""
 
 import io
 
@@ -28,22 +28,22 @@ def sets():
     return draw(1, 150), draw(2, 120), draw(3, 60)
 
 
-def shifted(picture):
-    return np.roll(picture, (2, -3), axis=(0, 1))
+def shifted(image):
+    return np.roll(image, (2, -3), axis=(0, 1))
 
 
-def re_encoded(picture):
+def re_encoded(image):
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=40)
+    Image.fromarray(image).save(buffer, "JPEG", quality=40)
     return np.asarray(Image.open(buffer))
 
 
-def brighter(picture):
-    return np.clip(picture.astype(float) * 0.8 + 40, 0, 255).astype(np.uint8)
+def brighter(image):
+    return np.clip(image.astype(float) * 0.8 + 40, 0, 255).astype(np.uint8)
 
 
-def half_as_large(picture):
-    return np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BILINEAR))
+def half_as_large(image):
+    return np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
 
 
 @pytest.mark.parametrize("change", [lambda p: p, shifted, re_encoded, brighter, half_as_large])
@@ -61,7 +61,7 @@ def test_planted_copies_top_the_list(sets, change):
 def test_strangers_are_not_accused(sets):
     audit = audit_pixels(*sets)
     entry = audit.report()
-    # 120 held-out pictures: the lowest distance is the threshold, and passed by one in 121.
+    # 120 held-out images: the lowest distance is the threshold, and passed by one in 121.
     assert entry.expected_by_chance == pytest.approx(60 / 121)
     assert entry.by_chance_ci95 == (0, 3)
     assert (audit.ratio < 1).sum() == entry.num_suspicious <= 3

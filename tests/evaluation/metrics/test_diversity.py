@@ -7,20 +7,20 @@ import pytest
 from PIL import Image
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.metrics.diversity import diversity
 from medsd_jax.evaluation.metrics.similarity import ms_ssim
 
 
-def write(folder, prompts, pictures):
+def write(folder, prompts, images):
     """A folder as sample.py leaves it."""
     folder.mkdir()
     rows = []
-    for number, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-        Image.fromarray(picture).save(folder / f"{number}.png")
+    for number, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        Image.fromarray(image).save(folder / f"{number}.png")
         rows.append(json.dumps({"file": f"{number}.png", "prompt": prompt}))
     (folder / "samples.jsonl").write_text("\n".join(rows) + "\n")
-    return open_pictures(folder)
+    return open_images(folder)
 
 
 def noise(count, seed=0, side=64):
@@ -34,12 +34,12 @@ def noise(count, seed=0, side=64):
 def test_only_pairs_of_one_prompt_count(tmp_path):
     first, second = noise(4, 0), noise(4, 1)
     prompts = ["a", "b"] * 4
-    mixed = [picture for pair in zip(first, second, strict=True) for picture in pair]
+    mixed = [image for pair in zip(first, second, strict=True) for image in pair]
     found = diversity(write(tmp_path / "x", prompts, mixed))
     assert (found.num_prompts, found.images_per_prompt, found.num_scales) == (2, 4, 3)
     by_hand = []
-    for pictures in (first, second):
-        x = np.stack(pictures)[..., None].astype(np.float32) / 255
+    for images in (first, second):
+        x = np.stack(images)[..., None].astype(np.float32) / 255
         for i in range(4):
             for j in range(i + 1, 4):
                 by_hand.append(float(ms_ssim(x[i : i + 1], x[j : j + 1], num_scales=3)[0]))
@@ -50,31 +50,31 @@ def test_only_pairs_of_one_prompt_count(tmp_path):
 
 def test_mode_collapse_raises_it(tmp_path):
     prompts = ["a"] * 4 + ["b"] * 4
-    # Eight structures; one structure a prompt, grain apart; one picture.
-    diverse = [picture for seed in range(8) for picture in noise(1, seed)]
+    # Eight structures; one structure a prompt, grain apart; one image.
+    diverse = [image for seed in range(8) for image in noise(1, seed)]
     sets = {"diverse": diverse, "near": noise(4, 0) + noise(4, 1), "one": noise(1, 0) * 8}
     found = {
-        name: diversity(write(tmp_path / name, prompts, pictures)).ms_ssim.value
-        for name, pictures in sets.items()
+        name: diversity(write(tmp_path / name, prompts, images)).ms_ssim.value
+        for name, images in sets.items()
     }
     assert found["diverse"] < 0.3 < 0.8 < found["near"] < found["one"]
     assert found["one"] == pytest.approx(1.0, abs=1e-6)
 
 
-def test_prompts_with_fewer_pictures_are_counted(tmp_path):
+def test_prompts_with_fewer_images_are_counted(tmp_path):
     found = diversity(write(tmp_path / "x", ["a"] * 5 + ["b"] * 3, noise(8)))
     assert (found.num_prompts, found.prompts_left_out) == (1, 1)
     assert found.ms_ssim.ci95 is None
 
 
-def test_without_two_pictures_of_a_prompt_there_is_none(tmp_path):
+def test_without_two_images_of_a_prompt_there_is_none(tmp_path):
     assert diversity(write(tmp_path / "x", ["a", "b"], noise(2))) is None
     Image.fromarray(noise(1)[0]).save(tmp_path / "plain.png")
     (tmp_path / "x" / "samples.jsonl").unlink()
-    assert diversity(open_pictures(tmp_path / "x")) is None
+    assert diversity(open_images(tmp_path / "x")) is None
 
 
 def test_several_sizes_are_told(tmp_path):
-    pictures = noise(1) + noise(1, side=80)
+    images = noise(1) + noise(1, side=80)
     with pytest.raises(UserError, match="64x64, 80x80"):
-        diversity(write(tmp_path / "x", ["a", "a"], pictures))
+        diversity(write(tmp_path / "x", ["a", "a"], images))

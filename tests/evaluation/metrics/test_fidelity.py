@@ -63,7 +63,7 @@ def test_intervals_hold_their_values_and_patients_widen_them(real):
         low, high = getattr(found, name).ci95
         assert low <= getattr(found, name).value <= high and low < high, name
     assert found.precision.n == 200 and found.recall.n == 240
-    # Two patients with 120 alike pictures each know next to nothing.
+    # Two patients with 120 alike images each know next to nothing.
     patients = ["a"] * 120 + ["b"] * 120
     shifted = np.concatenate([real[:120], real[120:] + 1.0])
     wide, narrow = (fidelity(shifted, other, real_patients=p).coverage for p in (patients, None))

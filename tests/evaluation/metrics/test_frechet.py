@@ -202,8 +202,8 @@ def test_bad_sets_are_named(feature_sets):
         moments_of(synthetic, "synthetic")
 
 
-def test_extrapolation_draws_pictures_of_one_unit_together():
-    """Three alike pictures of each of 300 start noises extrapolate as one of each does."""
+def test_extrapolation_draws_images_of_one_unit_together():
+    """Three alike images of each of 300 start noises extrapolate as one of each does."""
     rng = np.random.default_rng(0)
     real = moments_of(rng.normal(size=(20_000, 8)))
     units = np.repeat(np.arange(300), 3).astype(str).tolist()

@@ -45,7 +45,7 @@ def test_it_is_the_bootstraps_where_that_fits():
     assert frechet_standard_error(first, second) == pytest.approx(found.standard_error, rel=0.2)
 
 
-def test_pictures_of_one_patient_are_no_independent_draws():
+def test_images_of_one_patient_are_no_independent_draws():
     first, second = draws(300, 6, 1)
     alone = frechet_standard_error(first, second)
     each = [str(i) for i in range(300)]

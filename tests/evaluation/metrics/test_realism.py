@@ -1,4 +1,4 @@
-"""Which picture is among the real ones and which is far from them."""
+"""Which image is among the real ones and which is far from them."""
 
 import numpy as np
 from scipy.spatial.distance import cdist

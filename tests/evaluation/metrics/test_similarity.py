@@ -16,8 +16,8 @@ from medsd_jax.evaluation.metrics.similarity import (
 )
 
 
-def pictures(count, height, width, *, noise=0.1, seed=0):
-    """Smooth pictures with bright, dark and flat parts, and the same with noise."""
+def draw_images(count, height, width, *, noise=0.1, seed=0):
+    """Smooth images with bright, dark and flat parts, and the same with noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width] / max(height, width)
     phase = rng.uniform(0, 6, (count, 4, 1, 1))
@@ -42,14 +42,14 @@ def skimage_ssim(x, y):
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 50), (11, 12)])
 @pytest.mark.parametrize("noise", [0.001, 0.1])
 def test_ssim_equals_scikit_image(height, width, noise):
-    x, y = pictures(3, height, width, noise=noise)
+    x, y = draw_images(3, height, width, noise=noise)
     expected = [skimage_ssim(a, b) for a, b in zip(x, y, strict=True)]
     # Variances are right to 1e-7 of 1/4, which is 3e-5 of C2; the errors of positions average out.
     np.testing.assert_allclose(ssim(x, y), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_psnr_and_rmse_equal_scikit_image():
-    x, y = pictures(3, 20, 30)
+    x, y = draw_images(3, 20, 30)
     pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(x, y, strict=True)]
     expected = [metrics.peak_signal_noise_ratio(a, b, data_range=1.0) for a, b in pairs]
     np.testing.assert_allclose(psnr(x, y), expected, rtol=1e-5)  # float32 means of 600 squares
@@ -64,8 +64,8 @@ def test_ms_ssim_equals_pytorch_msssim(height, width, num_scales):
     """Odd sides too, which are padded; noise that makes a scale's mean negative is below."""
     torch = pytest.importorskip("torch")
     reference = pytest.importorskip("pytorch_msssim")
-    x, y = pictures(2, height, width)
-    y[1] = pictures(1, height, width, seed=5)[0][0]
+    x, y = draw_images(2, height, width)
+    y[1] = draw_images(1, height, width, seed=5)[0][0]
     weights = similarity._WEIGHTS[:num_scales]
     if num_scales < 5:
         weights = tuple(weight / sum(weights) for weight in weights)
@@ -80,11 +80,11 @@ def test_ms_ssim_equals_pytorch_msssim(height, width, num_scales):
 
 
 @pytest.mark.torch
-def test_ms_ssim_of_small_pictures_is_made_of_the_reference_s_terms():
+def test_ms_ssim_of_small_images_is_made_of_the_reference_s_terms():
     """64 x 64 has room for 3 scales; pytorch_msssim itself refuses whatever has no room for 5."""
     torch = pytest.importorskip("torch")
     reference = pytest.importorskip("pytorch_msssim.ssim")
-    x, y = pictures(4, 64, 64)
+    x, y = draw_images(4, 64, 64)
     a, b = (torch.tensor(p.transpose(0, 3, 1, 2), dtype=torch.float64) for p in (x, y))
     window = reference._fspecial_gauss_1d(11, 1.5)[None].double()
     weights = np.array(similarity._WEIGHTS[:3]) / sum(similarity._WEIGHTS[:3])
@@ -96,8 +96,8 @@ def test_ms_ssim_of_small_pictures_is_made_of_the_reference_s_terms():
     np.testing.assert_allclose(ms_ssim(x, y, num_scales=3), expected.numpy(), atol=1e-5)
 
 
-def test_equal_and_opposite_pictures():
-    x, _ = pictures(2, 64, 64)
+def test_equal_and_opposite_images():
+    x, _ = draw_images(2, 64, 64)
     np.testing.assert_allclose(ssim(x, x), 1.0, rtol=1e-6)
     np.testing.assert_allclose(ms_ssim(x, x, num_scales=3), 1.0, rtol=1e-6)
     assert np.all(np.asarray(rmse(x, x)) == 0.0) and np.all(np.isposinf(psnr(x, x)))
@@ -108,10 +108,10 @@ def test_equal_and_opposite_pictures():
 
 
 def test_symmetric_and_falling_with_noise():
-    x, y = pictures(2, 64, 64)
+    x, y = draw_images(2, 64, 64)
     np.testing.assert_allclose(ms_ssim(x, y, num_scales=3), ms_ssim(y, x, num_scales=3), rtol=1e-6)
     levels = [
-        [float(f(*pictures(1, 64, 64, noise=noise))[0]) for noise in (0.02, 0.1, 0.4)]
+        [float(f(*draw_images(1, 64, 64, noise=noise))[0]) for noise in (0.02, 0.1, 0.4)]
         for f in (ssim, psnr, lambda a, b: ms_ssim(a, b, num_scales=3), lambda a, b: -rmse(a, b))
     ]
     assert all(low > middle > high for low, middle, high in levels)
@@ -128,8 +128,8 @@ def test_scales_that_fit(side, scales):
 def test_intra_prompt_pairs(monkeypatch):
     torch = pytest.importorskip("torch")
     reference = pytest.importorskip("pytorch_msssim")
-    images = np.stack([pictures(4, 161, 161, seed=seed)[0] for seed in range(3)])
-    images[1] = pictures(1, 161, 161)[0]  # one prompt whose pictures are all the same
+    images = np.stack([draw_images(4, 161, 161, seed=seed)[0] for seed in range(3)])
+    images[1] = draw_images(1, 161, 161)[0]  # one prompt whose images are all the same
     found = intra_prompt_ms_ssim(images)
     for prompt in range(3):
         expected = [
@@ -159,8 +159,8 @@ def test_intra_prompt_in_blocks():
     np.testing.assert_array_equal(found.pairs, np.repeat(found.pairs[::100], 100, axis=0))
 
 
-def test_bad_pictures_are_named():
-    x, y = pictures(4, 64, 64)
+def test_bad_images_are_named():
+    x, y = draw_images(4, 64, 64)
     with pytest.raises(UserError, match=r"64 x 64 .* 5 scale.* at least 161; use num_scales=3"):
         ms_ssim(x, y)
     with pytest.raises(UserError, match=r"at least 11; use larger images"):

@@ -1,4 +1,4 @@
-"""Parts of the sets: who is in them, and what too few pictures give."""
+"""Parts of the sets: who is in them, and what too few images give."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ LABELS = [
 def test_parts_are_findings_sexes_ages_and_views():
     found = {name: np.flatnonzero(rows).tolist() for name, rows in parts(LABELS).items()}
     assert found == {
-        "edema": [0, 2],  # no picture shows a nodule; a side and a ratio are no yes or no
+        "edema": [0, 2],  # no image shows a nodule; a side and a ratio are no yes or no
         "age=0-19": [0],
         "age=40-59": [1, 2],
         "age=100-119": [3],
@@ -37,13 +37,13 @@ def sets():
     rng = np.random.default_rng(0)
     real, synthetic = rng.normal(size=(200, 4)), rng.normal(size=(160, 4))
     sick, asked = np.arange(200) % 2 == 0, np.arange(160) % 4 != 0
-    synthetic[asked] += 2.0  # the generated pictures of sick patients are wrong
+    synthetic[asked] += 2.0  # the generated images of sick patients are wrong
     labels = [[{"edema": int(x), "sex": "F"} for x in rows] for rows in (sick, asked)]
     labels[1][5]["age"] = 30
     return real.astype(np.float32), synthetic.astype(np.float32), *labels
 
 
-def test_a_part_is_the_distance_of_these_pictures_alone(sets):
+def test_a_part_is_the_distance_of_these_images_alone(sets):
     real, synthetic, of_real, of_synthetic = sets
     found = sliced_fidelity(real, synthetic, of_real, of_synthetic)
     asked = np.arange(160) % 4 != 0
@@ -52,20 +52,20 @@ def test_a_part_is_the_distance_of_these_pictures_alone(sets):
     assert found["edema"].kid.value > found["sex=F"].kid.value
 
 
-def test_parts_with_few_pictures_are_marked_and_get_no_number(sets):
+def test_parts_with_few_images_are_marked_and_get_no_number(sets):
     found = sliced_fidelity(*sets, least=121)
     assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
     assert found["age=20-39"] == TooFew(num_real=0, num_synthetic=1)
     assert isinstance(found["sex=F"], Distances)
 
 
-def test_a_part_that_all_pictures_are_in_is_not_measured_twice(sets):
+def test_a_part_that_all_images_are_in_is_not_measured_twice(sets):
     whole = fidelity(*sets[:2], seed=1)  # another object than what would be measured
     found = sliced_fidelity(*sets, whole=whole)
     assert found["sex=F"] is whole and isinstance(found["edema"], Distances)
 
 
-def test_many_pictures_of_few_patients_get_no_number(sets):
+def test_many_images_of_few_patients_get_no_number(sets):
     patients = [f"p{i // 2 % 9}" for i in range(200)]  # nine patients with an edema, nine without
     found = sliced_fidelity(*sets, real_patients=patients)
     assert found["edema"] == TooFew(num_real=100, num_synthetic=120)

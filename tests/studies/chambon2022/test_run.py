@@ -43,7 +43,7 @@ def test_every_row_has_its_recipes_and_its_own_name():
         assert experiment.recipe is None or set(experiment.recipe) == {"phantom", "full"}
 
 
-def test_all_few_shot_rows_see_the_same_ten_pictures():
+def test_all_few_shot_rows_see_the_same_ten_images():
     settings = []
     for experiment in EXPERIMENTS:
         if experiment.recipe and experiment.encoder != "projected":
@@ -56,7 +56,7 @@ def test_all_few_shot_rows_see_the_same_ten_pictures():
 
 
 def test_groups_of_the_same_noises_are_one_draw():
-    """A second prompt whose pictures are those of the first tells nothing new."""
+    """A second prompt whose images are those of the first tells nothing new."""
     rng = np.random.default_rng(0)
     # Each group of four is alike by a degree of its own.
     images = [
@@ -156,7 +156,7 @@ def test_mistakes_are_one_line_and_2(tmp_path, capsys, words, message):
 
 
 def reproduce(output, *words):
-    """A short run in a process of its own: ten pictures cannot be dealt out to eight devices."""
+    """A short run in a process of its own: ten images cannot be dealt out to eight devices."""
     words = ["reproduce", "--output", str(output), *words, "--train_steps", "2"]
     command = [sys.executable, "-m", "medsd_jax", *words, "--num_images", "8", "--num_steps", "2"]
     alone = {k: x for k, x in os.environ.items() if k != "XLA_FLAGS"}
@@ -221,12 +221,12 @@ def get_config():
 
 @pytest.mark.slow
 def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
-    """The recipes of the papers' scale as they are, but for pictures of 64 pixels in float32."""
+    """The recipes of the papers' scale as they are, but for images of 64 pixels in float32."""
     from medsd_jax.data.phantoms.phantom import phantom_records
     from medsd_jax.data.sources.folder import write_image_folder
 
     phantom, _ = short_run
-    recipes, pictures = tmp_path / "configs", tmp_path / "pictures"
+    recipes, images = tmp_path / "configs", tmp_path / "images"
     recipes.mkdir()
     full = {e.recipe["full"] for e in EXPERIMENTS if e.recipe}
     for name in full:
@@ -234,14 +234,14 @@ def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
     for names in (BASE_RECIPE, AUDIT_RECIPE, PROBE_RECIPE):
         name = names["full"]
         (recipes / f"{name}.py").write_text(MEASURING.format(name=name))
-    write_image_folder(phantom_records(300, seed=5), pictures, progress=False)
+    write_image_folder(phantom_records(300, seed=5), images, progress=False)
     found = reproduce(
         tmp_path / "run", "--scale", "full", "--configs", str(recipes),
         "--model", str(phantom / "base"), "--encoder", str(phantom / "encoder"),
-        "--source", "folder", "--path", str(pictures), "--real", str(phantom / "real"),
+        "--source", "folder", "--path", str(images), "--real", str(phantom / "real"),
         "--judge", str(phantom / "judge"), "--features", f"classifier={phantom / 'judge'}",
     )  # fmt: skip
     assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
     assert found["sampler"] == "pndm" and found["base_model"] == str(phantom / "base")
     learnt = tmp_path / "run" / "text_projection" / "config.json"
-    assert json.loads(learnt.read_text())["data"]["path"] == str(pictures)
+    assert json.loads(learnt.read_text())["data"]["path"] == str(images)

@@ -33,12 +33,12 @@ SECONDS = {"prepare": 3.0, "vae": 61.5, "diffusion": 0.01, "sample": 2.0, "expor
 N = 10
 
 
-def _pictures(seed):
+def _images(seed):
     return np.random.default_rng(seed).integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
 
 
 def _verdict():
-    """Ten pictures a prompt; the classifier sees an effusion in two that must have none."""
+    """Ten images a prompt; the classifier sees an effusion in two that must have none."""
     asked = np.repeat([False, True], 10)
     probability = np.where(asked, 0.9, 0.1).astype(np.float32)
     probability[[3, 7]] = 0.6, 0.99
@@ -49,18 +49,18 @@ def _verdict():
         probability,
         np.arange(20),
     )
-    pictures = np.zeros((20, SIDE, SIDE, 3), np.uint8)
-    pictures[7] = 77
+    images = np.zeros((20, SIDE, SIDE, 3), np.uint8)
+    images[7] = 77
     classifier = LabelScores(
         num_images=80, num_present=30, num_patients=50, too_few=False,
         accuracy=Estimate(0.99, 50, (0.97, 1.0)),
     )  # fmt: skip
-    return demo_report.Verdict(judgement, pictures, classifier)
+    return demo_report.Verdict(judgement, images, classifier)
 
 
 def _write(output):
     return demo_report.write(
-        output, _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS, _verdict()
+        output, _images(0), _images(1), PROMPTS, tiny_pipeline(), SECONDS, _verdict()
     )
 
 
@@ -86,8 +86,8 @@ def run(tmp_path_factory):
     _write_run(output / "vae", "vae", (0.7, 0.0421))
     (output / "samples").mkdir()
     for step in (10, 20):
-        picture = np.full((SIDE, SIDE, 3), step, np.uint8)
-        save_png(picture, output / "samples" / f"{step:07d}.png", {"step": step})
+        image = np.full((SIDE, SIDE, 3), step, np.uint8)
+        save_png(image, output / "samples" / f"{step:07d}.png", {"step": step})
     report = _write(output)
     assert report == output / "report.html"
     return output
@@ -111,13 +111,13 @@ def test_page_stands_alone(page):
     assert "{{" not in page and "{%" not in page
 
 
-def test_page_shows_each_picture_unchanged(page):
+def test_page_shows_each_image_unchanged(page):
     shown = set()
     for code in re.findall(r'src="data:image/png;base64,([^"]+)"', page):
         with Image.open(io.BytesIO(base64.b64decode(code))) as image:
             shown.add(np.asarray(image.convert("RGB")).tobytes())
-    for picture in [*_pictures(0), *_pictures(1)]:
-        assert picture.tobytes() in shown
+    for image in [*_images(0), *_images(1)]:
+        assert image.tobytes() in shown
     for step in (10, 20):
         assert np.full((SIDE, SIDE, 3), step, np.uint8).tobytes() in shown
 
@@ -127,7 +127,7 @@ def test_page_tells_the_numbers_and_escapes_the_prompts(page, numbers):
     for said in (*PROMPTS, f"{numbers['parameters']['total']:,}", "0.0421", "0.250", "1 min 08 s"):
         assert said in text
     assert "<with>" not in page
-    assert "Every picture on this page is synthetic" in text
+    assert "Every image on this page is synthetic" in text
     # 0.01 s is no training time: an earlier run did it.
     assert re.search(r"Done already by an earlier run[^.]*: Text encoder and U-Net trained\.", text)
 
@@ -158,7 +158,7 @@ def test_numbers(numbers):
 
 
 def test_reconstruction_is_the_vaes():
-    model, images = tiny_pipeline(), _pictures(2)[:3]
+    model, images = tiny_pipeline(), _images(2)[:3]
     graph, _ = abstract(lambda rngs: AutoencoderKL(model.vae, rngs=rngs))
     vae = bind(graph, component(model.params, "vae"))
     floats = images.astype(np.float32) / 127.5 - 1
@@ -172,13 +172,13 @@ def test_reconstruction_is_the_vaes():
     assert l1 == pytest.approx(np.abs(expected - floats).mean(), rel=1e-4)
 
 
-def test_pictures_are_files(run):
-    folder = run / "pictures"
+def test_images_are_files(run):
+    folder = run / "images"
     sizes = {}
     for name in ("plain", "effusion", "pairs", "phantoms", "vae"):
         with Image.open(folder / f"{name}.png") as image:
             sizes[name] = image.size
-    # 8 columns of 16 pixels with 2 of padding; 10 pictures make two rows.
+    # 8 columns of 16 pixels with 2 of padding; 10 images make two rows.
     assert sizes["plain"] == sizes["effusion"] == (8 * 18 + 2, _rows(folder / "plain.png"))
     assert sizes["pairs"][0] > 8 * 192
     for name in ("diffusion", "vae"):
@@ -271,6 +271,6 @@ def test_too_small_a_demo_says_so(run, tmp_path):
     scores = LabelScores(num_images=4, num_present=1, num_patients=3, too_few=True)
     verdict = dataclasses.replace(_verdict(), classifier=scores)
     report = demo_report.write(
-        tmp_path / "copy", _pictures(0), _pictures(1), PROMPTS, tiny_pipeline(), SECONDS, verdict
+        tmp_path / "copy", _images(0), _images(1), PROMPTS, tiny_pipeline(), SECONDS, verdict
     )
     assert "too few held-out phantoms" in report.read_text(encoding="utf-8")

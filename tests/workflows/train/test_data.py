@@ -81,7 +81,7 @@ def test_batches_are_what_the_plan_compiles_for(few, tmp_path, monkeypatch, weig
     with config.unlocked():
         config.data.batch_size, config.prior.batch_size = 3, 2
     drawn = dataset.train.select([0, 1], "prior")
-    monkeypatch.setattr(train_data, "prior_pictures", lambda *_: (drawn, tmp_path))
+    monkeypatch.setattr(train_data, "prior_images", lambda *_: (drawn, tmp_path))
     batches = train_data.make_batches(config, model, dataset, tmp_path, mesh)
     batch = next(batches)
     batches.close()

@@ -13,7 +13,7 @@ from medsd_jax.config import training_config
 from medsd_jax.data.transforms import load_image
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.extraction import features_of, open_network
-from medsd_jax.evaluation.images.image_sets import open_pictures
+from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.metrics.fidelity import fidelity
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.metrics import read_scalars
@@ -103,17 +103,17 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
     texts = [split.texts[i * len(split) // NUM] for i in range(NUM)]
     sampled = {"num_steps": 2, "guidance_scale": 4.0, "height": 16, "width": 16}
     model = load(workdir)
-    pictures = {
+    images_of = {
         "real": [load_image(split[i].read_bytes(), 16, "pad") for i in range(len(split))],
         "synthetic": sample(model, texts, seeds=range(NUM), **sampled),
     }
-    for name, images in pictures.items():
+    for name, images in images_of.items():
         (tmp_path / name).mkdir()
         for i, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / name / f"{i:03d}.png")
     network, mesh = open_network(f"classifier={root / 'judge'}"), make_mesh({"data": -1})
     real, synthetic = (
-        features_of(network, open_pictures(tmp_path / name), tmp_path / "cache", mesh)
+        features_of(network, open_images(tmp_path / name), tmp_path / "cache", mesh)
         for name in ("real", "synthetic")
     )
     report = fidelity(real, synthetic, real_patients=split.patient_ids)
@@ -269,7 +269,7 @@ def test_vae_runs_have_no_such_metrics(root, tmp_path, capsys):
     assert "evaluation.every_steps = 2 needs task = 'diffusion'" in capsys.readouterr().err
 
 
-def test_too_few_pictures_to_compare_with(root, tmp_path, capsys):
+def test_too_few_images_to_compare_with(root, tmp_path, capsys):
     config = config_of(root, data__num_images=40, data__validation_fraction=0.05)
     assert exit_code(lambda: train(config, tmp_path)) == 2
     assert "validation split has" in capsys.readouterr().err.splitlines()[-1]
