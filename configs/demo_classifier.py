@@ -1,4 +1,4 @@
-r"""The demo's judge: which findings a phantom shows, learnt from drawn phantoms alone.
+r"""The demo's classifier: which findings a phantom shows, learnt from drawn phantoms alone.
 
 Command:   medsd-jax train-classifier --config demo_classifier \
                --workdir runs/demo/classifier

@@ -1,4 +1,4 @@
-r"""The judge of images that were learnt from NIH ChestX-ray14 at 64 pixels, split by patient.
+r"""The classifier for images of 64 pixels, learnt from NIH ChestX-ray14, split by patient.
 
 Command:   medsd-jax train-classifier --config nih14_classifier_64px \
                --workdir runs/nih_classifier --config.data.path=FOLDER

@@ -1,9 +1,9 @@
 r"""Stable Diffusion as it is, asked for chest X-rays (arXiv 2210.04133, E2). Nothing is trained.
 
 Command:   medsd-jax evaluate --config out_of_the_box \
-               --model CompVis/stable-diffusion-v1-4 --real runs/judge/data:validation \
-               --judge runs/judge --features xrv=FILE --output runs/out_of_the_box
-               (runs/judge: by train-classifier, on your data)
+               --model CompVis/stable-diffusion-v1-4 --real runs/classifier/data:validation \
+               --classifier runs/classifier --features xrv=FILE --output runs/out_of_the_box
+               (runs/classifier: by train-classifier, on your data)
 Hardware:  one GPU or TPU chip of 16 GB.
 Expected:  not run at this size yet. The paper: realistic medical images are hard to get from it.
 Settings:  the paper's two prompts of its fine-tuning; how it asked the model as it is, and how many

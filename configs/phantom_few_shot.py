@@ -7,7 +7,7 @@ Command:   medsd-jax train --config phantom_few_shot --workdir runs/few_shot \
            medsd-jax evaluate --real runs/demo/data:validation --model runs/few_shot \
                --prompts_csv runs/prompts.csv --num_images 128 --same_seeds \
                --guidance_scale 4 \
-               --features classifier=runs/demo/classifier --judge runs/demo/classifier \
+               --features classifier=runs/demo/classifier --classifier runs/demo/classifier \
                --output runs/few_shot_evaluation
            Its prior has the prompt of the phantoms without a finding, unlike few_shot.py's: the
            base model draws that one well, and was taught no wider class.

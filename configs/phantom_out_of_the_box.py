@@ -2,13 +2,14 @@ r"""The small base model as it is, asked for an effusion that it has never seen:
 
 Command:   medsd-jax evaluate --config phantom_out_of_the_box \
                --model runs/reproduction/base --real runs/reproduction/real \
-               --judge runs/reproduction/judge --features classifier=runs/reproduction/judge \
+               --classifier runs/reproduction/classifier \
+               --features classifier=runs/reproduction/classifier \
                --output runs/out_of_the_box
                (after medsd-jax reproduce --scale phantom --output runs/reproduction,
                which measures by this recipe, too, and samples every row by it)
 Hardware:  two CPU cores, 2 minutes.
 Expected:  50.0 % (43.9 to 56.1) of 256 images show what their prompt asks for: no effusions; FID
-           26.4 (22.0 to 30.9) in the judge's features.
+           26.4 (22.0 to 30.9) in the classifier's features.
 """
 
 from ml_collections import ConfigDict

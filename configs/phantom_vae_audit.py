@@ -2,12 +2,12 @@ r"""What the small base model's autoencoder keeps of phantoms: the paper's E1 ma
 
 Command:   medsd-jax evaluate vae --config phantom_vae_audit \
                --model runs/reproduction/base --real runs/reproduction/real \
-               --judge runs/reproduction/judge --output runs/vae_audit
+               --classifier runs/reproduction/classifier --output runs/vae_audit
                (after medsd-jax reproduce --scale phantom --output runs/reproduction,
                which measures by this recipe, too)
 Hardware:  two CPU cores, half a minute.
 Expected:  RMSE 0.056, PSNR 25.1 dB, SSIM 0.781, MS-SSIM 0.947: not good enough by the thresholds;
-           the judge changes 2.7 % of its calls.
+           the classifier changes 2.7 % of its calls.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""A network that says which findings an image shows: the judge of generated images.
+"""A network that says which findings an image shows; it measures generated images.
 
 It is trained on real images alone (classifier_training.py). Its folder holds classifier.json and
 classifier.safetensors, the latter with torchvision's DenseNet names.
@@ -101,7 +101,7 @@ def predict_logits(
     """Scores before calibration, computed in batches over all devices.
 
     Args:
-        classifier: the judge.
+        classifier: the classifier.
         images_u8: [n, H, W] or [n, H, W, 3] uint8, of the classifier's image_size.
         mesh: all devices by default.
 

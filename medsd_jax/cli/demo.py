@@ -12,7 +12,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "demo",
         help="train a tiny Stable Diffusion on synthetic chest X-rays and report",
         description="Trains VAE, text encoder, U-Net and tokenizer on synthetic chest X-rays from\n"
-        "scratch, samples with and without pleural effusion, lets a classifier judge the\n"
+        "scratch, samples with and without pleural effusion, lets a classifier look at the\n"
         "images, exports, writes OUTPUT/report.html.",
         epilog="example: medsd-jax demo --output runs/demo",
     )
@@ -30,7 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--classifier_steps", type=positive_int, help="likewise")
     parser.add_argument(
-        "--judged",
+        "--classified",
         type=positive_int,
         default=128,
         metavar="N",
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         vae_steps=args.vae_steps,
         steps=args.steps,
         classifier_steps=args.classifier_steps,
-        num_judged=args.judged,
+        num_classified=args.classified,
         configs=args.configs,
     )
     return 0

@@ -9,13 +9,13 @@ from medsd_jax.cli.sampling_flags import add_sampling_flags, sampling_of_flags
 from medsd_jax.errors import UserError
 
 _EXAMPLES = """examples:
-  medsd-jax train-classifier --config demo_classifier --workdir runs/judge
-  medsd-jax evaluate --real runs/judge/data:validation --synthetic runs/look \\
-      --output runs/evaluation --features classifier=runs/judge --judge runs/judge
-  medsd-jax evaluate --real runs/judge/data:validation --train runs/judge/data:train \\
+  medsd-jax train-classifier --config demo_classifier --workdir runs/classifier
+  medsd-jax evaluate --real runs/classifier/data:validation --synthetic runs/look \\
+      --output runs/evaluation --features classifier=runs/classifier --classifier runs/classifier
+  medsd-jax evaluate --real runs/classifier/data:validation --train runs/classifier/data:train \\
       --model runs/demo --prompts_csv prompts.csv --guidance_scale 4 \\
-      --output runs/evaluation --features classifier=runs/judge
-  medsd-jax evaluate --real runs/judge/data:validation --judge runs/judge \\
+      --output runs/evaluation --features classifier=runs/classifier
+  medsd-jax evaluate --real runs/classifier/data:validation --classifier runs/classifier \\
       --model CompVis/stable-diffusion-v1-4 --config out_of_the_box \\
       --output runs/out_of_the_box --features xrv=FILE
 
@@ -27,7 +27,7 @@ a set of images (R, S, T) is
   FOLDER:validation   a prepared data set, as `medsd-jax data` makes it; or FOLDER:train
 
 feature spaces, any number of them:
-  classifier=FOLDER   the judge that train-classifier wrote
+  classifier=FOLDER   the classifier that train-classifier wrote
   inception=FILE      InceptionV3 of the FID literature (pt_inception-2015-12-05)
   xrv=FILE            torchxrayvision's densenet121-res224, as RoentGen measures
   clip=FOLDER         CLIP's image tower, such as openai/clip-vit-base-patch32
@@ -36,8 +36,8 @@ feature spaces, any number of them:
                       show there (--train); rough as a distance of sets
   thumbnail           8 x 8 grey cells, for a first look: rough
 
-Without --features it is the classifier of --judge, else the latents of --model, else thumbnail: a
-default for a first look that takes no download, and no number to publish."""
+Without --features it is the classifier of --classifier, else the latents of --model, else
+thumbnail: a default for a first look that takes no download, and no number to publish."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -46,9 +46,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "evaluate",
         help="measure generated images against real ones",
         description="Compares two sets: FID, KID, precision, recall, density, coverage; as a\n"
-        "whole and by finding, sex, age and view. With --judge: do the images show what their\n"
-        "prompts ask for. With --train: are there training images among them; --real are then\n"
-        "images of patients that the model was not trained on.",
+        "whole and by finding, sex, age and view. With --classifier: do the images show what "
+        "their\nprompts ask for. With --train: are there training images among them; --real are "
+        "then\nimages of patients that the model was not trained on.",
         epilog=_EXAMPLES,
     )
     add_host_flags(parser)
@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="feature space; may be repeated; images are ordered for the page by the first one; "
         "a rough one by default, see below",
     )  # fmt: skip
-    add("--judge", type=Path, metavar="FOLDER", help="classifier that says what images show")
+    add("--classifier", type=Path, metavar="FOLDER", help="classifier that says what images show")
     add(
         "--seed", type=int,
         help="of subsets and resamples, and of the first image that --model draws (default 0)",
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         output=args.output,
         features=args.features,
         train=args.train,
-        classifier=args.judge,
+        classifier=args.classifier,
         seed=args.seed or 0,
     )
     if is_main_process():

@@ -13,7 +13,7 @@ RECIPE = "vae_audit"
 
 _EXAMPLES = """examples:
   medsd-jax evaluate vae --model runs/demo --real runs/demo/data:validation \\
-      --output runs/vae_audit --judge runs/demo/classifier
+      --output runs/vae_audit --classifier runs/demo/classifier
   medsd-jax evaluate vae --model CompVis/stable-diffusion-v1-4 --real my_images \\
       --output runs/vae_audit --config vae_audit
 
@@ -22,7 +22,8 @@ a set of images (R) is what `evaluate` takes: see medsd-jax evaluate --help
 The result compares two means with thresholds. Both thresholds are conventions of lossy image
 compression and no medical validation: 30 dB is an RMSE of 3 % of the range, the lower end of what
 compressed 8-bit images usually have; an SSIM of 0.9 is widely taken for "hardly distinguishable".
-Neither says whether a finding can still be seen: --judge and the worst cases say more about that.
+Neither says whether a finding can still be seen: --classifier and the worst cases say
+more about that.
 The exit code is 0 whatever the result is: this is a measurement, not a check."""
 
 
@@ -33,8 +34,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="measure what a model's autoencoder keeps of images",
         description="Encodes images and decodes the mean of what comes out, as the first\n"
         "experiment of arXiv 2210.04133 does: RMSE, PSNR, SSIM and MS-SSIM on grey in [0, 1], the\n"
-        "error by bands of grey, colour casts and, with --judge, which findings a classifier no\n"
-        "longer calls alike.",
+        "error by bands of grey, colour casts and, with --classifier, which findings a classifier "
+        "no\nlonger calls alike.",
         epilog=_EXAMPLES,
     )
     default = reconstruction_config()
@@ -47,7 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="gets report.json, report.html and worst.png",
     )  # fmt: skip
     add(
-        "--judge", type=Path, metavar="FOLDER",
+        "--classifier", type=Path, metavar="FOLDER",
         help="classifier that train-classifier wrote; it looks at originals and reconstructions",
     )  # fmt: skip
     add_recipe_flag(parser, RECIPE)
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     check_config(config)
     start_devices(host_flags(args))
     with working_in(args.output, "an evaluation"):
-        report = audit(config, args.model, args.real, args.output, classifier=args.judge)
+        report = audit(config, args.model, args.real, args.output, classifier=args.classifier)
     if is_main_process():
         print(in_words(report))
         page = args.output / "report.html"

@@ -37,7 +37,7 @@ COMMANDS = {
     "plan": "say what a recipe needs on a TPU slice, without a TPU",
     "membership": "tell trained from held-out images by their denoising loss",
     "hand-over": "lay images out for clean-fid, RoentGen's scripts and CheXGenBench",
-    "train-classifier": "train the judge of generated images on real ones",
+    "train-classifier": "train the classifier that measures generated images, on real ones",
     "compare-training": "say what synthetic images add to a classifier's training",
     "data": "prepare a data set and show what is in it",
 }

@@ -16,11 +16,11 @@ _EXAMPLES = """examples:
   medsd-jax reproduce --scale phantom --output runs/reproduction
   medsd-jax reproduce --scale full --model CompVis/stable-diffusion-v1-4 \\
       --source nih14 --path FOLDER --encoder FOLDER_OF_A_BERT --real DATA:validation \\
-      --judge runs/judge --features xrv=FILE --output runs/reproduction
+      --classifier runs/classifier --features xrv=FILE --output runs/reproduction
 
 phantom: a small model is trained first, on phantoms without any effusion; then every adaptation
 starts from it. Two CPU cores, within 90 minutes.
-full: the papers' scale, from a published model, with your data, judge and feature networks."""
+full: the papers' scale, from a published model, with your data, classifier and feature networks."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -67,7 +67,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     full.add_argument("--encoder", metavar="BERT", help="folder or hub id of an in-domain BERT")
     full.add_argument("--real", metavar="R", help="held-out real images, as for evaluate")
-    full.add_argument("--judge", type=Path, metavar="FOLDER", help="of train-classifier")
+    full.add_argument("--classifier", type=Path, metavar="FOLDER", help="of train-classifier")
     full.add_argument("--features", action="append", metavar="KIND=PATH", help="as for evaluate")
 
 

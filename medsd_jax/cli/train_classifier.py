@@ -1,4 +1,4 @@
-"""``medsd-jax train-classifier``: the judge of generated images, from real ones."""
+"""``medsd-jax train-classifier``: a classifier that measures generated images."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ def run_words(argv: Sequence[str], prog: str) -> int:
     flags = parse_train_flags(
         argv,
         prog,
-        "--config demo_classifier --workdir runs/judge",
+        "--config demo_classifier --workdir runs/classifier",
     )
     check_recipe(flags.config, flags.recipe, classifier_config, "demo_classifier")
     from medsd_jax.parallel.start import start_devices

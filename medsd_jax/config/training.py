@@ -141,7 +141,8 @@ def training_config() -> ConfigDict:
     config.evaluation.keep_best = config_dict.placeholder(str)
     # Feature space of the four distances, as for `evaluate`: "classifier=FOLDER", "inception=FILE".
     config.evaluation.features = config_dict.placeholder(str)
-    # Judge of "prompt_accuracy": a folder that train-classifier wrote, and which finding it sees.
+    # Classifier of "prompt_accuracy": a folder that train-classifier wrote, and which finding it
+    # sees.
     config.evaluation.classifier = config_dict.placeholder(str)
     config.evaluation.label = "pleural_effusion"  # the finding that the classifier looks for
     # Ask for the finding, in turn.

@@ -86,8 +86,8 @@ class Measurement:
         bands: "count", "error" and "squared" -> [n, bands] float64: pixels of each band, sums of e
             and of e^2 over them.
         num_scales: of MS-SSIM.
-        calls: the judge's probabilities of the originals and of the reconstructions, each
-            [n, labels] float32; None without a judge.
+        calls: the classifier's probabilities of the originals and of the reconstructions, each
+            [n, labels] float32; None without a classifier.
         worst: the images with the largest RMSE, largest first.
     """
 
@@ -135,7 +135,7 @@ def measure(
     *,
     batch_size: int,
     mesh: Mesh,
-    judge: Classifier | None = None,
+    classifier: Classifier | None = None,
 ) -> Measurement:
     """Reconstructs images batch by batch over all devices and compares.
 
@@ -145,7 +145,7 @@ def measure(
         rows: which of its images, in ascending order.
         batch_size: images at once on each device.
         mesh: the devices.
-        judge: shown both images, in 8 bits and at its own size.
+        classifier: shown both images, in 8 bits and at its own size.
 
     Raises:
         UserError: there are fewer than 2 images, or the reconstruction of one is not finite.
@@ -175,10 +175,12 @@ def measure(
                 f"{images.name}, so nothing can be measured: take another VAE, or another copy"
             )
         found.append(numbers)
-        if judge is not None:
+        if classifier is not None:
             for side_calls, shown in zip(calls, (originals, images_u8), strict=True):
-                input_u8 = squared(list(filled(shown, size)), judge.image_size, judge.resize_mode)
-                side_calls.append(predict(judge, input_u8, mesh)[: len(batch)])
+                input_u8 = squared(
+                    list(filled(shown, size)), classifier.image_size, classifier.resize_mode
+                )
+                side_calls.append(predict(classifier, input_u8, mesh)[: len(batch)])
         for i, row in enumerate(batch):
             values = {name: float(numbers[name][i]) for name in SIMILARITY}
             worst.append(Case(row, originals[i], images_u8[i], values))
@@ -189,7 +191,7 @@ def measure(
         values={name: numbers[name] for name in (*SIMILARITY, *COLOUR_CAST)},
         bands={name: numbers[name].astype(np.float64) for name in ("count", "error", "squared")},
         num_scales=most_scales(side, side),
-        calls=None if judge is None else tuple(map(np.concatenate, calls)),
+        calls=None if classifier is None else tuple(map(np.concatenate, calls)),
         worst=tuple(worst),
     )
 

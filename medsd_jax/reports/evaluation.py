@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medsd_jax.arrays import evenly_spread
-from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
+from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptPredictions
 from medsd_jax.evaluation.images.image_sets import ImageSet, squared
 from medsd_jax.evaluation.memorization.alarm import FEW_PATIENTS
 from medsd_jax.evaluation.memorization.nearest_images import Audit
@@ -31,12 +31,12 @@ class Cases:
 
     Attributes:
         realism: of every generated image, in the first feature space.
-        judgements: finding -> the judge's word on every image.
+        predictions_by_label: finding -> what the classifier says of every image.
         audits: space -> nearest training images.
     """
 
     realism: Realism
-    judgements: Mapping[str, PromptJudgement]
+    predictions_by_label: Mapping[str, PromptPredictions]
     audits: Mapping[str, Audit]
 
 
@@ -63,8 +63,8 @@ def write(
             "suspicious": _suspicious(report.memorization, sets),
             "cases": _by_realism(cases.realism, sets),
             "disagreeing": {
-                label: _disagreeing(judgement, sets["synthetic"])
-                for label, judgement in cases.judgements.items()
+                label: _disagreeing(predictions, sets["synthetic"])
+                for label, predictions in cases.predictions_by_label.items()
             },
         },
         plots={
@@ -114,16 +114,16 @@ def _by_realism(realism: Realism, sets: Mapping[str, ImageSet]) -> dict[str, lis
     }
 
 
-def _disagreeing(judgement: PromptJudgement, synthetic: ImageSet) -> list[dict[str, Any]]:
+def _disagreeing(predictions: PromptPredictions, synthetic: ImageSet) -> list[dict[str, Any]]:
     """The images that agree least with their prompt."""
     return [
         {
-            "image": _shown(synthetic, judgement.rows[i]),
-            "prompt": judgement.prompts[i],
-            "asked": bool(judgement.asked[i]),
-            "probability": float(judgement.probability[i]),
+            "image": _shown(synthetic, predictions.rows[i]),
+            "prompt": predictions.prompts[i],
+            "asked": bool(predictions.asked[i]),
+            "probability": float(predictions.probability[i]),
         }
-        for i in judgement.worst(_CASES_SHOWN)
+        for i in predictions.worst(_CASES_SHOWN)
     ]
 
 

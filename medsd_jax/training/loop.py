@@ -238,13 +238,17 @@ def run_loop(
                 writer.write(step, {f"train/{name}": value for name, value in scalars.items()})
                 bar.set_postfix(loss=f"{scalars['loss']:.4f}", images_s=f"{rate:.1f}")
             with speed.paused():
-                judged = evaluation is not None and not stop and due(settings.evaluate_every)
+                measured = evaluation is not None and not stop and due(settings.evaluate_every)
                 loss = None
-                if validation is not None and not stop and (judged or due(settings.validate_every)):
+                if (
+                    validation is not None
+                    and not stop
+                    and (measured or due(settings.validate_every))
+                ):
                     loss = validate(step)
                 if preview is not None and not stop and due(settings.preview_every):
                     preview(adaptation.apply(frozen, state.averaged), step)
-                if judged:
+                if measured:
                     found = evaluation(adaptation.apply(frozen, state.averaged), step, loss)
                     writer.write(step, {f"evaluation/{name}": x for name, x in found.items()})
                     said = ", ".join(f"{name} {x:.5g}" for name, x in found.items())

@@ -26,7 +26,7 @@ class TrainState:
 
     @property
     def averaged(self) -> Params:
-        """The weights to judge and to keep: the moving average where there is one."""
+        """The weights to measure and to keep: the moving average where there is one."""
         return self.trainable if self.ema is None else self.ema
 
 

@@ -116,7 +116,7 @@ def _evaluate(
     seed: int,
 ) -> "EvaluationReport":
     from medsd_jax.classifier.model import load_classifier
-    from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_images
+    from medsd_jax.evaluation.by_classifier.prompt_adherence import measure_adherence_of_sets
     from medsd_jax.evaluation.features.extraction import features_of, open_network
     from medsd_jax.evaluation.features.rough import LATENT, THUMBNAIL
     from medsd_jax.evaluation.images.image_sets import open_images
@@ -174,9 +174,11 @@ def _evaluate(
         )
         realness = realism(*pair) if realness is None else realness
     protocol = [[spaces[spec].weights_and_input, distances[spec].k] for spec in spaces]
-    adherence, judgements = None, {}
+    adherence, predictions_by_label = None, {}
     if classifier is not None:
-        adherence, judgements = judge_images(classifier, reals, drawn, labels, mesh, units)
+        adherence, predictions_by_label = measure_adherence_of_sets(
+            classifier, reals, drawn, labels, mesh, units
+        )
     if train is not None:
         audits = {"pixels": audit_pixels(*_images(sets), **patients), **audits}
     report = EvaluationReport(
@@ -195,7 +197,9 @@ def _evaluate(
         ).hexdigest(),
     )
     if output is not None and is_main_process():
-        evaluation.write(output, report, sets, evaluation.Cases(realness, judgements, audits))
+        evaluation.write(
+            output, report, sets, evaluation.Cases(realness, predictions_by_label, audits)
+        )
     return report
 
 

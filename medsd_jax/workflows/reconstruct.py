@@ -56,26 +56,26 @@ def audit(
 
     check_permission(output)
     autoencoder = open_autoencoder(model, config.image_size, config.resize_mode)
-    judge = None if classifier is None else load_classifier(classifier)
+    loaded = None if classifier is None else load_classifier(classifier)
     images = open_images(real)
     rows = evenly_spread(len(images), config.num_images or len(images))
     everything = known_labels(images)
     labels = [everything[row] for row in rows]
     patient_ids = [images.patient_ids[row] for row in rows]
-    if judge is not None:
-        check_classifier(judge, labels, autoencoder.image_size)
+    if loaded is not None:
+        check_classifier(loaded, labels, autoencoder.image_size)
     measured = measure(
         autoencoder, images, rows, batch_size=config.batch_size, mesh=make_mesh({"data": -1}),
-        judge=judge,
+        loaded=loaded,
     )  # fmt: skip
     similarity, colour_cast, bands = summarise(measured, patient_ids, seed=config.seed)
     flips = None
-    if judge is not None:
+    if loaded is not None:
         assert measured.calls is not None
         flips = ClassifierFlips(
             where=str(classifier),
-            image_size=judge.image_size,
-            labels=prediction_flips(judge, measured.calls, labels, patient_ids, seed=config.seed),
+            image_size=loaded.image_size,
+            labels=prediction_flips(loaded, measured.calls, labels, patient_ids, seed=config.seed),
         )
     report = ReconstructionReport(
         versions=package_versions(),

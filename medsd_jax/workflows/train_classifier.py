@@ -1,4 +1,4 @@
-"""``medsd-jax train-classifier``: the judge of generated images, from real ones."""
+"""``medsd-jax train-classifier``: a classifier that measures generated images."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -9,7 +9,7 @@ import optax
 import pytest
 from safetensors.numpy import save_file
 
-from medsd_jax.classifier import model as judge
+from medsd_jax.classifier import model
 from medsd_jax.classifier.init import from_classifier, from_published, from_scratch
 from medsd_jax.classifier.training import Augmentation, fit
 from medsd_jax.errors import UserError
@@ -18,7 +18,7 @@ from medsd_jax.interop.torch_layout import to_torch
 from medsd_jax.models.params import bind
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.vision.densenet import DenseNetConfig
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.vision import cases
 
 ASKED = DenseNetConfig(
@@ -60,7 +60,7 @@ def file(tmp_path, channels):
 
 def classifier_of(network, params):
     one = np.ones(2, np.float32)
-    return judge.Classifier(network, ("a", "b"), SIDE, "pad", params, one, 0 * one)
+    return model.Classifier(network, ("a", "b"), SIDE, "pad", params, one, 0 * one)
 
 
 def own_range(channels):
@@ -84,7 +84,7 @@ def test_scores_before_training_equal_the_torch_module_s(file, channels):
     tensors = {name: torch.tensor(x) for name, x in to_torch(params).items()}
     features = pooled_features(tensors, (2, 3), torch.from_numpy(own_range(channels)))
     expected = features @ tensors["classifier.weight"].T + tensors["classifier.bias"]
-    ours = judge.predict_logits(classifier_of(start.network, params), IMAGES)
+    ours = model.predict_logits(classifier_of(start.network, params), IMAGES)
     # Float32 sums in another order: 1e-6 of the largest value, as for the feature networks.
     np.testing.assert_allclose(ours, expected, atol=1e-5 * float(expected.abs().max()))
     assert np.ptp(ours, axis=0).min() > 0.01 * np.abs(ours).max()  # the images differ
@@ -94,7 +94,7 @@ def test_features_equal_torchxrayvision_s(tmp_path):
     """The stored outputs of its own class, for images that are not 8 bits."""
     save_file(cases.draw_weights(cases.used_shapes("xrv_tiny")), tmp_path / "x.safetensors")
     start = from_published(tmp_path / "x.safetensors", ASKED)
-    graphdef, _ = judge.structure(start.network)
+    graphdef, _ = model.structure(start.network)
     images = jnp.asarray(cases.images("xrv_tiny"))
     ours = bind(graphdef, start.params(0)).pooled_features(images)
     expected = cases.golden()["xrv_tiny/features"]
@@ -125,13 +125,13 @@ def test_training_moves_all_but_the_stored_statistics(file):
 def test_saved_and_loaded(file, channels, tmp_path):
     start = from_published(file, ASKED)
     classifier = classifier_of(start.network, start.params(1))
-    judge.save_classifier(classifier, tmp_path / "judge")
-    again = judge.load_classifier(tmp_path / "judge")
+    model.save_classifier(classifier, tmp_path / "classifier")
+    again = model.load_classifier(tmp_path / "classifier")
     assert again.network == start.network
     assert (again.network.norm, again.network.in_channels) == ("batch", channels)
     assert again.network.input_range == {1: "xrv", 3: "imagenet"}[channels]
-    np.testing.assert_array_equal(judge.predict(again, IMAGES), judge.predict(classifier, IMAGES))
-    space = open_network(f"classifier={tmp_path / 'judge'}")
+    np.testing.assert_array_equal(model.predict(again, IMAGES), model.predict(classifier, IMAGES))
+    space = open_network(f"classifier={tmp_path / 'classifier'}")
     prepared = space.prepare(list(IMAGES))
     np.testing.assert_allclose(
         np.moveaxis(prepared, -1, 1), own_range(channels), atol=1e-5 * np.abs(prepared).max()
@@ -178,8 +178,8 @@ def test_mistakes_are_told(tmp_path):
 
 
 def test_a_classifier_of_ours_gives_all_but_its_head(tmp_path):
-    write_judge(tmp_path, 16)
-    before = judge.load_classifier(tmp_path)
+    write_classifier(tmp_path, 16)
+    before = model.load_classifier(tmp_path)
     asked = dataclasses.replace(before.network, num_classes=5)
     start = from_classifier(tmp_path, asked)
     assert start.network == asked

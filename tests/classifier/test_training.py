@@ -1,4 +1,4 @@
-"""Training the judge: the loss against torch, unknown labels, augmentation, calibration."""
+"""Training the classifier: the loss against torch, unknown labels, augmentation, calibration."""
 
 import itertools
 

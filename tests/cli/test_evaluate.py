@@ -20,7 +20,7 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.reports.schema_files import schema_of
 from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample_for_evaluation import sample_for_evaluation
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import tiny_pipeline
 from tests.tiny.run import ROOT
 
@@ -37,17 +37,17 @@ def write_images(folder, seed, brightness):
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Real images, others alike, darker ones, and a judge that has learnt nothing."""
+    """Real images, others alike, darker ones, and a classifier that has learnt nothing."""
     root = tmp_path_factory.mktemp("sets")
     for name, seed, brightness in (("real", 0, 128), ("alike", 1, 128), ("darker", 2, 60)):
         write_images(root / name, seed, brightness)
-    write_judge(root / "judge", SIDE, ("x",))
+    write_classifier(root / "classifier", SIDE, ("x",))
     return root
 
 
 def evaluate(places, synthetic, output, *more):
     words = ["--real", str(places / "real"), "--synthetic", str(places / synthetic)]
-    words += ["--output", str(output), "--features", f"classifier={places / 'judge'}", *more]
+    words += ["--output", str(output), "--features", f"classifier={places / 'classifier'}", *more]
     return main(["evaluate", *words])
 
 
@@ -141,8 +141,8 @@ def asking(places, tmp_path_factory):
     return folder
 
 
-def test_the_judge_is_asked(places, asking, tmp_path, capsys):
-    words = ["--synthetic", str(asking), "--judge", str(places / "judge")]
+def test_the_classifier_is_asked(places, asking, tmp_path, capsys):
+    words = ["--synthetic", str(asking), "--classifier", str(places / "classifier")]
     assert evaluate(places, "alike", tmp_path, *words) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     entry = report["prompt_adherence"]["labels"]["x"]
@@ -151,7 +151,7 @@ def test_the_judge_is_asked(places, asking, tmp_path, capsys):
     }  # fmt: skip
     confusion = entry["confusion"]
     assert confusion["true_positives"] + confusion["false_negatives"] == NUM // 2
-    assert report["subgroups"][f"classifier={places / 'judge'}"]["x"]["too_few"]
+    assert report["subgroups"][f"classifier={places / 'classifier'}"]["x"]["too_few"]
     assert report["diversity"]["num_prompts"] == 2
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Do the images show what their prompts ask for?" in page
@@ -164,7 +164,7 @@ def test_prompts_that_share_their_seeds_are_one_draw(places, asking, tmp_path):
     lines = [json.loads(line) for line in table.read_text().splitlines()]
     paired = [line | {"seed": line["seed"] // 2} for line in lines]
     table.write_text("\n".join(map(json.dumps, paired)) + "\n")
-    words = ["--synthetic", str(tmp_path / "pairs"), "--judge", str(places / "judge")]
+    words = ["--synthetic", str(tmp_path / "pairs"), "--classifier", str(places / "classifier")]
     assert evaluate(places, "alike", tmp_path / "out", *words) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     (space,) = report["fidelity"].values()
@@ -177,8 +177,8 @@ def test_a_model_is_sampled_first_and_once(places, tmp_path, capsys):
     (tmp_path / "prompts.csv").write_text("prompt,x\na,0\nb,1\n")
     model = ["--model", str(tmp_path / "model"), "--prompts_csv", str(tmp_path / "prompts.csv")]
     words = ["evaluate", "--real", str(places / "real"), "--output", str(tmp_path / "out"), *model,
-             "--features", f"classifier={places / 'judge'}", "--num_images", "10",
-             "--num_steps", "1", "--judge", str(places / "judge")]  # fmt: skip
+             "--features", f"classifier={places / 'classifier'}", "--num_images", "10",
+             "--num_steps", "1", "--classifier", str(places / "classifier")]  # fmt: skip
     assert main(words) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["sets"]["synthetic"]["num_images"] == 20
@@ -215,7 +215,7 @@ def test_a_model_is_sampled_by_its_phantom_recipe(places, tmp_path, capsys):
     """The paper's E2 at phantom size: its two prompts; a flag wins over the recipe."""
     save(tiny_pipeline(), tmp_path / "model")
     words = ["evaluate", "--real", str(places / "real"), "--model", str(tmp_path / "model"),
-             "--features", f"classifier={places / 'judge'}", "--output",
+             "--features", f"classifier={places / 'classifier'}", "--output",
              str(tmp_path / "out")]  # fmt: skip
     recipe = ["--config", str(ROOT / "configs" / "phantom_out_of_the_box.py")]
     assert main([*words, *recipe, "--num_images", "4", "--num_steps", "2"]) == 0
@@ -245,10 +245,10 @@ def without_features(places, output, *more):
 class TestWithoutFeatures:
     """A first look takes no download."""
 
-    def test_the_judge_serves(self, places, asking, tmp_path, caplog):
-        judge = ["--judge", str(places / "judge")]
-        report = without_features(places, tmp_path, "--synthetic", str(asking), *judge)
-        assert list(report["fidelity"]) == [f"classifier={places / 'judge'}"]
+    def test_the_classifier_serves(self, places, asking, tmp_path, caplog):
+        classifier = ["--classifier", str(places / "classifier")]
+        report = without_features(places, tmp_path, "--synthetic", str(asking), *classifier)
+        assert list(report["fidelity"]) == [f"classifier={places / 'classifier'}"]
         assert "no feature space is named" in caplog.text and "rough" in caplog.text
 
     def test_two_folders_are_enough(self, places, tmp_path):
@@ -277,12 +277,12 @@ class TestWithoutFeatures:
 
 
 def test_pages_do_not_tell_where_they_were_made(places, asking, tmp_path):
-    words = ["--synthetic", str(asking), "--judge", str(places / "judge")]
+    words = ["--synthetic", str(asking), "--classifier", str(places / "classifier")]
     words += ["--train", str(places / "darker")]
     assert evaluate(places, "alike", tmp_path, *words) == 0
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert str(places) not in page and str(asking.parent) not in page
-    assert f"classifier={places.name}/judge" in page and f"{places.name}/real" in page
+    assert f"classifier={places.name}/classifier" in page and f"{places.name}/real" in page
 
 
 def test_features_are_computed_once(places, tmp_path):
@@ -308,7 +308,7 @@ def test_features_do_not_depend_on_devices_or_batches(places, tmp_path, monkeypa
 
     from medsd_jax.evaluation.images.image_sets import open_images
 
-    network = extraction.open_network(f"classifier={places / 'judge'}")
+    network = extraction.open_network(f"classifier={places / 'classifier'}")
     images = open_images(places / "real")
     everywhere = extraction.features_of(network, images, tmp_path / "a", make_mesh({"data": -1}))
     monkeypatch.setattr(extraction, "_IMAGES_AT_ONCE", 7)
@@ -323,7 +323,7 @@ def test_another_image_is_not_read_from_the_cache(places, tmp_path):
     shutil.copy(places / "darker" / "000.png", tmp_path / "real" / "000.png")
     from medsd_jax.evaluation.images.image_sets import open_images
 
-    network = extraction.open_network(f"classifier={places / 'judge'}")
+    network = extraction.open_network(f"classifier={places / 'classifier'}")
     mesh = make_mesh({"data": -1})
     before, after = (
         extraction.features_of(network, open_images(folder), tmp_path / "cache", mesh)
@@ -341,7 +341,7 @@ def test_another_image_is_not_read_from_the_cache(places, tmp_path):
         (["--features", "inception=absent.pth"], "absent.pth"),
         (["--features", "classifier=absent"], "classifier.json"),
         (["--real", "absent"], "absent does not exist"),
-        (["--judge", "absent"], "classifier.json"),
+        (["--classifier", "absent"], "classifier.json"),
         (["--model", "m"], "give --synthetic S, or --model M"),
         (["--prompts_csv", "p.csv"], "--prompts_csv is for sampling"),
         (["--prompt", "p"], "--prompt is for sampling"),

@@ -15,7 +15,7 @@ from medsd_jax.evaluation import autoencoder
 from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
 from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.reports.schema_files import schema_of
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import SIDE, tiny_pipeline
 from tests.tiny.run import ROOT
 
@@ -24,11 +24,11 @@ NUM = 20
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """A model, judges of two sizes, and labelled images of ten patients."""
+    """A model, classifiers of two sizes, and labelled images of ten patients."""
     root = tmp_path_factory.mktemp("audit")
     save_pipeline(tiny_pipeline(), root / "model")
-    write_judge(root / "judge", SIDE)
-    write_judge(root / "large_judge", 2 * SIDE)
+    write_classifier(root / "classifier", SIDE)
+    write_classifier(root / "large_classifier", 2 * SIDE)
     (root / "real").mkdir()
     rng = np.random.default_rng(0)
     for i in range(NUM):
@@ -56,7 +56,7 @@ def report_of(folder):
 
 
 def test_report(places, tmp_path, capsys):
-    assert audit(places, tmp_path / "new" / "out", "--judge", str(places / "judge")) == 0
+    assert audit(places, tmp_path / "new" / "out", "--classifier", str(places / "classifier")) == 0
     folder = tmp_path / "new" / "out"
     report, said = report_of(folder), capsys.readouterr().out
     assert not report["result"]["good_enough"]  # random weights; and yet the exit code is 0
@@ -79,7 +79,7 @@ def test_report(places, tmp_path, capsys):
 def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(autoencoder.AutoencoderKL, "encode", lambda self, x: (x, x))
     monkeypatch.setattr(autoencoder.AutoencoderKL, "decode", lambda self, x: x)
-    assert audit(places, tmp_path, "--judge", str(places / "judge"), "--seed", "3") == 0
+    assert audit(places, tmp_path, "--classifier", str(places / "classifier"), "--seed", "3") == 0
     report = report_of(tmp_path)
     assert report["result"]["good_enough"] and "\ngood enough" in capsys.readouterr().out
     assert report["similarity"]["psnr"]["mean"]["value"] == 100.0
@@ -151,9 +151,12 @@ def test_evaluate_mentions_it(capsys):
         (["--num_images", "1"], "needs at least 2"),
         (["--model", "{}/absent"], "absent does not exist"),
         (["--model", "{}/real"], "model_index.json"),
-        (["--judge", "{}/real"], "holds no classifier.json"),
-        (["--judge", "{}/large_judge"], "looks at 32 pixels, but the reconstructions have 16"),
-        (["--judge", "{}/judge", "--real", "{}/real/others.csv"], "labelled with mass"),
+        (["--classifier", "{}/real"], "holds no classifier.json"),
+        (
+            ["--classifier", "{}/large_classifier"],
+            "looks at 32 pixels, but the reconstructions have 16",
+        ),
+        (["--classifier", "{}/classifier", "--real", "{}/real/others.csv"], "labelled with mass"),
         (["--image_size", "15"], "multiples of 2"),
         (["--least_psnr", "nan"], "least_psnr = nan"),
         (["--least_ssim", "1.5"], "least_ssim = 1.5"),

@@ -1,4 +1,4 @@
-"""train-classifier: a folder that judges, and mistakes told in one line."""
+"""train-classifier: a folder that classifies, and mistakes told in one line."""
 
 import json
 
@@ -37,7 +37,7 @@ def run(workdir, **changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("judge")
+    workdir = tmp_path_factory.mktemp("classifier")
     assert run(workdir) == 0
     return workdir
 
@@ -72,10 +72,10 @@ def test_published_weights_are_the_start(tmp_path):
         "network__weights": tmp_path / "published.safetensors",
         "optim__learning_rate": 1e-4,
     }
-    assert run(tmp_path / "judge", **weights) == 0
-    report = json.loads((tmp_path / "judge" / "classifier_report.json").read_text())
+    assert run(tmp_path / "classifier", **weights) == 0
+    report = json.loads((tmp_path / "classifier" / "classifier_report.json").read_text())
     assert report["started_from"] == str(tmp_path / "published.safetensors")
-    classifier = load_classifier(tmp_path / "judge")
+    classifier = load_classifier(tmp_path / "classifier")
     network = classifier.network
     assert (network.norm, network.in_channels, network.input_range) == ("batch", 3, "imagenet")
     published = from_published(tmp_path / "published.safetensors", network).published

@@ -31,7 +31,7 @@ from medsd_jax.workflows import (
 from medsd_jax.workflows.train import preview, projection, run
 from medsd_jax.workflows.train.checks import check_config, check_prior_prompts
 from tests.tiny.bert import write_bert
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.run import recipe, write_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -171,7 +171,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "run_loop", loop)
     monkeypatch.setattr(preview, "sample_images", lambda model, prompts, **_: _grey(prompts))
     write_model(tmp_path / "model")
-    write_judge(tmp_path / "judge", 16)
+    write_classifier(tmp_path / "classifier", 16)
     read = set()
     lora = {"adaptation__lora_rank": 2, "adaptation__lora_alpha": 2.0}
     inversion = {"word": "<x>", "word_like": "l", "word_vectors": 1, "train": ()}
@@ -184,7 +184,7 @@ def test_every_key_is_read(tmp_path, monkeypatch):
         },
         ("vae", "full"): {
             "vae__perceptual_weight": 0.1,
-            "vae__perceptual_features": f"classifier={tmp_path / 'judge'}",
+            "vae__perceptual_features": f"classifier={tmp_path / 'classifier'}",
         },
     }
     for (task, name), changes in kinds.items():
@@ -196,8 +196,8 @@ def test_every_key_is_read(tmp_path, monkeypatch):
             vae__measure_scaling_factor=True,
             evaluation__every_steps=int(task == "diffusion"),
             evaluation__metrics=("kid", "prompt_accuracy", "validation_loss"),
-            evaluation__features=f"classifier={tmp_path / 'judge'}",
-            evaluation__classifier=str(tmp_path / "judge"),
+            evaluation__features=f"classifier={tmp_path / 'classifier'}",
+            evaluation__classifier=str(tmp_path / "classifier"),
             few_shot__images_per_prompt=4,
             prior__weight=float(task == "diffusion"),
             prior__num_images=8,

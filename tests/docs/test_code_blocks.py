@@ -24,7 +24,7 @@ from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.interop.learned_embeddings import add_word, write_embeddings
 from medsd_jax.interop.lora_files import write_lora
 from tests.docs.blocks import Block, code_blocks, command_lines, commands_in_text
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import SIDE, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def project(tmp_path_factory) -> Path:
     (folder / "runs/look/samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     records = phantom_records(24, image_size=32)
     write_image_folder(records, folder / "my_images", progress=False)
-    write_judge(folder / "runs/classifier", SIDE)
+    write_classifier(folder / "runs/classifier", SIDE)
     matrices = lora(LoraSettings((r"^unet\..*\.to_q\.",), 2, 2.0)).init(
         model.params, jax.random.key(0)
     )
@@ -173,7 +173,7 @@ def parse_only(monkeypatch):
 
 
 NAMES = {
-    "--classifier": "--judge",
+    "--classifier": "--classifier",
     "export-images": "hand-over",
     "downstream-utility": "compare-training",
     "reconstruct": "evaluate vae",

@@ -9,13 +9,13 @@ from PIL import Image
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.models import load
 from tests.e2e.processes import START, run
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.run import write_model
 
 TRAIN = (
     START
     + """
-model, judge, data, workdir, steps = words
+model, classifier, data, workdir, steps = words
 from medsd_jax.workflows.train.run import train
 from tests.tiny.run import recipe
 config = recipe(
@@ -27,8 +27,8 @@ config = recipe(
     evaluation__every_steps=2,
     evaluation__metrics=("validation_loss", "kid", "prompt_accuracy"),
     evaluation__keep_best="validation_loss",
-    evaluation__features=f"classifier={judge}",
-    evaluation__classifier=judge,
+    evaluation__features=f"classifier={classifier}",
+    evaluation__classifier=classifier,
     evaluation__num_images=9,
     evaluation__num_steps=2,
 )
@@ -47,13 +47,13 @@ sample(words)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_processes_train_and_resume_as_one(tmp_path):
-    model, judge = tmp_path / "model", tmp_path / "judge"
+    model, classifier = tmp_path / "model", tmp_path / "classifier"
     write_model(model)
-    write_judge(judge, 16)
-    run(TRAIN, 1, model, judge, tmp_path / "data_of_one", tmp_path / "one", 4)
+    write_classifier(classifier, 16)
+    run(TRAIN, 1, model, classifier, tmp_path / "data_of_one", tmp_path / "one", 4)
     for steps in (2, 4):  # the second call resumes
-        run(TRAIN, 2, model, judge, tmp_path / "data_of_two", tmp_path / "two", steps)
-    run(TRAIN, 4, model, judge, tmp_path / "data_of_four", tmp_path / "four", 4)
+        run(TRAIN, 2, model, classifier, tmp_path / "data_of_two", tmp_path / "two", steps)
+    run(TRAIN, 4, model, classifier, tmp_path / "data_of_four", tmp_path / "four", 4)
     for several in ("two", "four"):
         _check_same_run(tmp_path, several)
 

@@ -9,7 +9,7 @@ from medsd_jax.workflows.models import load
 from medsd_jax.workflows.train.run import train
 from medsd_jax.workflows.train.vae import open_features
 from tests import commands
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.run import ROOT, recipe, write_model
 
 DECODER = r"^vae\.(decoder|post_quant_conv)\."
@@ -19,7 +19,7 @@ DECODER = r"^vae\.(decoder|post_quant_conv)\."
 def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("decoder")
     write_model(root / "model")
-    write_judge(root / "judge", 16)
+    write_classifier(root / "classifier", 16)
     jax.config.update("jax_disable_most_optimizations", True)
     yield root
     jax.config.update("jax_disable_most_optimizations", False)
@@ -29,7 +29,7 @@ def test_the_decoder_alone_changes(places, tmp_path):
     """Encoder, latents, U-Net and text encoder keep every bit; the network is not written out."""
     config = recipe(
         places / "model", places / "data", task="vae", vae__train=(DECODER,), train__steps=2,
-        vae__perceptual_weight=0.5, vae__perceptual_features=f"classifier={places / 'judge'}",
+        vae__perceptual_weight=0.5, vae__perceptual_features=f"classifier={places / 'classifier'}",
     )  # fmt: skip
     train(config, tmp_path / "run")
     before, after = load(places / "model"), load(tmp_path / "run")
@@ -45,7 +45,7 @@ def test_the_decoder_alone_changes(places, tmp_path):
     # Resuming knows the network's weights again.
     more = recipe(
         places / "model", places / "data", task="vae", vae__train=(DECODER,), train__steps=3,
-        vae__perceptual_weight=0.5, vae__perceptual_features=f"classifier={places / 'judge'}",
+        vae__perceptual_weight=0.5, vae__perceptual_features=f"classifier={places / 'classifier'}",
     )  # fmt: skip
     train(more, tmp_path / "run")
     assert '"step": 3' in (tmp_path / "run" / "metrics.jsonl").read_text()

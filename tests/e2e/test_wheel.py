@@ -159,7 +159,7 @@ def test_everything_is_found_outside_of_the_clone(call):
 @pytest.mark.timeout(3600)
 def test_the_demo_and_what_it_says_to_do_next(call, tmp_path):
     """Two steps of each training; then its page's last words, which train on and report anew."""
-    few = ["--vae_steps", "2", "--steps", "2", "--classifier_steps", "2", "--judged", "8"]
+    few = ["--vae_steps", "2", "--steps", "2", "--classifier_steps", "2", "--classified", "8"]
     call("medsd-jax", "demo", "--output", "demo", *few)  # a folder of a recipe's name
     page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
     blocks = [html.unescape(b) for b in re.findall(r'class="shell">(.*?)</code>', page, re.DOTALL)]
@@ -167,5 +167,5 @@ def test_the_demo_and_what_it_says_to_do_next(call, tmp_path):
     (tmp_path / "demo" / "report.html").unlink()
     assert "demo/model" in call(*shlex.split(train_on))
     assert (tmp_path / "demo" / "checkpoints" / "4").is_dir()
-    call(*shlex.split(report_anew), "--judged", "8")
+    call(*shlex.split(report_anew), "--classified", "8")
     assert (tmp_path / "demo" / "report.html").stat().st_size > 100_000

@@ -27,7 +27,7 @@ from medsd_jax.vision.image_processor import read_image_processor
 from medsd_jax.vision.weights import read_state_dict
 from tests.fuzz.mutations import Mutator, dumped, packed
 from tests.tiny.bert import CONFIG, write_bert
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import tiny_pipeline
 
 Read = Callable[[Mutator], Any]
@@ -257,7 +257,7 @@ def _embeddings(work: Path) -> Read:
 
 
 def _classifier(work: Path) -> Read:
-    write_judge(work, 24)
+    write_classifier(work, 24)
     whole = read_object(work / CONFIG_FILE, "")
 
     def read(mutator: Mutator) -> None:

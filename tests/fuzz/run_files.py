@@ -189,7 +189,7 @@ def _reports(work: Path) -> Read:
         evaluation / "samples/samples.jsonl": rows,
     }
     row = next(x for x in EXPERIMENTS if x.recipe is not None)
-    materials = Materials(base="m", features=("latent",), real="", judge=None, encoder=None)
+    materials = Materials(base="m", features=("latent",), real="", classifier=None, encoder=None)
     study = Study("phantom", work)
 
     def read(mutator: Mutator) -> None:

@@ -11,8 +11,8 @@ from medsd_jax.reports.page import place
 @pytest.mark.parametrize(
     ("where", "shown"),
     [
-        ("/home/ada/runs/judge/data:validation", "judge/data:validation"),
-        ("classifier=/home/ada/runs/judge", "classifier=runs/judge"),
+        ("/home/ada/runs/classifier/data:validation", "classifier/data:validation"),
+        ("classifier=/home/ada/runs/classifier", "classifier=runs/classifier"),
         ("latent=CompVis/stable-diffusion-v1-4", "latent=CompVis/stable-diffusion-v1-4"),
         ("runs/look", "runs/look"),
         ("/home/ada/look", "look"),

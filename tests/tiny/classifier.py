@@ -19,7 +19,7 @@ def tiny_network(num_classes: int = 2) -> DenseNetConfig:
     )  # fmt: skip
 
 
-def write_judge(folder: Path, side: int, labels: Sequence[str] = LABELS) -> None:
+def write_classifier(folder: Path, side: int, labels: Sequence[str] = LABELS) -> None:
     """Images of side x side."""
     network, count = tiny_network(len(labels)), len(labels)
     params, one = random_params(network, np.random.default_rng(0)), np.ones(count, np.float32)

@@ -96,8 +96,10 @@ def test_every_evaluation_has_the_validation_loss_of_its_step(tmp_path):
 
 def test_evaluation_changes_nothing_in_training(tmp_path):
     plain = ToyRun(tmp_path / "plain")(4)
-    judged = ToyRun(tmp_path / "judged")(4, evaluation=Planted(tmp_path / "judged", {2: 1, 4: 0}))
-    assert_same({k: np.asarray(x) for k, x in judged.items()}, plain)
+    evaluated = ToyRun(tmp_path / "classified")(
+        4, evaluation=Planted(tmp_path / "classified", {2: 1, 4: 0})
+    )
+    assert_same({k: np.asarray(x) for k, x in evaluated.items()}, plain)
 
 
 @pytest.mark.parametrize("later", [0.3, 0.05])

@@ -21,31 +21,31 @@ from medsd_jax.evaluation.reports.reconstruction import LabelFlips, PairedAuroc
 
 
 def check_classifier(
-    judge: Classifier, labels: Sequence[Mapping[str, Any]], image_size: int
+    classifier: Classifier, labels: Sequence[Mapping[str, Any]], image_size: int
 ) -> None:
     """Raises UserError where the classifier cannot say anything of these images.
 
     Args:
-        judge: the classifier.
+        classifier: the classifier.
         labels: of each image, as `prompt_labels.known_labels` reads them.
         image_size: pixels that originals and reconstructions have.
     """
-    if judge.image_size > image_size:
+    if classifier.image_size > image_size:
         raise UserError(
-            f"the classifier looks at {judge.image_size} pixels, but the reconstructions have "
+            f"the classifier looks at {classifier.image_size} pixels, but the reconstructions have "
             f"{image_size}: enlarged, they would show it what no image holds; take a larger "
             "image_size, or a classifier of smaller images"
         )
     known = {name for row in labels for name in row} - set(TRAIT_COLUMNS)
-    if known and not known & set(map(label_name, judge.labels)):
+    if known and not known & set(map(label_name, classifier.labels)):
         raise UserError(
-            f"the classifier knows {', '.join(judge.labels)}, but the images are labelled with "
-            f"{', '.join(sorted(known))}"
+            f"the classifier knows {', '.join(classifier.labels)}, but the images are labelled "
+            f"with {', '.join(sorted(known))}"
         )
 
 
 def prediction_flips(
-    judge: Classifier,
+    classifier: Classifier,
     calls: tuple[np.ndarray, np.ndarray],
     labels: Sequence[Mapping[str, Any]],
     patient_ids: Sequence[str],
@@ -55,7 +55,7 @@ def prediction_flips(
     """The report's entry of each finding.
 
     Args:
-        judge: the classifier.
+        classifier: the classifier.
         calls: its probabilities of the originals and of the reconstructions, each [n, labels].
         labels: [n], label -> value.
         patient_ids: [n], the unit of the intervals.
@@ -67,7 +67,7 @@ def prediction_flips(
     """
     units = np.asarray(patient_ids)
     entries: dict[str, LabelFlips] = {}
-    for column, name in enumerate(judge.labels):
+    for column, name in enumerate(classifier.labels):
         before, after = (side[:, column] for side in calls)
         called = before > 0.5, after > 0.5
         truth = label_values(labels, name).astype(np.float64)

@@ -1,6 +1,6 @@
 """Does a generated image show what its prompt asked for, as in arXiv 2210.04133, section 4.
 
-A classifier that has seen real images alone judges the images of each prompt. The headline is
+A classifier that has seen real images alone looks at the images of each prompt. The headline is
 the share of images in which it agrees with the prompt, over all prompts together.
 """
 
@@ -33,14 +33,14 @@ _IMAGES_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptJudgement:
-    """What the judge says of every image.
+class PromptPredictions:
+    """What the classifier says of every image.
 
     Attributes:
         label: the finding in question.
         prompts: [n], of each image.
         asked: [n] bool, whether the prompt asks for the finding.
-        probability: [n] float32, the judge's that the finding is there.
+        probability: [n] float32, the classifier's that the finding is there.
         rows: [n] int, where in their set the images stand.
         units: [n], equal for images of one start noise; each its own if None.
     """
@@ -54,7 +54,7 @@ class PromptJudgement:
 
     @property
     def seen(self) -> np.ndarray:
-        """[n] bool, whether the judge calls the finding present."""
+        """[n] bool, whether the classifier calls the finding present."""
         return self.probability > 0.5
 
     @property
@@ -124,13 +124,13 @@ class PromptJudgement:
         return np.argsort(-error, kind="stable")[:count]
 
 
-def judge_prompts(
+def measure_adherence(
     classifier: Classifier,
     label: str,
     images_u8: np.ndarray,
     prompts: Sequence[str],
     asked: Sequence[bool],
-) -> PromptJudgement:
+) -> PromptPredictions:
     """Lets the classifier say in which images the finding is.
 
     Args:
@@ -145,34 +145,34 @@ def judge_prompts(
     """
     if not len(images_u8) == len(prompts) == len(asked) > 0:
         given = f"{len(images_u8)} images, {len(prompts)} prompts, {len(asked)} answers"
-        raise UserError(f"{given}: a judgement needs as many of each, and at least one")
+        raise UserError(f"{given}: prompt adherence needs as many of each, and at least one")
     column = classifier.column(label)
     probability = predict(classifier, images_u8)[:, column]
     rows = np.arange(len(images_u8))
-    return PromptJudgement(label, tuple(prompts), np.asarray(asked, bool), probability, rows)
+    return PromptPredictions(label, tuple(prompts), np.asarray(asked, bool), probability, rows)
 
 
-def judge_images(
+def measure_adherence_of_sets(
     classifier: Classifier,
     real: ImageSet,
     synthetic: ImageSet,
     labels: Mapping[str, Sequence[Mapping[str, Any]]],
     mesh: Mesh,
     units: Sequence[str] | None = None,
-) -> tuple[PromptAdherence, dict[str, PromptJudgement]]:
-    """Judges two sets of images for all findings that the classifier knows.
+) -> tuple[PromptAdherence, dict[str, PromptPredictions]]:
+    """Measures two sets of images for all findings that the classifier knows.
 
     Args:
         classifier: trained on real images alone.
-        real: images with known findings: how far the judge can be trusted.
+        real: images with known findings: how far the classifier can be trusted.
         synthetic: images with what their prompts ask for.
         labels: "real" and "synthetic" -> the labels of each image.
         mesh: the devices.
-        units: of the synthetic images, see `PromptJudgement`.
+        units: of the synthetic images, see `PromptPredictions`.
 
     Returns:
         The report's entry, with the accuracy of each part of `subgroups.parts`; and finding ->
-        judgement of the images of which it is known whether they shall show it.
+        predictions of the images of which it is known whether they shall show it.
 
     Raises:
         UserError: no image is said to show or not to show any finding of the classifier.
@@ -182,13 +182,13 @@ def judge_images(
     if not known:
         raise UserError(
             f"{synthetic.name}: no prompt and no label says anything about "
-            f"{', '.join(classifier.labels)}, which is all that the judge knows"
+            f"{', '.join(classifier.labels)}, which is all that the classifier knows"
         )
     probability = _probabilities(classifier, synthetic, mesh)
-    entries, judgements = {}, {}
+    entries, predictions_by_label = {}, {}
     for label in known:
         rows = np.flatnonzero(~np.isnan(asked[label]))
-        judgement = PromptJudgement(
+        predictions = PromptPredictions(
             label,
             tuple(synthetic.texts[i] for i in rows),
             asked[label][rows] > 0.5,
@@ -196,16 +196,16 @@ def judge_images(
             rows,
             None if units is None else tuple(units[i] for i in rows),
         )
-        judgements[label] = judgement
+        predictions_by_label[label] = predictions
         of_parts = parts([labels["synthetic"][i] for i in rows])
-        entries[label] = judgement.report(of_parts)
+        entries[label] = predictions.report(of_parts)
     truth = np.stack([label_values(labels["real"], label) for label in classifier.labels], axis=1)
     on_real = score_labels(
         classifier.labels, _probabilities(classifier, real, mesh), truth, real.patient_ids
     )
     missing = tuple(label for label in classifier.labels if label not in known)
     report = PromptAdherence(labels=entries, not_in_prompts=missing, on_real_images=on_real)
-    return report, judgements
+    return report, predictions_by_label
 
 
 def _probabilities(classifier: Classifier, images: ImageSet, mesh: Mesh) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 inception=FILE      InceptionV3 of the FID literature, 2048 wide, fed as clean-fid does
 xrv=FILE            torchxrayvision's DenseNet-121, 1024 wide, fed as RoentGen's script does
-classifier=FOLDER   the judge that train-classifier wrote
+classifier=FOLDER   the classifier that train-classifier wrote
 clip=FOLDER         CLIP's projected image embedding, 512 wide in openai/clip-vit-base-patch32
 rad-dino=FOLDER     DINOv2's class token, 768 wide in microsoft/rad-dino, as CheXGenBench measures
 latent=MODEL        the VAE's posterior mean of a Stable Diffusion model: for near copies, and rough

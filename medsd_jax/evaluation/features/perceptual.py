@@ -1,6 +1,6 @@
 """A feature network as a differentiable function of images: what a perceptual loss compares.
 
-    classifier=FOLDER   the judge that train-classifier wrote
+    classifier=FOLDER   the classifier that train-classifier wrote
     xrv=FILE            torchxrayvision's DenseNet-121, fed as its own README says
     inception=FILE      InceptionV3 of the FID literature, fed as clean-fid does
 

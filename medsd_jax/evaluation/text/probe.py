@@ -140,7 +140,7 @@ def probabilities_of(
         x: embeddings to fit on.
         present: which of them have the finding; both kinds occur.
         patients: [n], kept together where C is chosen.
-        x_test: embeddings to judge.
+        x_test: embeddings to classify.
 
     Returns:
         Probabilities [m] float64 and the C that was chosen.

@@ -101,14 +101,14 @@ class Materials:
         base: the model that is adapted.
         encoder: folder or hub id of a BERT.
         real: held-out real images, as `evaluate` takes them.
-        judge: folder of a classifier.
+        classifier: folder of a classifier.
         features: feature spaces, as `evaluate` takes them; the first gives the table's distance.
     """
 
     base: str
     encoder: str
     real: str
-    judge: Path
+    classifier: Path
     features: tuple[str, ...]
 
 
@@ -133,7 +133,7 @@ class Study:
         prompts: a file that textual projection learns from; the captions of the source if None.
         encoder: folder or hub id of an in-domain BERT.
         real: held-out real images, as `evaluate` takes them.
-        judge: folder of a classifier.
+        classifier: folder of a classifier.
         features: feature spaces, as `evaluate` takes them.
     """
 
@@ -153,7 +153,7 @@ class Study:
     prompts: str | None = None
     encoder: str | None = None
     real: str | None = None
-    judge: Path | None = None
+    classifier: Path | None = None
     features: Sequence[str] | None = None
 
 

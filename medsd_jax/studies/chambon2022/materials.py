@@ -1,4 +1,4 @@
-"""What `reproduce --scale phantom` needs for its rows: base model, judge, BERT, real images."""
+"""What `reproduce --scale phantom` needs: base model, classifier, BERT and real images."""
 
 import dataclasses
 from pathlib import Path
@@ -27,10 +27,10 @@ REAL_OF_EACH_KIND = 256
 
 
 def make_materials(study: Study) -> Materials:
-    """Trains the base model and the judge, and draws the held-out images; keeps what is there."""
+    """Trains base model and classifier, and draws the held-out images; keeps what is there."""
     output = study.output
     untrained, vae, base = (output / name for name in ("untrained", "base_vae", "base"))
-    judge, bert, real = output / "judge", output / "encoder", output / "real"
+    classifier, bert, real = output / "classifier", output / "encoder", output / "real"
     vae_recipe = recipe_of(study, "phantom_base_vae")
     if not (untrained / "model_index.json").exists():
         vae_recipe.model.path = str(untrained)
@@ -45,14 +45,14 @@ def make_materials(study: Study) -> Materials:
             config.model.path = str(start)
             with timed(workdir):
                 train(config.lock(), workdir)
-    if not (judge / REPORT).exists():
-        print("[reproduce] judge", flush=True)
-        train_classifier(recipe_of(study, "demo_classifier").lock(), judge)
+    if not (classifier / REPORT).exists():
+        print("[reproduce] classifier", flush=True)
+        train_classifier(recipe_of(study, "demo_classifier").lock(), classifier)
     if not (bert / "config.json").exists():
         write_small_bert(bert, open_data(recipe_of(study, "phantom_base"), base).train.texts)
     if not (real / "metadata.csv").exists():
         _draw_real(real, prompts_of(study))
-    return Materials(str(base), str(bert), str(real), judge, (f"classifier={judge}",))
+    return Materials(str(base), str(bert), str(real), classifier, (f"classifier={classifier}",))
 
 
 def write_small_bert(folder: Path, captions: tuple[str, ...]) -> None:

@@ -50,7 +50,7 @@ def audit_autoencoder(study: Study, materials: Materials) -> AutoencoderInShort:
     if not (folder / "report.json").exists():
         print("[reproduce] the autoencoder", flush=True)
         config = measuring_recipe(study, AUDIT_RECIPE).lock()
-        audit(config, materials.base, materials.real, folder, classifier=materials.judge)
+        audit(config, materials.base, materials.real, folder, classifier=materials.classifier)
     path = folder / "report.json"
     report = read_report(path, ReconstructionReport, _again(folder))
     if report.classifier is None or LABEL not in report.classifier.labels:

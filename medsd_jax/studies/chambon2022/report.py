@@ -114,7 +114,7 @@ def write(
         base_model=materials.base,
         real=materials.real,
         features=tuple(materials.features),
-        classifier=str(materials.judge),
+        classifier=str(materials.classifier),
         guidance_scale=float(sampling.guidance_scale),
         sampler=sampling.sampler,
         num_steps=sampling.num_steps,

@@ -30,8 +30,8 @@ from medsd_jax.workflows.workdir import working_in
 if TYPE_CHECKING:
     from medsd_jax.evaluation.reports.studies import AdaptationTraining
 
-_FULL_ONLY = ("model", "source", "path", "prompts", "encoder", "real", "judge", "features")
-_NEEDED = ("model", "source", "encoder", "real", "judge", "features")
+_FULL_ONLY = ("model", "source", "path", "prompts", "encoder", "real", "classifier", "features")
+_NEEDED = ("model", "source", "encoder", "real", "classifier", "features")
 
 
 def reproduce(study: Study) -> None:
@@ -55,7 +55,7 @@ def _compare(study: Study) -> None:
         materials = make_materials(study)
     else:
         materials = Materials(
-            study.model, study.encoder, study.real, study.judge, tuple(study.features)
+            study.model, study.encoder, study.real, study.classifier, tuple(study.features)
         )
     rows = []
     autoencoder = audit_autoencoder(study, materials)
@@ -190,6 +190,6 @@ def evaluate_experiment(
         Sampling(model, prompts_of(study, experiment), sampling_of(study)),
         output=folder / EVALUATION,
         features=materials.features,
-        classifier=materials.judge,
+        classifier=materials.classifier,
     )
     print(in_words(found))

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from medsd_jax.data.dataset import Dataset
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
+from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptPredictions
 from medsd_jax.evaluation.reports.base import LabelScores
 from medsd_jax.evaluation.reports.studies import (
     DemoData,
@@ -49,7 +49,7 @@ STAGES = {
     "diffusion": "Text encoder and U-Net trained",
     "classifier": "Classifier trained on phantoms",
     "sample": "Images sampled",
-    "judge": "Images judged by the classifier",
+    "classify": "Images classified",
     "export": "Model written for PyTorch",
 }
 KEPT_STAGES = ("vae", "diffusion", "classifier")
@@ -60,25 +60,25 @@ WORST_SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Classified:
     """What the classifier says of generated images.
 
     Attributes:
-        judgement: of every judged image.
-        images: [n, H, W, 3] uint8, the judged ones.
+        predictions: of every classified image.
+        images: [n, H, W, 3] uint8, the classified ones.
         classifier: its own scores for the label on held-out phantoms.
     """
 
-    judgement: PromptJudgement
+    predictions: PromptPredictions
     images: np.ndarray
     classifier: LabelScores
 
     def worst(self) -> list[tuple[np.ndarray, str, float]]:
         """The images that agree least with their prompt: image, prompt, probability."""
-        judged = self.judgement
+        classified = self.predictions
         return [
-            (self.images[i], judged.prompts[i], float(judged.probability[i]))
-            for i in judged.worst(WORST_SHOWN)
+            (self.images[i], classified.prompts[i], float(classified.probability[i]))
+            for i in classified.worst(WORST_SHOWN)
         ]
 
 
@@ -89,7 +89,7 @@ def write(
     prompts: tuple[str, str],
     model: StableDiffusion,
     seconds: Mapping[str, float],
-    verdict: Verdict,
+    classified: Classified,
 ) -> Path:
     """Write the report of a finished demo.
 
@@ -101,7 +101,7 @@ def write(
         prompts: without and with the finding.
         model: the trained model.
         seconds: stage -> seconds it took in this run, in the order of the stages.
-        verdict: the classifier's, on images of both prompts.
+        classified: the classifier's, on images of both prompts.
 
     Returns:
         The path of report.html.
@@ -129,7 +129,7 @@ def write(
         previews=read_previews(output / "samples"),
         curves={name: plot_losses(curve) for name, curve in curves.items()},
     )
-    adherence = verdict.judgement.report()
+    adherence = classified.predictions.report()
     numbers = DemoReport(
         versions=package_versions(),
         prompts=DemoPair(plain=prompts[0], effusion=prompts[1]),
@@ -141,9 +141,9 @@ def write(
         training={name: _describe_run(configs[name], curves[name]) for name in configs},
         vae_reconstruction=VaeError(l1=l1, n=len(originals)),
         prompt_accuracy=adherence.prompt_accuracy,
-        classifier_accuracy=verdict.classifier.accuracy,
+        classifier_accuracy=classified.classifier.accuracy,
         prompt_adherence=adherence,
-        classifier=verdict.classifier,
+        classifier=classified.classifier,
         seconds={name: round(s, 2) for name, s in seconds.items()}
         | {"total": round(sum(seconds.values()), 2)},
         device=_describe_device(),
@@ -153,7 +153,7 @@ def write(
     page = page_template("demo.html.jinja").render(
         numbers=numbers,
         images=images,
-        worst=verdict.worst(),
+        worst=classified.worst(),
         latents=_describe_latents(model, size),
         preview_prompts=configs["diffusion"]["preview"]["prompts"],
         stages=[(STAGES.get(name, name), s) for name, s in seconds.items()],

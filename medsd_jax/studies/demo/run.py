@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from medsd_jax.classifier.model import load_classifier
 from medsd_jax.config.recipes import load_config
 from medsd_jax.data.findings import PAPER_EFFUSION, PAPER_NORMAL
-from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_prompts
+from medsd_jax.evaluation.by_classifier.prompt_adherence import measure_adherence
 from medsd_jax.evaluation.reports.classifiers import ClassifierReport
 from medsd_jax.interop.train_tokenizer import train_clip_tokenizer
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
@@ -25,10 +25,10 @@ from medsd_jax.workflows.workdir import working_in
 LABEL = "pleural_effusion"
 PAIRS = 24
 """Images from the same seeds with both prompts: seeds 0 to 23."""
-JUDGED = 128
-"""Images of each prompt that the classifier judges, every one from a seed of its own."""
-JUDGED_SEEDS = {PAPER_NORMAL: 1000, PAPER_EFFUSION: 2000}
-"""First seed of the judged images of each prompt."""
+CLASSIFIED = 128
+"""Images of each prompt that the classifier looks at, every one from a seed of its own."""
+CLASSIFIED_SEEDS = {PAPER_NORMAL: 1000, PAPER_EFFUSION: 2000}
+"""First seed of the classified images of each prompt."""
 
 
 def run_demo(
@@ -37,7 +37,7 @@ def run_demo(
     vae_steps: int | None = None,
     steps: int | None = None,
     classifier_steps: int | None = None,
-    num_judged: int = JUDGED,
+    num_classified: int = CLASSIFIED,
     configs: Path | None = None,
 ) -> None:
     """Trains, samples, measures and exports a tiny Stable Diffusion, and reports.
@@ -49,7 +49,7 @@ def run_demo(
         vae_steps: of the VAE's training, instead of its recipe's, for a quick look.
         steps: likewise of the U-Net and the text encoder.
         classifier_steps: likewise of the classifier.
-        num_judged: images of each prompt that the classifier looks at.
+        num_classified: images of each prompt that the classifier looks at.
         configs: folder of the recipes, instead of the project's.
 
     Raises:
@@ -76,7 +76,7 @@ def run_demo(
             print(f"[demo] {title}: {seconds[name]:.0f} s", flush=True)
 
         untrained, vae, model = output / "untrained", output / "vae", output / "model"
-        judge = output / "classifier"
+        classifier = output / "classifier"
         if not (untrained / "model_index.json").exists():
             make_untrained(untrained, recipe("demo_vae", untrained, vae_steps))
         stage("prepare", "phantoms, tokenizer and random weights")
@@ -87,33 +87,35 @@ def run_demo(
             train(recipe("demo", vae, steps), output)
         stage("diffusion", "text encoder and U-Net trained")
 
-        if not (judge / REPORT).exists():
-            train_classifier(recipe("demo_classifier", None, classifier_steps), judge)
-        again = f"remove {judge}: the demo trains again"
-        classifier_scores = read_report(judge / REPORT, ClassifierReport, again).labels[LABEL]
+        if not (classifier / REPORT).exists():
+            train_classifier(recipe("demo_classifier", None, classifier_steps), classifier)
+        again = f"remove {classifier}: the demo trains again"
+        classifier_scores = read_report(classifier / REPORT, ClassifierReport, again).labels[LABEL]
         stage("classifier", "classifier trained on phantoms")
 
         trained = load(model)
         both = (PAPER_NORMAL, PAPER_EFFUSION)
         prompts = [p for p in both for _ in range(PAIRS)] + [
-            p for p in both for _ in range(num_judged)
+            p for p in both for _ in range(num_classified)
         ]
-        seeds = [*range(PAIRS)] * 2 + [JUDGED_SEEDS[p] + i for p in both for i in range(num_judged)]
+        seeds = [*range(PAIRS)] * 2 + [
+            CLASSIFIED_SEEDS[p] + i for p in both for i in range(num_classified)
+        ]
         images = sample(trained, prompts, seeds=seeds, num_steps=50, guidance_scale=4.0)
         stage("sample", f"{len(images)} images sampled")
-        shown, judged = images[: 2 * PAIRS], images[2 * PAIRS :]
-        judgement = judge_prompts(
-            load_classifier(judge), LABEL, judged, prompts[2 * PAIRS :],
+        shown, classified = images[: 2 * PAIRS], images[2 * PAIRS :]
+        predictions = measure_adherence(
+            load_classifier(classifier), LABEL, classified, prompts[2 * PAIRS :],
             [p == PAPER_EFFUSION for p in prompts[2 * PAIRS :]],
         )  # fmt: skip
-        stage("judge", f"{len(judged)} images judged")
+        stage("classify", f"{len(classified)} images classified")
         save(trained, output / "export", dtype="float32")
         stage("export", "exported")
         demo_report.write(
             output, shown[:PAIRS], shown[PAIRS:], both, trained, seconds,
-            demo_report.Verdict(judgement, judged, classifier_scores),
+            demo_report.Classified(predictions, classified, classifier_scores),
         )  # fmt: skip
-        accuracy = judgement.share()
+        accuracy = predictions.share()
         print(
             f"[demo] the classifier agrees with the prompt in {accuracy:.1%} of {accuracy.n} images"
         )

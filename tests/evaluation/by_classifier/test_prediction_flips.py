@@ -1,4 +1,4 @@
-"""What a classifier no longer calls alike: shares, paired AUROCs, and judges that do not fit."""
+"""What a classifier no longer calls alike: shares, paired AUROCs, and classifiers that misfit."""
 
 import numpy as np
 import pytest
@@ -72,7 +72,7 @@ def test_unknown_labels_are_left_out_and_few_are_said(classifier, calls):
     assert entries(classifier, (before, after), labels, patients)["effusion"].auroc.too_few
 
 
-def test_judges_that_do_not_fit(classifier):
+def test_classifiers_that_do_not_fit(classifier):
     check_classifier(classifier, [{"effusion": 1}, {"x": 0}], 24)
     check_classifier(classifier, [{"sex": "F", "age": 50}, {}], 512)
     with pytest.raises(UserError, match=r"knows effusion, nodule, but .* labelled with mass$"):

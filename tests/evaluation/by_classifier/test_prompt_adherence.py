@@ -10,7 +10,10 @@ from sklearn.metrics import f1_score, roc_auc_score
 from medsd_jax.data.transforms import resize
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier import prompt_adherence
-from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_images, judge_prompts
+from medsd_jax.evaluation.by_classifier.prompt_adherence import (
+    measure_adherence,
+    measure_adherence_of_sets,
+)
 from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import known_labels
 from medsd_jax.evaluation.reports.evaluation import Confusion, TooFewImages
@@ -22,15 +25,17 @@ ASKED = [False] * 4 + [True] * 4
 
 
 @pytest.fixture
-def judgement(classifier, monkeypatch):
+def predictions(classifier, monkeypatch):
     """One of eight images shows the finding though it was not asked for."""
     seen = np.float32([0.1, 0.2, 0.9, 0.4, 0.6, 0.7, 0.8, 0.99])
     monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, 1 - seen], axis=1))
-    return judge_prompts(classifier, "effusion", np.zeros((8, 24, 24, 3), np.uint8), PROMPTS, ASKED)
+    return measure_adherence(
+        classifier, "effusion", np.zeros((8, 24, 24, 3), np.uint8), PROMPTS, ASKED
+    )
 
 
-def test_agreement_is_counted_by_prompt(judgement):
-    told = judgement.report()
+def test_agreement_is_counted_by_prompt(predictions):
+    told = predictions.report()
     assert told.prompt_accuracy.value == 7 / 8 and told.prompt_accuracy.n == 8
     low, high = told.prompt_accuracy.ci95
     assert low < 7 / 8 < high
@@ -40,27 +45,27 @@ def test_agreement_is_counted_by_prompt(judgement):
     assert plain.accuracy.value == 0.75 and asking.accuracy.value == 1.0
 
 
-def test_swapped_prompts_give_the_complement(judgement):
-    swapped = dataclasses.replace(judgement, asked=~judgement.asked)
+def test_swapped_prompts_give_the_complement(predictions):
+    swapped = dataclasses.replace(predictions, asked=~predictions.asked)
     assert swapped.report().prompt_accuracy.value == 1 / 8
 
 
-def test_prompts_that_share_their_seeds_are_one_draw(judgement):
+def test_prompts_that_share_their_seeds_are_one_draw(predictions):
     """Four start noises, each with and without the finding."""
-    shared = dataclasses.replace(judgement, units=("0", "1", "2", "3") * 2).report()
+    shared = dataclasses.replace(predictions, units=("0", "1", "2", "3") * 2).report()
     assert shared.prompt_accuracy.value == 7 / 8 and shared.prompt_accuracy.n == 4
-    assert shared.prompts[0].accuracy == judgement.report().prompts[0].accuracy
-    widths = [np.diff(x.prompt_accuracy.ci95) for x in (shared, judgement.report())]
+    assert shared.prompts[0].accuracy == predictions.report().prompts[0].accuracy
+    widths = [np.diff(x.prompt_accuracy.ci95) for x in (shared, predictions.report())]
     assert widths[0] > widths[1]
 
 
-def test_confusion_and_scores(judgement):
-    told = judgement.report()
+def test_confusion_and_scores(predictions):
+    told = predictions.report()
     assert told.confusion == Confusion(
         true_positives=4, false_negatives=0, false_positives=1, true_negatives=3
     )
     assert told.auroc is None and told.f1 is None  # four of a kind are too few
-    assert judgement.worst(2).tolist() == [2, 4] or judgement.worst(2).tolist() == [2, 3]
+    assert predictions.worst(2).tolist() == [2, 4] or predictions.worst(2).tolist() == [2, 3]
 
 
 def test_scores_are_scikit_learns(classifier, monkeypatch):
@@ -69,13 +74,13 @@ def test_scores_are_scikit_learns(classifier, monkeypatch):
     seen = np.clip(asked * 0.3 + rng.random(60) * 0.7, 0, 1).astype(np.float32)
     monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, seen], axis=1))
     images = np.zeros((60, 24, 24, 3), np.uint8)
-    told = judge_prompts(classifier, "effusion", images, ["p"] * 60, asked.tolist()).report()
+    told = measure_adherence(classifier, "effusion", images, ["p"] * 60, asked.tolist()).report()
     assert told.auroc.value == pytest.approx(roc_auc_score(asked, seen))
     assert told.f1.value == pytest.approx(f1_score(asked, seen > 0.5))
 
 
 class TestSets:
-    """Two sets on disk, judged whole."""
+    """Two sets on disk, classified whole."""
 
     @pytest.fixture
     def sets(self, tmp_path):
@@ -91,21 +96,21 @@ class TestSets:
             (tmp_path / name / "metadata.csv").write_text("\n".join(rows) + "\n")
         return {name: open_images(tmp_path / name) for name in ("real", "synthetic")}
 
-    def judged(self, classifier, sets):
+    def classified(self, classifier, sets):
         labels = {name: known_labels(images) for name, images in sets.items()}
         mesh = make_mesh({"data": -1})
-        return judge_images(classifier, sets["real"], sets["synthetic"], labels, mesh)
+        return measure_adherence_of_sets(classifier, sets["real"], sets["synthetic"], labels, mesh)
 
-    def test_labels_ask_and_the_judge_answers(self, classifier, sets):
-        entry, judgements = self.judged(classifier, sets)
+    def test_labels_ask_and_the_classifier_answers(self, classifier, sets):
+        entry, predictions_by_label = self.classified(classifier, sets)
         assert entry.not_in_prompts == ("nodule",) and list(entry.labels) == ["effusion"]
-        judgement = judgements["effusion"]
+        predictions = predictions_by_label["effusion"]
         # Image 0 says nothing of effusions.
-        assert judgement.rows.tolist() == list(range(1, 60))
-        assert judgement.asked.tolist() == [bool(i % 2) for i in range(1, 60)]
+        assert predictions.rows.tolist() == list(range(1, 60))
+        assert predictions.asked.tolist() == [bool(i % 2) for i in range(1, 60)]
         images = [resize(np.stack([sets["synthetic"].read(i)] * 3, -1), 24) for i in range(60)]
         wanted = prompt_adherence.predict(classifier, np.stack(images))[1:, 0]
-        np.testing.assert_allclose(judgement.probability, wanted, atol=1e-6)  # other batches
+        np.testing.assert_allclose(predictions.probability, wanted, atol=1e-6)  # other batches
         by_subgroup = entry.labels["effusion"].by_subgroup
         assert by_subgroup["sex=F"] == TooFewImages(num_images=5)
         assert by_subgroup["sex=M"].n == 54 and by_subgroup["sex=M"].ci95
@@ -118,16 +123,16 @@ class TestSets:
             for name, p in sets.items()
         }
         with pytest.raises(UserError, match="says anything about effusion, nodule"):
-            self.judged(classifier, bare)
+            self.classified(classifier, bare)
         prompts = ("No nodule.", "A photo of a lung xray with a visible nodule") * 30
         bare["synthetic"] = dataclasses.replace(bare["synthetic"], texts=prompts)
-        entry, judgements = self.judged(classifier, bare)
+        entry, predictions_by_label = self.classified(classifier, bare)
         assert entry.not_in_prompts == ("effusion",)
-        assert judgements["nodule"].asked.tolist() == [False, True] * 30
+        assert predictions_by_label["nodule"].asked.tolist() == [False, True] * 30
         confusion = entry.labels["nodule"].confusion
         assert sum(vars(confusion).values()) == 60
         swapped = dataclasses.replace(bare["synthetic"], texts=prompts[1:] + prompts[:1])
-        other, _ = self.judged(classifier, {**bare, "synthetic": swapped})
+        other, _ = self.classified(classifier, {**bare, "synthetic": swapped})
         accuracies = [e.labels["nodule"].prompt_accuracy.value for e in (entry, other)]
         assert sum(accuracies) == pytest.approx(1.0)
 
@@ -135,6 +140,6 @@ class TestSets:
 def test_mistakes_are_told(classifier):
     images = np.zeros((2, 24, 24, 3), np.uint8)
     with pytest.raises(UserError, match="2 images, 1 prompts, 2 answers"):
-        judge_prompts(classifier, "effusion", images, [PLAIN], [True, False])
+        measure_adherence(classifier, "effusion", images, [PLAIN], [True, False])
     with pytest.raises(UserError, match="'edema'"):
-        judge_prompts(classifier, "edema", images, [PLAIN] * 2, [False] * 2)
+        measure_adherence(classifier, "edema", images, [PLAIN] * 2, [False] * 2)

@@ -16,7 +16,7 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.vision.densenet import DenseNet, DenseNetConfig
 from medsd_jax.vision.inception import SMALLEST_IMAGE, InceptionV3
 from medsd_jax.vision.preprocessing import BILINEAR, CLEAN_FID, resize
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 
 
 def draw_images(side, channels=3):
@@ -49,7 +49,7 @@ def test_chains_equal_pillow_s(side, ours, chain, white):
 
 def test_a_classifier_s_maps_end_in_its_features(tmp_path):
     """Pooled, the last map is what `evaluate` measures; the sizes halve from map to map."""
-    write_judge(tmp_path, 32)
+    write_classifier(tmp_path, 32)
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
     u8, images = draw_images(32)
     maps = jax.jit(features.maps)(dict(features.params), images)
@@ -60,7 +60,7 @@ def test_a_classifier_s_maps_end_in_its_features(tmp_path):
 
 
 def test_images_of_another_size_are_resized(tmp_path):
-    write_judge(tmp_path, 32)
+    write_classifier(tmp_path, 32)
     side = load_classifier(tmp_path).image_size
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
     _, large = draw_images(64)
@@ -70,7 +70,7 @@ def test_images_of_another_size_are_resized(tmp_path):
 
 def test_gradient_reaches_every_pixel(tmp_path):
     """Through an antialiased reduction too: none of the pixels falls between the samples."""
-    write_judge(tmp_path, 32)
+    write_classifier(tmp_path, 32)
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
     _, images = draw_images(64)
     loss = lambda x: sum(jnp.sum(jnp.sin(m)) for m in features.maps(dict(features.params), x))  # noqa: E731

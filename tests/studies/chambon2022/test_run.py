@@ -239,7 +239,8 @@ def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
         tmp_path / "run", "--scale", "full", "--configs", str(recipes),
         "--model", str(phantom / "base"), "--encoder", str(phantom / "encoder"),
         "--source", "folder", "--path", str(images), "--real", str(phantom / "real"),
-        "--judge", str(phantom / "judge"), "--features", f"classifier={phantom / 'judge'}",
+        "--classifier", str(phantom / "classifier"),
+        "--features", f"classifier={phantom / 'classifier'}",
     )  # fmt: skip
     assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
     assert found["sampler"] == "pndm" and found["base_model"] == str(phantom / "base")

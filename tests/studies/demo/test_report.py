@@ -19,7 +19,7 @@ from medsd_jax.cli.flags import ArgumentParser, parse_train_flags
 from medsd_jax.cli.sample import make_parser
 from medsd_jax.config import training_config
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptJudgement
+from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptPredictions
 from medsd_jax.evaluation.reports.base import Estimate, LabelScores
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.vae import AutoencoderKL
@@ -37,12 +37,12 @@ def _images(seed):
     return np.random.default_rng(seed).integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def _verdict():
+def _classified():
     """Ten images a prompt; the classifier sees an effusion in two that must have none."""
     asked = np.repeat([False, True], 10)
     probability = np.where(asked, 0.9, 0.1).astype(np.float32)
     probability[[3, 7]] = 0.6, 0.99
-    judgement = PromptJudgement(
+    predictions = PromptPredictions(
         "pleural_effusion",
         tuple(PROMPTS[int(a)] for a in asked),
         asked,
@@ -55,12 +55,12 @@ def _verdict():
         num_images=80, num_present=30, num_patients=50, too_few=False,
         accuracy=Estimate(0.99, 50, (0.97, 1.0)),
     )  # fmt: skip
-    return demo_report.Verdict(judgement, images, classifier)
+    return demo_report.Classified(predictions, images, classifier)
 
 
 def _write(output):
     return demo_report.write(
-        output, _images(0), _images(1), PROMPTS, tiny_pipeline(), SECONDS, _verdict()
+        output, _images(0), _images(1), PROMPTS, tiny_pipeline(), SECONDS, _classified()
     )
 
 
@@ -251,7 +251,7 @@ def test_unfinished_run_is_named(run, tmp_path, content, message):
         _write(tmp_path / "copy")
 
 
-def test_verdict_is_told(page, numbers):
+def test_what_the_classifier_says_is_shown(page, numbers):
     accuracy = numbers["prompt_accuracy"]
     assert accuracy["value"] == 0.9 and accuracy["n"] == 20
     assert accuracy["ci95"] == pytest.approx([0.699, 0.972], abs=1e-3)  # Wilson's, from tables
@@ -260,7 +260,7 @@ def test_verdict_is_told(page, numbers):
     assert (plain["asks"], plain["num_images"], plain["num_seen"]) == (False, 10, 2)
     assert (effusion["asks"], effusion["num_images"], effusion["num_seen"]) == (True, 10, 10)
     assert "90.0 %" in page and "99.0 %" in page
-    worst = _verdict().worst()
+    worst = _classified().worst()
     assert worst[0][0].max() == 77 and worst[0][2] == pytest.approx(0.99)
     assert [round(p, 2) for _, _, p in worst[:2]] == [0.99, 0.6]
 
@@ -269,8 +269,8 @@ def test_too_small_a_demo_says_so(run, tmp_path):
     """A quick look may hold out too few phantoms to score the classifier."""
     shutil.copytree(run, tmp_path / "copy")
     scores = LabelScores(num_images=4, num_present=1, num_patients=3, too_few=True)
-    verdict = dataclasses.replace(_verdict(), classifier=scores)
+    classified = dataclasses.replace(_classified(), classifier=scores)
     report = demo_report.write(
-        tmp_path / "copy", _images(0), _images(1), PROMPTS, tiny_pipeline(), SECONDS, verdict
+        tmp_path / "copy", _images(0), _images(1), PROMPTS, tiny_pipeline(), SECONDS, classified
     )
     assert "too few held-out phantoms" in report.read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ from medsd_jax.workflows.train.evaluation import check_evaluation
 from medsd_jax.workflows.train.evaluators import distances
 from medsd_jax.workflows.train.run import train
 from tests import commands
-from tests.tiny.classifier import write_judge
+from tests.tiny.classifier import write_classifier
 from tests.tiny.run import ROOT, quick_compilation, recipe, write_model  # noqa: F401
 
 NUM = 9  # not divisible by the devices
@@ -33,11 +33,11 @@ NUM = 9  # not divisible by the devices
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A model, a judge and a place for the data, shared by all runs here."""
+    """A model, a classifier and a place for the data, shared by all runs here."""
     root = tmp_path_factory.mktemp("evaluation")
     write_model(root / "model")
-    write_judge(root / "judge", 16)
-    write_judge(root / "large_judge", 24)
+    write_classifier(root / "classifier", 16)
+    write_classifier(root / "large_classifier", 24)
     return root
 
 
@@ -47,8 +47,8 @@ def config_of(root, **changes):
         "validation__every_steps": 0,
         "evaluation__every_steps": 2,
         "evaluation__metrics": ("kid", "fid", "precision", "recall", "prompt_accuracy"),
-        "evaluation__features": f"classifier={root / 'judge'}",
-        "evaluation__classifier": str(root / "judge"),
+        "evaluation__features": f"classifier={root / 'classifier'}",
+        "evaluation__classifier": str(root / "classifier"),
         "evaluation__num_images": NUM,
         "evaluation__num_steps": 2,
         **changes,
@@ -111,7 +111,7 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
         (tmp_path / name).mkdir()
         for i, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / name / f"{i:03d}.png")
-    network, mesh = open_network(f"classifier={root / 'judge'}"), make_mesh({"data": -1})
+    network, mesh = open_network(f"classifier={root / 'classifier'}"), make_mesh({"data": -1})
     real, synthetic = (
         features_of(network, open_images(tmp_path / name), tmp_path / "cache", mesh)
         for name in ("real", "synthetic")
@@ -125,10 +125,10 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
     assert (found["precision"], found["recall"]) == (expected["precision"], expected["recall"])
 
     half = NUM // 2
-    judge, right = load_classifier(root / "judge"), []
+    classifier, right = load_classifier(root / "classifier"), []
     for asks, side in ((1, config.evaluation.prompts_with), (0, config.evaluation.prompts_without)):
         images = sample(model, [side[0]] * half, seeds=range(half), **sampled)
-        seen = predict(judge, images)[:, judge.labels.index("pleural_effusion")] > 0.5
+        seen = predict(classifier, images)[:, classifier.labels.index("pleural_effusion")] > 0.5
         right += list(seen == asks)
     assert found["prompt_accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
 
@@ -231,11 +231,17 @@ def test_a_metric_that_yields_what_it_does_not_name(root, tmp_path):
         (["metrics=('kid',)"], "'kid' needs evaluation.features"),
         (["metrics=('kid',)", "features=classifier=absent"], "classifier.json"),
         (["metrics=('kid',)", "features=vgg=x"], "'vgg=x'"),
-        (["metrics=('fid',)", "features=classifier={root}/judge", "num_images=5"], "at least 6"),
+        (
+            ["metrics=('fid',)", "features=classifier={root}/classifier", "num_images=5"],
+            "at least 6",
+        ),
         (["metrics=('prompt_accuracy',)"], "needs evaluation.classifier"),
         (["metrics=('prompt_accuracy',)", "classifier=absent"], "classifier.json"),
-        (["metrics=('prompt_accuracy',)", "classifier={root}/judge", "label=edema"], "'edema'"),
-        (["metrics=('prompt_accuracy',)", "classifier={root}/large_judge"], "24 pixels"),
+        (
+            ["metrics=('prompt_accuracy',)", "classifier={root}/classifier", "label=edema"],
+            "'edema'",
+        ),
+        (["metrics=('prompt_accuracy',)", "classifier={root}/large_classifier"], "24 pixels"),
         (["metrics=('prompt_accuracy',)", "classifier=x", "prompts_with=()"], "prompts_with"),
         (["num_steps=1001"], "evaluation.num_steps = 1001"),
         (["num_steps=1000"], "steps_offset"),

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from medsd_jax.arrays import Params
 from medsd_jax.classifier.model import load_classifier
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.by_classifier.prompt_adherence import judge_prompts
+from medsd_jax.evaluation.by_classifier.prompt_adherence import measure_adherence
 from medsd_jax.workflows.train.evaluators.evaluator import Evaluator, SharedByMetrics
 
 
@@ -55,7 +55,7 @@ class PromptAccuracy(Evaluator):
             images.append(self.run.sample(params, texts))
             prompts += texts
             answers += [expected] * half
-        found = judge_prompts(
+        found = measure_adherence(
             self._classifier, settings.label, np.concatenate(images), prompts, answers
         )
         yield "prompt_accuracy", float(found.right.mean())
