@@ -45,7 +45,7 @@ def _advice(error: OSError) -> str:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and renames that file to `path` at the end.
 
     A killed run leaves what was at `path` before, and perhaps a hidden part of its own name; after
@@ -85,14 +85,14 @@ def remove_parts(folder: Path) -> None:
 def save_tensors(
     path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes safetensors as a `whole_file`, as readable as the umask says.
+    """Writes safetensors by `atomic_write`, as readable as the umask says.
 
     Args:
         path: the file.
         tensors: name -> array; contiguous, because the raw buffer is stored.
         metadata: for the header.
     """
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         try:
             save_file(dict(tensors), part, metadata=dict(metadata) if metadata else None)
         except SafetensorError as error:
@@ -204,15 +204,15 @@ def read_array(path: Path, advice: str, *, mapped: bool = False) -> np.ndarray:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 as a `whole_file`."""
-    with whole_file(path) as part:
+    """Writes UTF-8 by `atomic_write`."""
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(
     path: Path, value: Any, *, sort_keys: bool = True, allow_nan: bool = True, escape: bool = True
 ) -> None:
-    """Writes indented JSON as a `whole_file`.
+    """Writes indented JSON by `atomic_write`.
 
     Args:
         path: the file.

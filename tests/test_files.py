@@ -8,13 +8,13 @@ import pytest
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import (
+    atomic_write,
     check_permission,
     content_hash,
     json_object,
     read_array,
     read_object,
     remove_parts,
-    whole_file,
     write_json,
 )
 
@@ -22,7 +22,7 @@ from medsd_jax.files import (
 def test_a_killed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "numbers.json"
     write_json(path, {"b": 1, "a": [2]})
-    with pytest.raises(KeyboardInterrupt), whole_file(path) as part:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as part:
         part.write_text("{")
         assert json.loads(path.read_text()) == {"a": [2], "b": 1}
         raise KeyboardInterrupt
@@ -32,7 +32,7 @@ def test_a_killed_write_leaves_what_was_there(tmp_path):
 
 def test_the_part_keeps_the_suffix_that_writers_go_by(tmp_path):
     path = tmp_path / "x.npy"
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         np.save(part, np.arange(3))  # which would add .npy to another name
     assert list(tmp_path.iterdir()) == [path]
     np.testing.assert_array_equal(np.load(path), np.arange(3))
@@ -43,7 +43,7 @@ def test_the_part_keeps_the_suffix_that_writers_go_by(tmp_path):
 
 def test_two_writers_do_not_meet(tmp_path):
     path = tmp_path / "x.txt"
-    with whole_file(path) as one, whole_file(path) as other:
+    with atomic_write(path) as one, atomic_write(path) as other:
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one"  # it ended last
@@ -69,7 +69,7 @@ def test_a_closed_folder_is_told_before_the_work(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     with (
         pytest.raises(UserError, match=r"cannot write .*/x/y\.json: No such file or directory"),
-        whole_file(tmp_path / "x" / "y.json") as part,
+        atomic_write(tmp_path / "x" / "y.json") as part,
     ):
         part.write_text("{}")
 

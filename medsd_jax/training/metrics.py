@@ -11,7 +11,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from medsd_jax.errors import DivergedError
-from medsd_jax.files import whole_file
+from medsd_jax.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class ScalarWriter:
             lines = "".join(
                 json.dumps(row) + "\n" for row in read_scalars(workdir) if row["step"] <= last
             )
-            with whole_file(path) as part:
+            with atomic_write(path) as part:
                 part.write_text(lines)
         self._file = path.open("a")
         # purge_step hides from TensorBoard what a killed run had logged beyond its last checkpoint.

@@ -14,7 +14,7 @@ from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.data.transforms import load_image
 from medsd_jax.errors import UserError
-from medsd_jax.files import whole_file
+from medsd_jax.files import atomic_write
 from medsd_jax.sampling.images import make_grid
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def prepare_data(
     if not os.access(output, os.W_OK):  # somebody else's cache is fine to read
         _log.warning("%s is not written: this user may not write there", sheet)
         return dataset, None
-    with whole_file(sheet) as part:
+    with atomic_write(sheet) as part:
         Image.fromarray(contact_sheet(dataset, num_shown, resize_mode)).save(part)
     return dataset, sheet
 

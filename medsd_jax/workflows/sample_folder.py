@@ -23,7 +23,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.export import GENERATIONS, chexpert_cell, numbered_ids
 from medsd_jax.evaluation.images.prompt_labels import labels_or_words
 from medsd_jax.evaluation.images.tables import SAMPLES_FILE, read_table
-from medsd_jax.files import parse_object, remove_parts, whole_file, writing
+from medsd_jax.files import atomic_write, parse_object, remove_parts, writing
 from medsd_jax.locks import lock
 from medsd_jax.parallel.multihost import from_main, is_main_process
 from medsd_jax.sampling.images import save_png
@@ -113,7 +113,7 @@ class SampleFolder:
         labels = labels_or_words([row.text for row in rows], [row.labels for row in rows])
         table = self.folder / "generations_with_metadata.csv"
         with (
-            whole_file(table) as part,
+            atomic_write(table) as part,
             part.open("w", newline="", encoding="utf-8", errors="replace") as file,
         ):
             writer = csv.writer(file)
@@ -134,7 +134,7 @@ class SampleFolder:
         return np.stack(images)
 
     def _save(self, image: np.ndarray, path: Path, entry: Mapping[str, Any]) -> None:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             if self._layout == "roentgen":
                 Image.fromarray(image).save(part, format="JPEG", quality=_JPEG_QUALITY)
             else:
@@ -174,7 +174,7 @@ class SampleFolder:
                 break
             done += 1
         kept = "".join(line + "\n" for line in lines[:done])
-        with whole_file(manifest) as part:
+        with atomic_write(manifest) as part:
             part.write_text(kept, encoding="utf-8")
         return done
 

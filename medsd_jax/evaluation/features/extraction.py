@@ -35,7 +35,7 @@ from medsd_jax.evaluation.features.rough import (
 )
 from medsd_jax.evaluation.features.specs import kind_and_path
 from medsd_jax.evaluation.images.image_sets import ImageSet, squared
-from medsd_jax.files import read_array, whole_file
+from medsd_jax.files import atomic_write, read_array
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
 from medsd_jax.models.stable_diffusion import weights_fingerprint
@@ -201,7 +201,7 @@ def features_of(
     features = np.concatenate(found)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             np.save(part, features)
     return features
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.records import Record
 from medsd_jax.errors import UserError
-from medsd_jax.files import remove_parts, whole_file
+from medsd_jax.files import atomic_write, remove_parts
 from medsd_jax.folders import wait_until_seen
 from medsd_jax.locks import lock
 from medsd_jax.models.stable_diffusion import StableDiffusion
@@ -92,7 +92,7 @@ def prior_images(
             for i, seed, image in zip(rows, seeds, images, strict=True):
                 if not writes:
                     break
-                with whole_file(paths[i]) as part:
+                with atomic_write(paths[i]) as part:
                     save_png(image, part, {**about, "prompt": prompts[i], "seed": seed})
         if writes is not None:
             true_everywhere(True)  # all files are written
