@@ -29,7 +29,7 @@ from medsd_jax.arrays import from_uint8_rounded_once, to_uint8
 from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.autoencoder import Autoencoder
-from medsd_jax.evaluation.images.image_sets import ImageSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, resize_to_square
 from medsd_jax.evaluation.metrics.intervals import bootstrap_interval
 from medsd_jax.evaluation.metrics.similarity import most_scales, ms_ssim, psnr, rmse, ssim
 from medsd_jax.evaluation.reports.base import Estimate
@@ -166,7 +166,7 @@ def measure(
     for start in tqdm(range(0, len(rows), size), unit="batch", desc="reconstructed"):
         stop_if_asked()
         batch = rows[start : start + size]
-        originals = squared([images.read(row) for row in batch], side, mode)
+        originals = resize_to_square([images.read(row) for row in batch], side, mode)
         images_u8, finite, numbers = reconstruct(originals, size)
         if not finite.all():
             row = batch[int(np.argmin(finite))]
@@ -177,7 +177,7 @@ def measure(
         found.append(numbers)
         if classifier is not None:
             for side_calls, shown in zip(calls, (originals, images_u8), strict=True):
-                input_u8 = squared(
+                input_u8 = resize_to_square(
                     list(filled(shown, size)), classifier.image_size, classifier.resize_mode
                 )
                 side_calls.append(predict(classifier, input_u8, mesh)[: len(batch)])

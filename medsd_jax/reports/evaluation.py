@@ -12,7 +12,7 @@ import numpy as np
 
 from medsd_jax.arrays import evenly_spread
 from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptPredictions
-from medsd_jax.evaluation.images.image_sets import ImageSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, resize_to_square
 from medsd_jax.evaluation.memorization.alarm import FEW_PATIENTS
 from medsd_jax.evaluation.memorization.nearest_images import Audit
 from medsd_jax.evaluation.metrics.realism import Realism
@@ -151,4 +151,4 @@ def _name(images: ImageSet, index: int) -> str:
 
 def _shown(images: ImageSet, index: int) -> np.ndarray:
     """An image [128, 128, 3] uint8 for the page."""
-    return squared([images.read(int(index))], _SIDE)[0]
+    return resize_to_square([images.read(int(index))], _SIDE)[0]

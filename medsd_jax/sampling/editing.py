@@ -35,7 +35,7 @@ def redrawn_cells(weights: Float[jax.Array, "B H W"], downscale: int) -> Bool[ja
     return (cells.max(axis=(2, 4)) > 0)[..., None]
 
 
-def blended(
+def blend(
     images: Images, given_u8: ImagesU8, weights: Float[jax.Array, "B H W"]
 ) -> UInt8[jax.Array, "B H W 3"]:
     """Lays decoded images into the given ones by (2).

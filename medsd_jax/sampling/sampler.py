@@ -26,7 +26,7 @@ from medsd_jax.models.params import bind, component
 from medsd_jax.parallel.mesh import batch_sharding, replicated
 from medsd_jax.parallel.multihost import put_global
 from medsd_jax.parallel.sharding import tree_shardings
-from medsd_jax.sampling.editing import blended, redrawn_cells
+from medsd_jax.sampling.editing import blend, redrawn_cells
 from medsd_jax.sampling.finite import finite_flags
 from medsd_jax.sampling.inputs import SampleInputs, SamplerShape
 
@@ -95,9 +95,7 @@ def make_generate(shape: SamplerShape) -> Callable[[Params, SampleInputs], Gener
         )
         images = autoencoder.decode(latents / shape.vae.scaling_factor)
         texts = jnp.stack([context, negative], axis=1)
-        edited = (
-            blended(images, inputs.given_u8, inputs.weights) if shape.edits else to_uint8(images)
-        )
+        edited = blend(images, inputs.given_u8, inputs.weights) if shape.edits else to_uint8(images)
         return Generated(edited, finite_flags(texts, known, latents, images))
 
     return generate

@@ -13,7 +13,7 @@ from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.text_encoder import text_encoder_module
 from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows.models import load
-from medsd_jax.workflows.train.projection import projected, train_projection
+from medsd_jax.workflows.train.projection import train_projection, with_projection
 from tests import commands
 from tests.tiny.bert import WORDS, write_bert
 from tests.tiny.run import ROOT, write_model
@@ -79,7 +79,7 @@ def test_it_learns_and_everything_else_keeps_its_bits(places, trained):
     own, other = (np.mean((found - x) ** 2) for x in (wanted, np.roll(wanted, 1, axis=0)))
     print(f"distance to the own context {own:.3f}, to another prompt's {other:.3f}")
     assert own == pytest.approx(losses[1], rel=1e-4) and own < 0.8 * other
-    before = projected(load(places / "base"), recipe(places))
+    before = with_projection(load(places / "base"), recipe(places))
     after = load(trained)
     names = {f"text_encoder.projection.{n}.{leaf}" for n in (0, 2) for leaf in ("kernel", "bias")}
     changed = {k for k, x in before.params.items() if not np.array_equal(after.params[k], x)}

@@ -15,7 +15,7 @@ from medsd_jax.classifier.model import Classifier, predict
 from medsd_jax.data.labels import label_values
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import score_labels
-from medsd_jax.evaluation.images.image_sets import ImageSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, resize_to_square
 from medsd_jax.evaluation.metrics.intervals import share_interval
 from medsd_jax.evaluation.metrics.subgroups import MIN_IMAGES, parts
 from medsd_jax.evaluation.reports.base import Estimate
@@ -212,5 +212,5 @@ def _probabilities(classifier: Classifier, images: ImageSet, mesh: Mesh) -> np.n
     """[n, labels] float32, images made square as in the classifier's training."""
     side, mode, found = classifier.image_size, classifier.resize_mode, []
     for batch in images.batches(_IMAGES_AT_ONCE):
-        found.append(predict(classifier, squared(batch, side, mode), mesh))
+        found.append(predict(classifier, resize_to_square(batch, side, mode), mesh))
     return np.concatenate(found)

@@ -34,7 +34,7 @@ from medsd_jax.evaluation.features.rough import (
     thumbnails,
 )
 from medsd_jax.evaluation.features.specs import kind_and_path
-from medsd_jax.evaluation.images.image_sets import ImageSet, squared
+from medsd_jax.evaluation.images.image_sets import ImageSet, resize_to_square
 from medsd_jax.files import atomic_write, read_array
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.params import abstract, bind
@@ -215,4 +215,4 @@ def _square_images(
     images: list[np.ndarray], *, side: int, mode: str, network: DenseNetConfig
 ) -> np.ndarray:
     """The classifier's input [B, side, side, C], prepared as in its training."""
-    return np.asarray(network_input(network, to_grey(squared(images, side, mode))))
+    return np.asarray(network_input(network, to_grey(resize_to_square(images, side, mode))))

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from medsd_jax.arrays import from_uint8_on_host
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.images.image_sets import squared
+from medsd_jax.evaluation.images.image_sets import resize_to_square
 from medsd_jax.interop.model_index import read_json
 from medsd_jax.interop.pipeline_dir import LoadedVAE, load_vae
 from medsd_jax.models.config import VAEConfig
@@ -79,7 +79,7 @@ class LatentSpace:
 
     def batch(self, images: list[np.ndarray]) -> np.ndarray:
         """Images [H, W] or [H, W, 3] uint8 -> [B, S, S, 3] float32, prepared as in training."""
-        return from_uint8_on_host(squared(images, self.image_size, self.resize_mode))
+        return from_uint8_on_host(resize_to_square(images, self.image_size, self.resize_mode))
 
 
 def open_latent_space(model: str) -> LatentSpace:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from medsd_jax.evaluation.images.image_sets import squared
+from medsd_jax.evaluation.images.image_sets import resize_to_square
 
 THUMBNAIL, LATENT = "thumbnail", "latent"
 CELLS = 8
@@ -33,7 +33,9 @@ class Thumbnail(nnx.Module):
 
 def thumbnails(images: list[np.ndarray]) -> np.ndarray:
     """Images [H, W] or [H, W, 3] uint8 -> [B, 8, 8, 1] float32 in [-1, 1]."""
-    return squared(images, CELLS).mean(axis=-1, keepdims=True, dtype=np.float32) / 127.5 - 1.0
+    return (
+        resize_to_square(images, CELLS).mean(axis=-1, keepdims=True, dtype=np.float32) / 127.5 - 1.0
+    )
 
 
 def part_means(

@@ -142,7 +142,7 @@ def _warn_of_patients(found: ImageSet) -> None:
     warn_of_unknown(found.name, ["" if patient == key else patient for patient, key in known])
 
 
-def squared(images: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
+def resize_to_square(images: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
     """Images [H, W] or [H, W, 3] uint8 of any sizes -> [B, side, side, 3] uint8.
 
     Grey is repeated; `mode` says how they become square, see data/transforms.py.

@@ -62,7 +62,7 @@ def _train(config: ConfigDict, workdir: Path) -> None:
     learning_rate, optimizer = optimizer_of(config)
     check_writable(workdir / "model")
     model = load(config.model.path, variant=config.model.variant)
-    swapped = projected(model, config)
+    swapped = with_projection(model, config)
 
     # The U-Net and the VAE have no part in this: they stay on the host.
     params = {k: x for k, x in swapped.params.items() if k.startswith("text_encoder.")}
@@ -120,7 +120,7 @@ def check_config(config: ConfigDict) -> None:
         raise UserError(f"model.dtype = {config.model.dtype!r} is not one of float32, bfloat16")
 
 
-def projected(model: "StableDiffusion", config: ConfigDict) -> "StableDiffusion":
+def with_projection(model: "StableDiffusion", config: ConfigDict) -> "StableDiffusion":
     """The model with the encoder and its untrained projection in CLIP's place.
 
     Raises:
