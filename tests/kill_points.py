@@ -27,7 +27,7 @@ from medsd_jax.data.sources.folder import write_image_folder
 from medsd_jax.evaluation.images.export import write_hand_over
 from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.folders import beside, remove_leftovers
-from medsd_jax.interop.pipeline_dir import check_writable
+from medsd_jax.interop.diffusers_folder import check_writable
 from medsd_jax.training.best import KeepBest
 from medsd_jax.workflows.models import load
 from medsd_jax.workflows.sample_folder import SampleFolder

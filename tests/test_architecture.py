@@ -110,7 +110,7 @@ def test_import_contract(contract):
     [
         ("medsd_jax.arrays", "medsd_jax.models.unet"),
         ("medsd_jax.diffusion.ddim", "medsd_jax.models.unet"),
-        ("medsd_jax.interop.pipeline_dir", "medsd_jax.diffusion.schedule"),
+        ("medsd_jax.interop.diffusers_folder", "medsd_jax.diffusion.schedule"),
         ("medsd_jax.training.loop", "medsd_jax.data.loader"),
         ("medsd_jax.models.unet", "medsd_jax.sampling"),
         ("medsd_jax.sampling.sampler", "medsd_jax.workflows.sample"),
@@ -129,12 +129,12 @@ def test_contracts_catch(importer, imported):
 @pytest.mark.parametrize(
     ("importer", "imported"),
     [
-        ("medsd_jax.interop.pipeline_dir", "medsd_jax.models.config"),
+        ("medsd_jax.interop.diffusers_folder", "medsd_jax.models.config"),
         ("medsd_jax.adaptation.full", "medsd_jax.models.params"),
         ("medsd_jax.data.loader", "jax"),
         ("medsd_jax.interop.torch_verify", "torch.nn"),
         ("medsd_jax.workflows.sample", "medsd_jax.sampling.sampler"),
-        ("medsd_jax.cli.export", "medsd_jax.interop.pipeline_dir"),
+        ("medsd_jax.cli.export", "medsd_jax.interop.diffusers_folder"),
         ("medsd_jax.training.loop", "ml_collections"),
     ],
 )

@@ -23,7 +23,7 @@ from medsd_jax.folders import (
     replacing,
     wait_until_seen,
 )
-from medsd_jax.interop import pipeline_dir
+from medsd_jax.interop import diffusers_folder
 from medsd_jax.locks import lock
 from medsd_jax.workflows.models import load, save
 from tests.tiny.pipeline import tiny_pipeline
@@ -93,7 +93,7 @@ def test_a_model_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     old = tiny_pipeline()
     new = dataclasses.replace(old, params={k: x + 1 for k, x in old.params.items()})
     save(old, tmp_path / "m")
-    read_params, reads = pipeline_dir._read_params, []
+    read_params, reads = diffusers_folder._read_params, []
 
     def replaced_after_the_first_part(*args):
         found = read_params(*args)
@@ -102,7 +102,7 @@ def test_a_model_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
             save(new, tmp_path / "m")
         return found
 
-    monkeypatch.setattr(pipeline_dir, "_read_params", replaced_after_the_first_part)
+    monkeypatch.setattr(diffusers_folder, "_read_params", replaced_after_the_first_part)
     found = load(tmp_path / "m")
     for name, x in new.params.items():
         np.testing.assert_array_equal(found.params[name], x, err_msg=name)

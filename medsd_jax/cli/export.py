@@ -47,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
-    from medsd_jax.interop.pipeline_dir import check_writable
+    from medsd_jax.interop.diffusers_folder import check_writable
     from medsd_jax.interop.torch_verify import require_torch
     from medsd_jax.parallel.start import start_devices
     from medsd_jax.workflows.verify_export import export, summary

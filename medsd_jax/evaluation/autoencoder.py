@@ -16,7 +16,7 @@ from medsd_jax.data.transforms import check_resize_mode
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features.latent import input_of
 from medsd_jax.evaluation.metrics.similarity import most_scales
-from medsd_jax.interop.pipeline_dir import load_vae
+from medsd_jax.interop.diffusers_folder import load_vae
 from medsd_jax.models.networks import graph
 from medsd_jax.models.params import bind, with_prefix
 from medsd_jax.models.stable_diffusion import weights_fingerprint

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medsd_jax.interop.bert_dir import load_bert
+from medsd_jax.interop.bert_folder import load_bert
 from medsd_jax.interop.hub import MOVED, resolve
 from medsd_jax.interop.hub_access import HUB_ID, holds
 from medsd_jax.interop.model_index import check_index, read_text_classes
-from medsd_jax.interop.text_encoder_dir import read_text_encoder
+from medsd_jax.interop.text_encoder_folder import read_text_encoder
 from medsd_jax.models.text_encoder import LoadedTextEncoder
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from medsd_jax.adaptation.lora import merge
 from medsd_jax.errors import UserError
-from medsd_jax.interop.bert_dir import load_bert
+from medsd_jax.interop.bert_folder import load_bert
+from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
 from medsd_jax.interop.learned_embeddings import read_embeddings, with_embeddings
 from medsd_jax.interop.lora_files import read_lora
-from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.models import text_encoder_swap
 from medsd_jax.models.stable_diffusion import StableDiffusion
 

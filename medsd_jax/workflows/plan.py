@@ -68,7 +68,7 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> "PlanReport":
 
     from medsd_jax.adaptation.adaptation import frozen_params
     from medsd_jax.evaluation.reports.programs import PlanReport
-    from medsd_jax.interop.pipeline_dir import load_structure
+    from medsd_jax.interop.diffusers_folder import load_structure
     from medsd_jax.parallel.mesh import check_batch, make_mesh
     from medsd_jax.reports.writing import package_versions
     from medsd_jax.training.sharded_step import shard_step

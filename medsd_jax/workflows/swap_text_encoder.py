@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from medsd_jax.interop.pipeline_dir import check_writable
+from medsd_jax.interop.diffusers_folder import check_writable
 from medsd_jax.workflows.models import load, save, swap_text_encoder
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from medsd_jax.cli.main import main
 from medsd_jax.evaluation import autoencoder
 from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
-from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.reports.schema_files import schema_of
 from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import SIDE, tiny_pipeline

@@ -20,7 +20,7 @@ from medsd_jax.evaluation.reconstruction import (
     measure,
     summarise,
 )
-from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.parallel.mesh import make_mesh
 from tests.tiny.pipeline import SIDE, tiny_pipeline
 

@@ -13,13 +13,13 @@ from safetensors.numpy import save
 from medsd_jax.classifier.model import CONFIG_FILE, load_classifier
 from medsd_jax.diffusion.schedule import NoiseSchedule, ScheduleConfig
 from medsd_jax.files import read_object
-from medsd_jax.interop.bert_dir import load_bert
+from medsd_jax.interop.bert_folder import load_bert
+from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
 from medsd_jax.interop.learned_embeddings import read_embeddings, with_embeddings
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.interop.model_index import check_index, read_json, read_text_classes
-from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.safetensors_io import read_weights, read_weights_file
-from medsd_jax.interop.text_encoder_dir import read_text_tokenizer
+from medsd_jax.interop.text_encoder_folder import read_text_tokenizer
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.models.bert_config import BertTextConfig
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig

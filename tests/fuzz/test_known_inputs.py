@@ -16,8 +16,8 @@ from medsd_jax.diffusion.config import ScheduleConfig
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.tables import read_table
+from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.interop.lora_files import read_lora
-from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.interop.tokenization import load_tokenizer
 from medsd_jax.models.config import UNetConfig
 from medsd_jax.studies.chambon2022 import run

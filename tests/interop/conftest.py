@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.config import CLIPTextConfig, UNetConfig, VAEConfig
 from medsd_jax.models.params import abstract, with_prefix

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medsd_jax.errors import UserError
-from medsd_jax.interop.pipeline_dir import load_pipeline
+from medsd_jax.interop.diffusers_folder import load_pipeline
 from medsd_jax.models.params import abstract, component
 from medsd_jax.models.unet import UNet2DConditionModel
 from tests.tiny import networks

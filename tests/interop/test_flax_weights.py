@@ -18,9 +18,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.interop.diffusers_folder import load_pipeline, load_vae, save_pipeline
 from medsd_jax.interop.flax_weights import read_flax_weights
 from medsd_jax.interop.hub import _wanted
-from medsd_jax.interop.pipeline_dir import load_pipeline, load_vae, save_pipeline
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.params import abstract, component
 from medsd_jax.models.unet import UNet2DConditionModel

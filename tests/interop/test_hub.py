@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.interop.diffusers_folder import load_pipeline
 from medsd_jax.interop.hub import MOVED, _wanted, resolve
-from medsd_jax.interop.pipeline_dir import load_pipeline
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from medsd_jax.cli import model_flags
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
+from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
 from medsd_jax.interop.learned_embeddings import (
     EMBEDDINGS_FILE,
     add_word,
@@ -19,7 +20,6 @@ from medsd_jax.interop.learned_embeddings import (
     with_embeddings,
     write_embeddings,
 )
-from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.workflows.models import add_embedding
 from medsd_jax.workflows.sample import sample

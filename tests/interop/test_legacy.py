@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from medsd_jax.interop.diffusers_folder import load_pipeline
 from medsd_jax.interop.legacy import modernize
-from medsd_jax.interop.pipeline_dir import load_pipeline
 
 NEW_TO_OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
+from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.interop.lora_files import read_lora
-from medsd_jax.interop.pipeline_dir import save_pipeline
 from medsd_jax.workflows.models import add_lora
 from medsd_jax.workflows.sample import sample
 from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401

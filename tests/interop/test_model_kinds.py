@@ -9,8 +9,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
+from medsd_jax.interop.diffusers_folder import (
+    load_pipeline,
+    load_structure,
+    load_vae,
+    save_pipeline,
+)
 from medsd_jax.interop.hub import resolve
-from medsd_jax.interop.pipeline_dir import load_pipeline, load_structure, load_vae, save_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

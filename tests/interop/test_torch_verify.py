@@ -14,7 +14,7 @@ import pytest
 from medsd_jax.diffusion.schedule import sampling_timesteps
 from medsd_jax.errors import UserError
 from medsd_jax.interop import torch_verify
-from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
+from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.workflows.sample import schedule_of
 from tests.tiny.pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401

@@ -20,8 +20,8 @@ from medsd_jax.arrays import from_uint8_on_host
 from medsd_jax.data.transforms import RESIZE_MODES
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.image_sets import resize_to_square
+from medsd_jax.interop.diffusers_folder import LoadedVAE, load_vae
 from medsd_jax.interop.model_index import read_json
-from medsd_jax.interop.pipeline_dir import LoadedVAE, load_vae
 from medsd_jax.models.config import VAEConfig
 from medsd_jax.models.params import abstract
 from medsd_jax.models.vae import AutoencoderKL

@@ -43,7 +43,7 @@ def _train(config: ConfigDict, workdir: Path) -> None:
 
     from medsd_jax.adaptation.full import full
     from medsd_jax.data.prompt_batches import PromptBatches, PromptEvalBatches
-    from medsd_jax.interop.pipeline_dir import check_writable
+    from medsd_jax.interop.diffusers_folder import check_writable
     from medsd_jax.models.networks import graph
     from medsd_jax.models.params import component, with_prefix
     from medsd_jax.parallel.mesh import check_batch, make_mesh, process_rows
@@ -126,7 +126,7 @@ def with_projection(model: "StableDiffusion", config: ConfigDict) -> "StableDiff
     Raises:
         UserError: the encoder cannot be read, or the model's own text encoder is no CLIP.
     """
-    from medsd_jax.interop.bert_dir import load_bert
+    from medsd_jax.interop.bert_folder import load_bert
     from medsd_jax.models.config import CLIPTextConfig
     from medsd_jax.models.text_encoder_swap import swap_text_encoder
 

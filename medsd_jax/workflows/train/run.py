@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from medsd_jax.adaptation.adaptation import frozen_params
 from medsd_jax.adaptation.full import full
-from medsd_jax.interop.pipeline_dir import check_writable
+from medsd_jax.interop.diffusers_folder import check_writable
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.interrupts import stop_if_asked
 from medsd_jax.models.stable_diffusion import StableDiffusion

@@ -13,7 +13,7 @@ from medsd_jax.evaluation.features import extraction  # noqa: E402
 from medsd_jax.evaluation.features.extraction import features_of, open_network  # noqa: E402
 from medsd_jax.evaluation.images.image_sets import open_images  # noqa: E402
 from medsd_jax.evaluation.reports.evaluation import EvaluationReport  # noqa: E402
-from medsd_jax.interop.pipeline_dir import save_pipeline  # noqa: E402
+from medsd_jax.interop.diffusers_folder import save_pipeline  # noqa: E402
 from medsd_jax.parallel import batching  # noqa: E402
 from medsd_jax.parallel.mesh import make_mesh  # noqa: E402
 from medsd_jax.reports.schema_files import schema_of  # noqa: E402

@@ -13,7 +13,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.features import latent
 from medsd_jax.evaluation.features.extraction import open_network
 from medsd_jax.evaluation.features.latent import open_latent_space
-from medsd_jax.interop.pipeline_dir import save_pipeline
+from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.models.params import bind
 from tests.tiny import pipeline
 from tests.vision import towers

@@ -13,8 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
-from medsd_jax.interop import pipeline_dir
-from medsd_jax.interop.pipeline_dir import check_writable, load_pipeline, load_vae, save_pipeline
+from medsd_jax.interop import diffusers_folder
+from medsd_jax.interop.diffusers_folder import (
+    check_writable,
+    load_pipeline,
+    load_vae,
+    save_pipeline,
+)
 from medsd_jax.interop.weight_names import WEIGHT_STEMS
 from medsd_jax.models import params
 
@@ -212,7 +217,7 @@ def test_every_misfit_of_a_component_is_listed(tiny_folder):
 def test_a_tokenizer_of_another_model(tiny_folder, tiny_model):
     loaded = load_pipeline(tiny_folder).tokenizer
     loaded.add_tokens(["<effusion>"])
-    pipeline_dir.save_tokenizer(loaded, tiny_folder / "tokenizer")
+    diffusers_folder.save_tokenizer(loaded, tiny_folder / "tokenizer")
     with pytest.raises(UserError, match="517 tokens but the text encoder only 516"):
         load_pipeline(tiny_folder)
 
@@ -257,7 +262,7 @@ def test_a_failed_save_leaves_the_old_model(tiny_model, tiny_folder, monkeypatch
     def full_disk(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pipeline_dir, "save_tokenizer", full_disk)
+    monkeypatch.setattr(diffusers_folder, "save_tokenizer", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_pipeline(tiny_model, tiny_folder)
     same_bits(load_pipeline(tiny_folder).params, tiny_model.params)
@@ -285,7 +290,7 @@ def test_never_overwrites_what_is_no_model(tiny_model, tmp_path):
 def test_runs_without_torch(tiny_folder, tmp_path):
     code = f"""
         import sys
-        from medsd_jax.interop.pipeline_dir import load_pipeline, save_pipeline
+        from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
         from medsd_jax.interop.tokenization import encode_prompts
         model = load_pipeline({str(tiny_folder)!r})
         encode_prompts(model.tokenizer, ["lung"])

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop.any_text_encoder import load_text_encoder
-from medsd_jax.interop.bert_dir import load_bert
+from medsd_jax.interop.bert_folder import load_bert
 from medsd_jax.interop.tokenization import encode_prompts, load_tokenizer, save_tokenizer
 from medsd_jax.models.params import abstract, bind, component
 from medsd_jax.models.text_encoder import text_encoder_module

@@ -4,7 +4,7 @@
     scheduler/scheduler_config.json
     tokenizer/                       see tokenization.py
     unet/ vae/ text_encoder/         config.json and safetensors each
-    text_encoder_projection/         likewise, where a BERT has one; see text_encoder_dir.py
+    text_encoder_projection/         likewise, where a BERT has one; see text_encoder_folder.py
 
 The safety checker that a folder may also hold is left out: it blacks out radiographs.
 """
@@ -36,7 +36,7 @@ from medsd_jax.interop.model_index import (
     read_text_classes,
 )
 from medsd_jax.interop.safetensors_io import read_weights, require_finite, write_weights
-from medsd_jax.interop.text_encoder_dir import (
+from medsd_jax.interop.text_encoder_folder import (
     read_text_config,
     read_text_encoder,
     split_projection,

@@ -17,7 +17,7 @@ import numpy as np
 
 from medsd_jax.errors import UserError
 from medsd_jax.files import write_json
-from medsd_jax.interop.bert_dir import read_bert_weights
+from medsd_jax.interop.bert_folder import read_bert_weights
 from medsd_jax.interop.legacy import modernize
 from medsd_jax.interop.model_index import (
     INDEX,
