@@ -24,9 +24,9 @@ def get_config() -> ConfigDict:
     config = load_config("few_shot")
     config.adaptation.name = "textual_inversion"
     config.adaptation.train = ()
-    config.adaptation.word = "<lung-xray>"
-    config.adaptation.word_like = "photo"
-    config.adaptation.word_vectors = 1
+    config.adaptation.placeholder_token = "<lung-xray>"
+    config.adaptation.initializer_token = "photo"
+    config.adaptation.num_vectors = 1
     config.few_shot.prompt_without = "A photo of a <lung-xray>"
     config.few_shot.prompt_with = "A photo of a <lung-xray> with a visible pleural effusion"
     config.preview.prompts = (config.few_shot.prompt_without, config.few_shot.prompt_with)

@@ -21,9 +21,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
         "may be repeated",
     )  # fmt: skip
     add(
-        "--embedding", action="append", default=[], metavar="FILE[:WORD]",
-        help="add the word of a textual inversion (learned_embeds.safetensors), as WORD; a file of "
-        "A1111 is called by its name; may be repeated",
+        "--embedding", action="append", default=[], metavar="FILE[:TOKEN]",
+        help="add the placeholder token of a textual inversion (learned_embeds.safetensors), as "
+        "TOKEN; a file of A1111 is called by its name; may be repeated",
     )  # fmt: skip
 
 
@@ -64,5 +64,5 @@ def _parse_embedding(text: str) -> tuple[Path, str | None]:
     if Path(text).expanduser().exists() or not colon:
         return Path(text), None  # api.add_embedding says what is missing
     if not word.strip():
-        raise UserError(f"--embedding {text}: there is no word; write FILE or FILE:WORD")
+        raise UserError(f"--embedding {text}: there is no token; write FILE or FILE:TOKEN")
     return Path(path), word

@@ -83,7 +83,7 @@ RANGES = {
         ),
         (Range(0, 1024), "data.num_workers"),
         (Range(-1, MAX_IMAGES), "mesh.data mesh.fsdp mesh.tensor"),
-        (Range(1, 75), "adaptation.word_vectors"),  # a prompt has 77 tokens, two of them its ends
+        (Range(1, 75), "adaptation.num_vectors"),  # a prompt has 77 tokens, two of them its ends
         (Range(1, 8192), "max_length"),
         (Range(1, MAX_FEATURES), "projection.hidden_features"),
         (Range(1, 100_000), "num_resamples"),

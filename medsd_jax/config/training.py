@@ -44,11 +44,11 @@ def training_config() -> ConfigDict:
     # LoRA only; the difference is multiplied by alpha / rank, usually 1.
     config.adaptation.lora_alpha = config_dict.placeholder(float)
     # Textual inversion only: the new word, such as "<lung-xray>", in the captions trained on.
-    config.adaptation.word = config_dict.placeholder(str)
+    config.adaptation.placeholder_token = config_dict.placeholder(str)
     # Textual inversion only: a known word that the new one starts as.
-    config.adaptation.word_like = config_dict.placeholder(str)
+    config.adaptation.initializer_token = config_dict.placeholder(str)
     # Textual inversion only: how many tokens the new word becomes.
-    config.adaptation.word_vectors = config_dict.placeholder(int)
+    config.adaptation.num_vectors = config_dict.placeholder(int)
 
     add_data(config)
     config.data.resize_mode = "pad"  # "pad" to a square (RoentGen), "crop" its centre, or "squash"

@@ -46,19 +46,20 @@ def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> St
 
 
 def add_embedding(
-    model: StableDiffusion, path: Path | str, word: str | None = None
+    model: StableDiffusion, path: Path | str, placeholder_token: str | None = None
 ) -> StableDiffusion:
-    """The model with the new word of a textual inversion, to be written in prompts.
+    """The model with the placeholder token of a textual inversion, to be written in prompts.
 
     Args:
         model: from `load`, weights on the host.
         path: learned_embeds.safetensors, a file of A1111, or a folder that holds one.
-        word: instead of the file's own, which is the name of the file for those of A1111.
+        placeholder_token: instead of the file's own, which is the name of the file for those of
+            A1111.
 
     Raises:
-        UserError: the file cannot be read, is of another width, or the word is there already.
+        UserError: the file cannot be read, is of another width, or the token is there already.
     """
-    return with_embeddings(model, *read_embeddings(Path(path).expanduser(), word))
+    return with_embeddings(model, *read_embeddings(Path(path).expanduser(), placeholder_token))
 
 
 def swap_text_encoder(

@@ -174,7 +174,12 @@ def test_every_key_is_read(tmp_path, monkeypatch):
     write_classifier(tmp_path / "classifier", 16)
     read = set()
     lora = {"adaptation__lora_rank": 2, "adaptation__lora_alpha": 2.0}
-    inversion = {"word": "<x>", "word_like": "l", "word_vectors": 1, "train": ()}
+    inversion = {
+        "placeholder_token": "<x>",
+        "initializer_token": "l",
+        "num_vectors": 1,
+        "train": (),
+    }
     kinds = {
         ("diffusion", "full"): {},
         ("diffusion", "lora"): lora,

@@ -21,7 +21,7 @@ from medsd_jax.cli import flags
 from medsd_jax.cli.main import COMMANDS, main
 from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.interop.learned_embeddings import add_word, write_embeddings
+from medsd_jax.interop.learned_embeddings import add_placeholder_token, write_embeddings
 from medsd_jax.interop.lora_files import write_lora
 from tests.docs.blocks import Block, code_blocks, command_lines, commands_in_text
 from tests.tiny.classifier import write_classifier
@@ -98,7 +98,12 @@ def project(tmp_path_factory) -> Path:
     write_lora(folder / "runs/lora/lora", matrices, 2.0)
     word = "<lung-xray>"
     (folder / "runs/inversion").mkdir()
-    write_embeddings(folder / "runs/inversion", word, add_word(tiny_pipeline(), word, like="a"), 1)
+    write_embeddings(
+        folder / "runs/inversion",
+        word,
+        add_placeholder_token(tiny_pipeline(), word, initializer_token="a"),
+        1,
+    )
     return folder
 
 

@@ -39,7 +39,7 @@ def flags(name, model, data, workdir, changes):
     [
         ("phantom_few_shot", {"unet"}, ()),
         # The tiny tokenizer knows no longer word.
-        ("phantom_textual_inversion", {"text_encoder"}, ("adaptation.word_like=l",)),
+        ("phantom_textual_inversion", {"text_encoder"}, ("adaptation.initializer_token=l",)),
     ],
 )
 def test_few_shot_recipes(places, tmp_path, name, trained, more):

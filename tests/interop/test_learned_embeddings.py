@@ -15,7 +15,7 @@ from medsd_jax.interop import torch_verify
 from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
 from medsd_jax.interop.learned_embeddings import (
     EMBEDDINGS_FILE,
-    add_word,
+    add_placeholder_token,
     read_embeddings,
     with_embeddings,
     write_embeddings,
@@ -27,7 +27,7 @@ from medsd_jax.workflows.train.adaptation import make_adaptation
 from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TABLE = "text_encoder.text_model.embeddings.token_embedding.embedding"
-WORD, PROMPT = "<cxr>", "a <cxr> b"
+TOKEN, PROMPT = "<cxr>", "a <cxr> b"
 LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
 
 
@@ -49,11 +49,11 @@ def torch_image(pipeline, prompt):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_diffusers_reads_our_file_and_draws_the_same(tmp_path, count):
-    """From the small file, and from the folder with the word baked in."""
-    model = with_embeddings(tiny_pipeline(), WORD, rows_of(count))
+    """From the small file, and from the folder with the token baked in."""
+    model = with_embeddings(tiny_pipeline(), TOKEN, rows_of(count))
     ours = our_image(model, PROMPT)
     assert np.abs(ours - our_image(model, "a b")).mean() > 2
-    write_embeddings(tmp_path, WORD, model, count)
+    write_embeddings(tmp_path, TOKEN, model, count)
     save_pipeline(tiny_pipeline(), tmp_path / "plain")
     save_pipeline(model, tmp_path / "baked")
     plain = torch_verify.TorchPipeline(tmp_path / "plain")
@@ -67,15 +67,15 @@ def test_diffusers_reads_our_file_and_draws_the_same(tmp_path, count):
 def test_we_read_what_diffusers_example_writes(tmp_path):
     """{token: [k, D]} in safetensors; a single vector may have lost its axis."""
     for name, rows in (("one", rows_of(1)[0]), ("two", rows_of(2))):
-        save_file({WORD: rows}, tmp_path / f"{name}.safetensors")
-        word, found = read_embeddings(tmp_path / f"{name}.safetensors")
-        assert word == WORD
+        save_file({TOKEN: rows}, tmp_path / f"{name}.safetensors")
+        placeholder_token, found = read_embeddings(tmp_path / f"{name}.safetensors")
+        assert placeholder_token == TOKEN
         np.testing.assert_array_equal(found, np.atleast_2d(rows))
 
 
 def test_every_other_row_stays_and_the_word_is_spelled_out():
     before = tiny_pipeline()
-    model = add_word(before, WORD, like="x", num_vectors=3)
+    model = add_placeholder_token(before, TOKEN, initializer_token="x", num_vectors=3)
     assert len(before.tokenizer) == 512 and len(model.tokenizer) == 515
     table = model.params[TABLE]
     np.testing.assert_array_equal(table[:512], before.params[TABLE])
@@ -92,43 +92,43 @@ def test_every_other_row_stays_and_the_word_is_spelled_out():
 
 
 def test_a_second_word_beside_the_first():
-    model = with_embeddings(with_embeddings(tiny_pipeline(), WORD, rows_of(2)), "<b>", rows_of(1))
+    model = with_embeddings(with_embeddings(tiny_pipeline(), TOKEN, rows_of(2)), "<b>", rows_of(1))
     (ids,) = encode_prompts(model.tokenizer, ["<b> <cxr>"])
     assert ids[1:4].tolist() == [514, 512, 513]
 
 
 @pytest.mark.parametrize(
-    "word, rows, message",
+    "placeholder_token, rows, message",
     [
         ("x</w>", rows_of(1), "exists already"),
         ("<|endoftext|>", rows_of(1), "exists already"),
         (" ", rows_of(1), "must be text"),
-        (WORD, rows_of(1)[:, :8], r"\[1, 8\]"),
-        (WORD, rows_of(1)[0], r"\[32\]"),
+        (TOKEN, rows_of(1)[:, :8], r"\[1, 8\]"),
+        (TOKEN, rows_of(1)[0], r"\[32\]"),
     ],
 )
-def test_words_that_cannot_be_added(word, rows, message):
+def test_words_that_cannot_be_added(placeholder_token, rows, message):
     with pytest.raises(UserError, match=message):
-        with_embeddings(tiny_pipeline(), word, rows)
+        with_embeddings(tiny_pipeline(), placeholder_token, rows)
 
 
 def test_word_that_is_there_and_start_of_several_tokens():
-    model = add_word(tiny_pipeline(), WORD, like="x")
+    model = add_placeholder_token(tiny_pipeline(), TOKEN, initializer_token="x")
     with pytest.raises(UserError, match="placeholder token '<cxr>' exists already"):
-        add_word(model, WORD, like="x")
+        add_placeholder_token(model, TOKEN, initializer_token="x")
     with pytest.raises(UserError, match="'xray', which is 4 tokens"):
-        add_word(model, "<other>", like="xray")
+        add_placeholder_token(model, "<other>", initializer_token="xray")
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("role", ["emb_params", "*"])
 def test_a_file_of_a1111_is_called_by_its_name(tmp_path, caplog, role):
-    """diffusers takes the word as an argument: its image of all the word's tokens is ours."""
+    """diffusers takes the token as an argument: its image of all its parts is ours."""
     path = tmp_path / "MyNegative.safetensors"
     save_file({role: rows_of(3)}, path)
     with caplog.at_level("INFO"):
         model = add_embedding(tiny_pipeline(), path)
-    assert "the new word 'MyNegative' of 3 vectors" in caplog.text
+    assert "the placeholder token 'MyNegative' of 3 vectors" in caplog.text
     save_pipeline(tiny_pipeline(), tmp_path / "plain")
     plain = torch_verify.TorchPipeline(tmp_path / "plain")
     plain._pipe.load_textual_inversion(str(path), token="MyNegative")
@@ -146,14 +146,14 @@ def test_the_word_may_be_given(tmp_path):
     model = add_embedding(model, tmp_path, "<second>")  # a folder with one file
     (ids,) = encode_prompts(model.tokenizer, ["<second> <first>"])
     assert ids[1:3].tolist() == [513, 512]
-    with pytest.raises(UserError, match=r"'<first>' exists already .*FILE:WORD"):
+    with pytest.raises(UserError, match=r"'<first>' exists already .*FILE:TOKEN"):
         add_embedding(model, path, "<first>")
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("spare, count", [(5, 2), (1, 3), (2, 2)])
 def test_a_table_that_is_larger_than_the_tokenizer(tmp_path, spare, count):
-    """The word takes the spare rows first; diffusers gives its tokens the same numbers."""
+    """The token takes the spare rows first; diffusers gives its tokens the same numbers."""
     small = tiny_pipeline()
     table = np.concatenate([small.params[TABLE], np.full((spare, 32), 7, np.float32)])
     larger = dataclasses.replace(
@@ -161,12 +161,12 @@ def test_a_table_that_is_larger_than_the_tokenizer(tmp_path, spare, count):
         params={**small.params, TABLE: table},
         text_encoder=dataclasses.replace(small.text_encoder, vocab_size=len(table)),
     )
-    model = with_embeddings(larger, WORD, rows_of(count))
+    model = with_embeddings(larger, TOKEN, rows_of(count))
     assert model.params[TABLE].shape == (512 + max(spare, count), 32)
     assert model.text_encoder.vocab_size == len(model.params[TABLE])
     np.testing.assert_array_equal(model.params[TABLE][512 : 512 + count], rows_of(count))
     np.testing.assert_array_equal(model.params[TABLE][512 + count :], table[512 + count :])
-    write_embeddings(tmp_path, WORD, model, count)
+    write_embeddings(tmp_path, TOKEN, model, count)
     np.testing.assert_array_equal(read_embeddings(tmp_path)[1], rows_of(count))
     save_pipeline(larger, tmp_path / "plain")
     pipeline = torch_verify.TorchPipeline(tmp_path / "plain")
@@ -185,8 +185,8 @@ def test_training_a_word_of_a_larger_table():
         params={**small.params, TABLE: table},
         text_encoder=dataclasses.replace(small.text_encoder, vocab_size=516),
     )
-    config = ConfigDict({"name": "textual_inversion", "word": WORD, "word_vectors": 2})
-    model = add_word(larger, WORD, like="x", num_vectors=2)
+    config = ConfigDict({"name": "textual_inversion", "placeholder_token": TOKEN, "num_vectors": 2})
+    model = add_placeholder_token(larger, TOKEN, initializer_token="x", num_vectors=2)
     adaptation = make_adaptation(ConfigDict({"adaptation": config}), model)
     ((_, rows),) = adaptation.init(model.params, jax.random.key(0)).items()
     np.testing.assert_array_equal(rows, model.params[TABLE][512:514])
@@ -219,7 +219,7 @@ def test_words_that_differ_in_capitals_alone():
 
 
 def test_a_word_that_texts_hold_is_warned_of(caplog):
-    with_embeddings(tiny_pipeline(), WORD, rows_of(1))
+    with_embeddings(tiny_pipeline(), TOKEN, rows_of(1))
     assert not caplog.messages
     vocabulary = {
         t if i != 300 else "rib</w>": i for t, i in tiny_pipeline().tokenizer.get_vocab().items()
@@ -237,9 +237,9 @@ def test_a_word_that_texts_hold_is_warned_of(caplog):
 
 def test_a_word_longer_than_a_prompt():
     with pytest.raises(UserError, match="1000000000 vectors, '<cxr>', does not fit"):
-        add_word(tiny_pipeline(), WORD, like="x", num_vectors=10**9)
+        add_placeholder_token(tiny_pipeline(), TOKEN, initializer_token="x", num_vectors=10**9)
     with pytest.raises(UserError, match="room for 14 tokens"):
-        with_embeddings(tiny_pipeline(), WORD, rows_of(15))
+        with_embeddings(tiny_pipeline(), TOKEN, rows_of(15))
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def test_the_flag_names_a_file_and_a_word(tmp_path, monkeypatch, text, wanted):
     monkeypatch.chdir(tmp_path)
     for name in ("there.safetensors", "a:b.safetensors"):
         (tmp_path / name).touch()
-    path, word = model_flags._parse_embedding(text)
-    assert (str(path), word) == wanted
-    with pytest.raises(UserError, match="there is no word"):
+    path, placeholder_token = model_flags._parse_embedding(text)
+    assert (str(path), placeholder_token) == wanted
+    with pytest.raises(UserError, match="there is no token"):
         model_flags._parse_embedding("there.safetensors: ")
 
 

@@ -11,26 +11,37 @@ from medsd_jax.adaptation.lora import LoraSettings, lora
 from medsd_jax.adaptation.textual_inversion import textual_inversion
 from medsd_jax.arrays import Params
 from medsd_jax.errors import UserError
-from medsd_jax.interop.learned_embeddings import add_word, token_rows, token_table, write_embeddings
+from medsd_jax.interop.learned_embeddings import (
+    add_placeholder_token,
+    token_rows,
+    token_table,
+    write_embeddings,
+)
 from medsd_jax.interop.lora_files import write_lora
 from medsd_jax.models.stable_diffusion import StableDiffusion
 
 
 def with_new_word(config: ConfigDict, model: StableDiffusion) -> StableDiffusion:
-    """The model with the word that textual inversion shall learn; else the model as it is."""
+    """The model with the token that textual inversion shall learn; else the model as it is."""
     asked = config.adaptation
     if config.task != "diffusion" or asked.name != "textual_inversion":
         return model
-    return add_word(model, asked.word, like=asked.word_like, num_vectors=asked.word_vectors)
+    return add_placeholder_token(
+        model,
+        asked.placeholder_token,
+        initializer_token=asked.initializer_token,
+        num_vectors=asked.num_vectors,
+    )
 
 
 def check_word(config: ConfigDict, texts: Sequence[str]) -> None:
-    """Raises UserError where a word shall be learnt that no caption holds."""
-    word = config.adaptation.word
-    if word is not None and not any(word in text for text in texts):
+    """Raises UserError where a token shall be learnt that no caption holds."""
+    placeholder_token = config.adaptation.placeholder_token
+    if placeholder_token is not None and not any(placeholder_token in text for text in texts):
         raise UserError(
-            f"adaptation.word = {word!r} is in no caption: nothing would be learnt; write it into "
-            "few_shot.prompt_with and few_shot.prompt_without, or into the captions"
+            f"adaptation.placeholder_token = {placeholder_token!r} is in no caption: nothing would "
+            "be learnt; write it into few_shot.prompt_with and few_shot.prompt_without, or into "
+            "the captions"
         )
 
 
@@ -41,7 +52,7 @@ def make_adaptation(config: ConfigDict, model: StableDiffusion) -> Adaptation:
         case "lora":
             return lora(LoraSettings(tuple(asked.train), asked.lora_rank, asked.lora_alpha))
         case "textual_inversion":
-            rows = token_rows(model.tokenizer, asked.word, asked.word_vectors)
+            rows = token_rows(model.tokenizer, asked.placeholder_token, asked.num_vectors)
             return textual_inversion(token_table(model.params), rows)
         case _:
             return full(tuple(asked.train))
@@ -55,4 +66,4 @@ def save_adaptation(
     if asked.name == "lora":
         write_lora(workdir / "lora", trainable, asked.lora_alpha)
     elif asked.name == "textual_inversion":
-        write_embeddings(workdir, asked.word, trained, asked.word_vectors)
+        write_embeddings(workdir, asked.placeholder_token, trained, asked.num_vectors)

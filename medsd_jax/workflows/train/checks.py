@@ -21,7 +21,7 @@ _CHOICES = {
 }
 _OWN_KEYS = {
     "lora": ("lora_rank", "lora_alpha"),
-    "textual_inversion": ("word", "word_like", "word_vectors"),
+    "textual_inversion": ("placeholder_token", "initializer_token", "num_vectors"),
 }
 """Keys of `adaptation` that one kind reads and needs, and no other reads."""
 
@@ -64,7 +64,7 @@ def _check_adaptation(config: ConfigDict) -> None:
         if asked.train:
             raise UserError(
                 f"adaptation.train = {tuple(asked.train)} would not be read: textual inversion "
-                "trains the new word alone; set it to ()"
+                "trains the placeholder token alone; set it to ()"
             )
 
 
