@@ -38,7 +38,7 @@ COMMANDS = {
     "membership": "tell trained from held-out images by their denoising loss",
     "hand-over": "lay images out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the classifier that measures generated images, on real ones",
-    "compare-training": "say what synthetic images add to a classifier's training",
+    "downstream-utility": "say what synthetic images add to a classifier's training",
     "data": "prepare a data set and show what is in it",
 }
 """Command -> one line of help. The file of the same name, with _ for - and space, is imported only

@@ -6,7 +6,7 @@ from medsd_jax.config.classifier import classifier_config
 
 
 def downstream_utility_config() -> ConfigDict:
-    """All keys of ``compare-training``: those of a classifier, and the synthetic images.
+    """All keys of ``downstream-utility``: those of a classifier, and the synthetic images.
 
     Every arm takes train.steps optimizer steps of data.batch_size images.
     """

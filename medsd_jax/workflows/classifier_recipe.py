@@ -1,6 +1,6 @@
 """A classifier's recipe at work: who trains, calibrates and tests, and the training itself.
 
-train-classifier and compare-training are made of it. Here the config ends.
+train-classifier and downstream-utility are made of it. Here the config ends.
 """
 
 import contextlib

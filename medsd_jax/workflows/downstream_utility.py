@@ -1,4 +1,4 @@
-"""``medsd-jax compare-training``: what synthetic images add to a classifier's training.
+"""``medsd-jax downstream-utility``: what synthetic images add to a classifier.
 
 The same classifier is trained on real images, on synthetic ones, on both, and on synthetic and
 then on real ones, with several seeds, and tested on the same real patients. An arm that is done is
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _SETUP = "setup.json"
 
 
-def compare_training(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
+def measure_utility(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     """Trains every arm with every seed, and compares them on held-out real patients.
 
     Args:

@@ -87,7 +87,7 @@ def test_published_weights_are_the_start(tmp_path):
     assert np.isfinite(probabilities).all()
 
 
-@pytest.mark.parametrize("recipe", ["demo", "demo_compare_training"])
+@pytest.mark.parametrize("recipe", ["demo", "demo_downstream_utility"])
 def test_other_recipes_are_refused(tmp_path, capsys, recipe):
     words = ["--config", str(ROOT / "configs" / f"{recipe}.py"), "--workdir", str(tmp_path)]
     words += [

@@ -236,7 +236,7 @@ def test_every_key_of_the_comparison_is_read(tmp_path):
         phantom_records(20, seed=1, image_size=32), tmp_path / "drawn", progress=False
     )
     read = set()
-    downstream_utility.compare_training(Recorder(config.lock(), read), tmp_path / "run")
+    downstream_utility.measure_utility(Recorder(config.lock(), read), tmp_path / "run")
     assert keys(COMPARE_BASE) - read == set()
 
 

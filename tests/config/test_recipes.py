@@ -75,7 +75,7 @@ def test_a_misspelt_key_of_a_recipe_is_named(tmp_path, capsys):
         assert "'optim.lerning_rate' (did you mean optim.learning_rate?)" in line
 
 
-@pytest.mark.parametrize("command", ["train", "plan", "train-classifier", "compare-training"])
+@pytest.mark.parametrize("command", ["train", "plan", "train-classifier", "downstream-utility"])
 def test_trainings_refuse_recipes_that_train_nothing(tmp_path, capsys, command):
     for name in ("vae_audit", "text_probe", "out_of_the_box"):
         words = ["--config", str(ROOT / "configs" / f"{name}.py")]

@@ -180,9 +180,9 @@ def parse_only(monkeypatch):
 NAMES = {
     "--classifier": "--classifier",
     "export-images": "hand-over",
-    "downstream-utility": "compare-training",
+    "downstream-utility": "downstream-utility",
     "reconstruct": "evaluate vae",
-    "demo_downstream_utility": "demo_compare_training",
+    "demo_downstream_utility": "demo_downstream_utility",
 }
 
 

@@ -49,7 +49,7 @@ COMMANDS = {
     "train": by_recipe("finetune", MODEL),
     "train-classifier": by_recipe("demo_classifier"),
     "train-projection": by_recipe("text_projection", *PROJECTION),
-    "compare-training": by_recipe("demo_compare_training", "--config.synthetic.path=absent"),
+    "downstream-utility": by_recipe("demo_downstream_utility", "--config.synthetic.path=absent"),
     "reproduce": lambda folder: ["--scale", "phantom", "--output", str(folder)],
     "demo": lambda folder: ["--output", str(folder)],
     "evaluate": lambda folder: [

@@ -1,4 +1,4 @@
-"""compare-training: gains that were planted are found, and nobody who is tested is trained on."""
+"""downstream-utility: gains that were planted are found, and nobody who is tested is trained on."""
 
 import json
 import logging
@@ -95,8 +95,8 @@ def run(places, synthetic, workdir, **changes):
     }
     values |= {key.replace("__", "."): value for key, value in changes.items()}
     flags = [f"--config.{key}={value}" for key, value in values.items()]
-    config = str(ROOT / "configs" / "demo_compare_training.py")
-    return main(["compare-training", "--config", config, "--workdir", str(workdir), *flags])
+    config = str(ROOT / "configs" / "demo_downstream_utility.py")
+    return main(["downstream-utility", "--config", config, "--workdir", str(workdir), *flags])
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def test_real_images_among_the_synthetic_ones_are_refused(places, tmp_path, caps
 
 def test_labels_come_from_the_table_else_from_the_words_of_the_prompts(places, tmp_path):
     """By the set's own table under another spelling, and by data/findings.py."""
-    config = load_config(ROOT / "configs" / "demo_compare_training.py")
+    config = load_config(ROOT / "configs" / "demo_downstream_utility.py")
     config.labels = ("Square",)
     config.synthetic.path = str(places / "real")
     found = downstream_utility.open_synthetic(config)
@@ -307,5 +307,5 @@ def test_prompts_without_labels_are_listed(places, tmp_path, capsys):
 
 def test_a_classifier_s_recipe_is_refused(tmp_path, capsys):
     config = str(ROOT / "configs" / "demo_classifier.py")
-    assert main(["compare-training", "--config", config, "--workdir", str(tmp_path)]) == 2
+    assert main(["downstream-utility", "--config", config, "--workdir", str(tmp_path)]) == 2
     assert "demo_classifier.py lacks the key 'fine_tuning.learning_rate'" in capsys.readouterr().err

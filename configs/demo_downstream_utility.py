@@ -1,9 +1,9 @@
 r"""What synthetic images add to 200 real ones, at the demo's size; phantoms stand in for both.
 
 Command:   medsd-jax data --source phantom --num_images 1000 --seed 7 \
-               --output runs/compare/drawn --export_folder runs/compare/synthetic
-           medsd-jax compare-training --config demo_compare_training \
-               --workdir runs/compare --config.synthetic.path=runs/compare/synthetic
+               --output runs/utility/drawn --export_folder runs/utility/synthetic
+           medsd-jax downstream-utility --config demo_downstream_utility \
+               --workdir runs/utility --config.synthetic.path=runs/utility/synthetic
 Hardware:  two CPU cores, about 8 minutes.
 Expected:  no gain: mean AUROC 0.864 (0.839 to 0.890) with real images alone, -0.018 (-0.058 to
            +0.020) with synthetic ones alone, -0.009 (-0.042 to +0.026) with both, -0.046 (-0.085 to
