@@ -24,7 +24,7 @@ from medsd_jax.data.latents import encode_split
 from medsd_jax.data.phantoms.phantom import phantom_records
 from medsd_jax.data.record_lists import RecordList
 from medsd_jax.data.sources.folder import write_image_folder
-from medsd_jax.evaluation.images.export import write_hand_over
+from medsd_jax.evaluation.images.export import write_image_folders
 from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.folders import beside, remove_leftovers
 from medsd_jax.interop.diffusers_folder import check_writable
@@ -119,9 +119,9 @@ def latents(folder):
     )
 
 
-def hand_over(folder):
+def export_images(folder):
     sets = open_images(WORK / "images"), open_images(WORK / "images")
-    write_hand_over(folder / "h", *sets, {name: [{}] * 3 for name in ("real", "synthetic")})
+    write_image_folders(folder / "h", *sets, {name: [{}] * 3 for name in ("real", "synthetic")})
 
 
 def prepared(folder):
@@ -143,7 +143,7 @@ WRITERS = {
     "sampling": (None, sampling),
     "best": (None, best),
     "latents": (None, latents),
-    "hand-over": (None, hand_over),
+    "export-images": (None, export_images),
     "export of images": (None, export),
     "prepared data": (None, prepared),
 }
@@ -160,7 +160,7 @@ def whole_or_none(folder):
 
 def main(name):
     before, call = WRITERS[name]
-    if name == "hand-over":
+    if name == "export-images":
         with SampleFolder(WORK / "images", "files", entries) as out:
             out.add(images)
     ref, folder, wrong = WORK / "ref", WORK / "d", []

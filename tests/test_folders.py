@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
         ("sampling", 15),
         pytest.param("best", 80, marks=pytest.mark.slow),
         ("latents", 5),
-        ("hand-over", 40),
+        ("export-images", 40),
         ("export of images", 15),
         ("prepared data", 5),
     ],

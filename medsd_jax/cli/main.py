@@ -36,7 +36,7 @@ COMMANDS = {
     "probe-text": "measure what text encoders know of the findings in a text",
     "plan": "say what a recipe needs on a TPU slice, without a TPU",
     "membership": "tell trained from held-out images by their denoising loss",
-    "hand-over": "lay images out for clean-fid, RoentGen's scripts and CheXGenBench",
+    "export-images": "lay images out for clean-fid, RoentGen's scripts and CheXGenBench",
     "train-classifier": "train the classifier that measures generated images, on real ones",
     "downstream-utility": "say what synthetic images add to a classifier's training",
     "data": "prepare a data set and show what is in it",

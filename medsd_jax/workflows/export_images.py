@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from medsd_jax.evaluation.images.export import write_hand_over
+from medsd_jax.evaluation.images.export import write_image_folders
 from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import known_labels
 
@@ -27,4 +27,4 @@ def export_images(real: Path | str, synthetic: Path | str, output: Path) -> dict
     sets = {name: open_images(where, patients=False) for name, where in given.items()}
     labels = {name: known_labels(images) for name, images in sets.items()}
     with tqdm(total=sum(map(len, sets.values())), unit="image", desc="export") as bar:
-        return write_hand_over(output, sets["real"], sets["synthetic"], labels, bar.update)
+        return write_image_folders(output, sets["real"], sets["synthetic"], labels, bar.update)

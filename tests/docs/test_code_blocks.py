@@ -179,7 +179,7 @@ def parse_only(monkeypatch):
 
 NAMES = {
     "--classifier": "--classifier",
-    "export-images": "hand-over",
+    "export-images": "export-images",
     "downstream-utility": "downstream-utility",
     "reconstruct": "evaluate vae",
     "demo_downstream_utility": "demo_downstream_utility",

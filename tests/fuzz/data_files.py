@@ -11,7 +11,7 @@ from medsd_jax.data.prompt_batches import read_prompts
 from medsd_jax.data.sources import folder, nih14
 from medsd_jax.data.stored_image import read_pixels, to_stored
 from medsd_jax.data.transforms import load_image
-from medsd_jax.evaluation.images.export import chexpert_cell, numbered_ids, write_hand_over
+from medsd_jax.evaluation.images.export import chexpert_cell, numbered_ids, write_image_folders
 from medsd_jax.evaluation.images.image_sets import open_images
 from medsd_jax.evaluation.images.prompt_labels import (
     known_labels,
@@ -153,7 +153,7 @@ def _tables(name: str, rows: list) -> Callable[[Path], Read]:
     return target
 
 
-def _hand_over(work: Path) -> Read:
+def _export_images(work: Path) -> Read:
     for i in range(2):
         (work / f"{i}.png").write_bytes(IMAGES[0])
 
@@ -162,7 +162,7 @@ def _hand_over(work: Path) -> Read:
         found = open_images(work / "t.csv")
         labels = known_labels(found)
         output = work / f"out{mutator.rng.random()}"
-        write_hand_over(output, found, found, {"real": labels, "synthetic": labels})
+        write_image_folders(output, found, found, {"real": labels, "synthetic": labels})
 
     return read
 
@@ -238,7 +238,7 @@ TARGETS = {
     "chexpert": _tables("chexpert.csv", CHEXPERT),
     "generations": _tables("generations.csv", GENERATIONS),
     "samples": _tables("samples.jsonl", SAMPLES),
-    "hand_over": _hand_over,
+    "export_images": _export_images,
     "prompts": _prompts,
     "prompt_labels": _prompt_labels,
     "prompt_list": _prompt_list,

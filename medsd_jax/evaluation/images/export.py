@@ -43,7 +43,7 @@ _MAX_BYTES = 200
 """Of an id: file systems take 255, from which the layouts' prefixes and suffixes are taken."""
 
 
-def write_hand_over(
+def write_image_folders(
     output: Path,
     real: ImageSet,
     synthetic: ImageSet,
@@ -66,7 +66,7 @@ def write_hand_over(
         UserError: the folder holds something, or one id has several prompts.
     """
     real_ids, drawn_ids = unique_ids(real), sample_ids(synthetic)
-    with new_folder(output, "a hand-over", last="roentgen") as new:
+    with new_folder(output, "exported images", last="roentgen") as new:
         rows = _write_sets(new, real, synthetic, real_ids, drawn_ids, labels, on_image)
     return {"real": len(real), "synthetic": len(synthetic), "prompts": rows}
 

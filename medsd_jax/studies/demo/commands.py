@@ -77,7 +77,7 @@ def next_steps(output: Path, config: Mapping[str, Any]) -> list[NextStep]:
             ),
         ),
         NextStep(
-            "Hand over to PyTorch, checked",
+            "Export to PyTorch, checked",
             "Writes a diffusers folder and runs both frameworks on the same noise: "
             "certificate.json tells the differences. Needs PyTorch and diffusers.",
             shell=_command(f"medsd-jax export --model {demo} --output {export} --verify"),

@@ -1,4 +1,4 @@
-"""A set of images is the same in training, in evaluation and in a hand-over, of whatever kind."""
+"""A set of images is the same in training, evaluation and export, of whatever kind."""
 
 import csv
 import io
@@ -94,9 +94,9 @@ def test_what_was_converted_is_counted(folder, caplog):
     assert "2 of 7 images converted: alpha laid over black" in caplog.text
 
 
-def test_a_hand_over_holds_upright_images(folder, tmp_path):
+def test_exported_images_are_upright(folder, tmp_path):
     words = ["--real", str(folder), "--synthetic", str(folder), "--output", str(tmp_path / "out")]
-    assert main(["hand-over", *words]) == 0
+    assert main(["export-images", *words]) == 0
     with (folder / "metadata.csv").open() as file:
         order = [row["file_name"] for row in csv.DictReader(file)]
     drawn = tmp_path / "out/clean-fid/synthetic"

@@ -1,19 +1,19 @@
-"""``medsd-jax hand-over``: images laid out for other groups' evaluation scripts."""
+"""``medsd-jax export-images``: images laid out for other groups' evaluation scripts."""
 
 import argparse
 from pathlib import Path
 
 _EXAMPLES = """example:
-  medsd-jax hand-over --real runs/demo/data:validation --synthetic runs/look \\
-      --output runs/hand_over
+  medsd-jax export-images --real runs/demo/data:validation --synthetic runs/look \\
+      --output runs/exported
 
 Sets are given as for evaluate. OUTPUT gets clean-fid/, roentgen/ and chexgenbench/."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Adds ``hand-over``."""
+    """Adds ``export-images``."""
     parser = subparsers.add_parser(
-        "hand-over",
+        "export-images",
         help="lay images out for clean-fid, RoentGen's scripts and CheXGenBench",
         description="Writes two sets of images, with their tables, as clean-fid, RoentGen's\n"
         "scripts and CheXGenBench read them.",

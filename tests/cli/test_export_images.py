@@ -1,4 +1,4 @@
-"""hand-over: names and tables as the other groups' scripts look for them."""
+"""export-images: names and tables as the other groups' scripts look for them."""
 
 import ast
 import csv
@@ -39,9 +39,9 @@ def sets(tmp_path):
     return tmp_path
 
 
-def hand_over(sets, *more):
+def export_images(sets, *more):
     words = ["--real", str(sets / "real"), "--synthetic", str(sets / "synthetic")]
-    return main(["hand-over", *words, "--output", str(sets / "out"), *more])
+    return main(["export-images", *words, "--output", str(sets / "out"), *more])
 
 
 def names(folder):
@@ -49,7 +49,7 @@ def names(folder):
 
 
 def test_all_three_layouts(sets):
-    assert hand_over(sets) == 0
+    assert export_images(sets) == 0
     out = sets / "out"
     drawn = ["a_0", "a_1", "a_2", "b-2_0"]
     assert names(out / "clean-fid" / "synthetic") == [f"{n}.png" for n in drawn]
@@ -67,7 +67,7 @@ def test_all_three_layouts(sets):
 
 
 def test_chexgenbenchs_table_has_every_name_its_scripts_use(sets):
-    assert hand_over(sets) == 0
+    assert export_images(sets) == 0
     with (sets / "out" / "chexgenbench" / "generations_with_metadata.csv").open() as file:
         first, second = csv.DictReader(file)
     assert set(first) == {"id", "path", "prompt", "annotated_prompt", "img_savename",
@@ -85,10 +85,10 @@ def test_chexgenbenchs_table_has_every_name_its_scripts_use(sets):
 
 
 def test_mistakes_are_one_line(sets, capsys):
-    assert hand_over(sets) == 0
-    assert hand_over(sets) == 2
+    assert export_images(sets) == 0
+    assert export_images(sets) == 2
     assert "is not an empty folder" in capsys.readouterr().err
     table = sets / "synthetic" / "samples.jsonl"
     table.write_text(table.read_text().replace("two, too", "one").replace('"one"', '"1"', 1))
-    assert hand_over(sets, "--output", str(sets / "other")) == 2
+    assert export_images(sets, "--output", str(sets / "other")) == 2
     assert "has the prompts" in capsys.readouterr().err.splitlines()[-1]
