@@ -8,8 +8,8 @@ Command:   medsd-jax train --config vae_decoder --workdir runs/vae_decoder \
                --config.data.source=folder --config.data.path=my_images
            Texture too: --config.vae.perceptual_weight=0.1 \
                --config.vae.perceptual_features=xrv=FILE   (or classifier=FOLDER, inception=FILE)
-           Before and after: medsd-jax evaluate vae --model runs/vae_decoder \
-               --real runs/vae_decoder/data:validation --output runs/vae_audit
+           Before and after: medsd-jax reconstruct --model runs/vae_decoder \
+               --real runs/vae_decoder/data:validation --output runs/reconstruction
 Hardware:  one GPU or TPU chip; on N of them train.accumulation_steps=8 / N.
 Memory:    24 GB (computed 17.3); an image of a micro-batch takes 12 of it, and by XLA's analysis of
            the step on a CPU 8.5. The U-Net lies beside it, unused.

@@ -19,7 +19,7 @@ _EXAMPLES = """examples:
       --model CompVis/stable-diffusion-v1-4 --config out_of_the_box \\
       --output runs/out_of_the_box --features xrv=FILE
 
-`medsd-jax evaluate vae` measures a model's autoencoder alone, on real images.
+`medsd-jax reconstruct` measures a model's autoencoder alone, on real images.
 
 a set of images (R, S, T) is
   FOLDER              its images, or those of its metadata.csv, metadata.jsonl, samples.jsonl
@@ -55,7 +55,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add = parser.add_argument
     add("--real", required=True, metavar="R", help="the real images")
     add("--synthetic", metavar="S", help="the generated images; or give --model")
-    add("--train", metavar="T", help="what the model was trained on, for the audit")
+    add("--train", metavar="T", help="what the model was trained on, for memorization")
     add(
         "--output", required=True, type=Path, metavar="DIR", help="gets report.json and report.html"
     )

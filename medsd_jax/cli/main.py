@@ -12,7 +12,6 @@ one. A traceback means a bug, and 1.
 
 import importlib
 import logging
-import re
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -31,7 +30,7 @@ COMMANDS = {
     "swap-text-encoder": "put a BERT in the place of a model's text encoder",
     "train-projection": "teach a projection from a BERT into CLIP's space",
     "evaluate": "measure generated images against real ones",
-    "evaluate vae": "measure what a model's autoencoder keeps of images",
+    "reconstruct": "measure what a model's autoencoder keeps of images",
     "reproduce": "compare all adaptations of the papers in one table",
     "probe-text": "measure what text encoders know of the findings in a text",
     "plan": "say what a recipe needs on a TPU slice, without a TPU",
@@ -109,7 +108,7 @@ def _run_words(command: str, words: list[str], prog: str) -> int | None:
 
 
 def _module_of(command: str) -> str:
-    return f"medsd_jax.cli.{re.sub('[- ]', '_', command)}"
+    return f"medsd_jax.cli.{command.replace('-', '_')}"
 
 
 def _import(module: str) -> ModuleType:
@@ -133,7 +132,7 @@ def _answer(error: BaseException) -> tuple[int, str | None]:
 
 
 def _run_command(words: list[str]) -> int | None:
-    words, chosen = _find_command(words)
+    chosen = next((word for word in words if not word.startswith("-")), None)
     parser = ArgumentParser(
         prog="medsd-jax",
         description="Stable Diffusion in JAX for medical images.",
@@ -153,17 +152,6 @@ def _run_command(words: list[str]) -> int | None:
     args = parser.parse_args(words)
     assert module is not None, words  # argparse refuses what is not in COMMANDS
     return module.run(args)
-
-
-def _find_command(words: list[str]) -> tuple[list[str], str | None]:
-    """The words with the command as one of them, such as "evaluate vae", and the command."""
-    first = next((i for i, word in enumerate(words) if not word.startswith("-")), None)
-    if first is None:
-        return words, None
-    two = " ".join(words[first : first + 2])
-    if two in COMMANDS:
-        words = [*words[:first], two, *words[first + 2 :]]
-    return words, words[first]
 
 
 def _start_log() -> None:

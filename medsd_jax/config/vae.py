@@ -4,7 +4,7 @@ from ml_collections import ConfigDict, config_dict
 
 
 def reconstruction_config() -> ConfigDict:
-    """How `medsd-jax evaluate vae` measures."""
+    """How `medsd-jax reconstruct` measures."""
     config = ConfigDict()
     # Images, spread evenly over the set; None: all.
     config.num_images = config_dict.placeholder(int)

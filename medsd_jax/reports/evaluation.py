@@ -14,7 +14,7 @@ from medsd_jax.arrays import evenly_spread
 from medsd_jax.evaluation.by_classifier.prompt_adherence import PromptPredictions
 from medsd_jax.evaluation.images.image_sets import ImageSet, resize_to_square
 from medsd_jax.evaluation.memorization.alarm import FEW_PATIENTS
-from medsd_jax.evaluation.memorization.nearest_images import Audit
+from medsd_jax.evaluation.memorization.nearest_images import NearestImages
 from medsd_jax.evaluation.metrics.realism import Realism
 from medsd_jax.evaluation.reports.evaluation import Distances, EvaluationReport, Memorization
 from medsd_jax.files import write_text
@@ -32,12 +32,12 @@ class Cases:
     Attributes:
         realism: of every generated image, in the first feature space.
         predictions_by_label: finding -> what the classifier says of every image.
-        audits: space -> nearest training images.
+        memorization: space -> nearest training images.
     """
 
     realism: Realism
     predictions_by_label: Mapping[str, PromptPredictions]
-    audits: Mapping[str, Audit]
+    memorization: Mapping[str, NearestImages]
 
 
 def write(
@@ -48,7 +48,7 @@ def write(
     Args:
         output: the folder; gets report.json and report.html.
         report: what report.json holds.
-        sets: "real", "synthetic" and, with an audit, "train".
+        sets: "real", "synthetic" and, with memorization, "train".
         cases: what single images are chosen by.
 
     Returns:
@@ -73,8 +73,10 @@ def write(
             },
             "subgroups": _plots_of_subgroups(report),
             "distances": {
-                name: plot_distances(audit.distances, audit.held_out, audit.threshold)
-                for name, audit in cases.audits.items()
+                name: plot_distances(
+                    memorization.distances, memorization.held_out, memorization.threshold
+                )
+                for name, memorization in cases.memorization.items()
             },
         },
     )

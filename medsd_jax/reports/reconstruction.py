@@ -1,4 +1,4 @@
-"""The audit of an autoencoder on disk: OUTPUT/report.json, report.html, worst.png.
+"""A reconstruction report on disk: OUTPUT/report.json, report.html, worst.png.
 
 The page needs no other file and no network.
 """

@@ -15,7 +15,7 @@ from medsd_jax.workflows.sample_for_evaluation import Sampling, sample_for_evalu
 
 if TYPE_CHECKING:
     from medsd_jax.evaluation.images.image_sets import ImageSet
-    from medsd_jax.evaluation.memorization.nearest_images import Audit
+    from medsd_jax.evaluation.memorization.nearest_images import NearestImages
     from medsd_jax.evaluation.reports.base import Estimate
     from medsd_jax.evaluation.reports.evaluation import EvaluationReport, Memorization
 
@@ -122,7 +122,10 @@ def _evaluate(
     from medsd_jax.evaluation.images.image_sets import open_images
     from medsd_jax.evaluation.images.prompt_labels import known_labels
     from medsd_jax.evaluation.images.units import seeds_of, units_of_seeds
-    from medsd_jax.evaluation.memorization.nearest_images import audit_features, audit_pixels
+    from medsd_jax.evaluation.memorization.nearest_images import (
+        measure_memorization,
+        measure_memorization_in_pixels,
+    )
     from medsd_jax.evaluation.metrics.diversity import diversity
     from medsd_jax.evaluation.metrics.fidelity import fidelity
     from medsd_jax.evaluation.metrics.realism import realism
@@ -153,12 +156,12 @@ def _evaluate(
     if train is not None:
         patients["train_patients"] = sets["train"].patient_ids
         _warn_of_shared_patients(sets["train"], reals)
-    spaces, distances, subgroups, audits, realness = {}, {}, {}, {}, None
+    spaces, distances, subgroups, memorization, realness = {}, {}, {}, {}, None
     for spec, network in networks.items():
         found = {k: features_of(network, images, cache, mesh) for k, images in sets.items()}
         pair = found["real"], found["synthetic"]
-        if train is not None and network.kind != THUMBNAIL:  # the audit in pixels sees more
-            audits[spec] = audit_features(found["train"], *pair, **patients)
+        if train is not None and network.kind != THUMBNAIL:  # pixels show more
+            memorization[spec] = measure_memorization(found["train"], *pair, **patients)
         pair = tuple(map(network.for_distances, pair))
         settings = {"real_patients": reals.patient_ids, "synthetic_units": units, "seed": seed}
         whole = fidelity(*pair, **settings)
@@ -180,7 +183,10 @@ def _evaluate(
             classifier, reals, drawn, labels, mesh, units
         )
     if train is not None:
-        audits = {"pixels": audit_pixels(*_images(sets), **patients), **audits}
+        memorization = {
+            "pixels": measure_memorization_in_pixels(*_images(sets), **patients),
+            **memorization,
+        }
     report = EvaluationReport(
         versions=package_versions(),
         sets={name: images.summary() for name, images in sets.items()},
@@ -189,7 +195,7 @@ def _evaluate(
         subgroups=subgroups,
         prompt_adherence=adherence,
         diversity=diversity(drawn, units, seed=seed),
-        memorization=None if train is None else _memorization(audits, sets),
+        memorization=None if train is None else _memorization(memorization, sets),
         seed=seed,
         # Equal hashes: the numbers were measured in the same way and may be compared.
         protocol=hashlib.blake2b(
@@ -198,7 +204,7 @@ def _evaluate(
     )
     if output is not None and is_main_process():
         evaluation.write(
-            output, report, sets, evaluation.Cases(realness, predictions_by_label, audits)
+            output, report, sets, evaluation.Cases(realness, predictions_by_label, memorization)
         )
     return report
 
@@ -221,18 +227,20 @@ def _warn_of_shared_patients(train: "ImageSet", held_out: "ImageSet") -> None:
 
 
 def _images(sets: Mapping[str, "ImageSet"]) -> list[Iterable[np.ndarray]]:
-    """The three sets of the audit, image by image."""
+    """The three sets of memorization, image by image."""
     return [map(sets[k].read, range(len(sets[k]))) for k in ("train", "real", "synthetic")]
 
 
-def _memorization(audits: Mapping[str, "Audit"], sets: Mapping[str, "ImageSet"]) -> "Memorization":
-    """The report's audit."""
+def _memorization(
+    memorization: Mapping[str, "NearestImages"], sets: Mapping[str, "ImageSet"]
+) -> "Memorization":
+    """The report's memorization."""
     from medsd_jax.evaluation.memorization.alarm import QUANTILE
     from medsd_jax.evaluation.memorization.nearest_images import most_suspicious
     from medsd_jax.evaluation.reports.evaluation import Memorization
 
     return Memorization(
         quantile=QUANTILE,
-        spaces={name: audit.report() for name, audit in audits.items()},
-        most_suspicious=most_suspicious(audits, sets["synthetic"].keys, sets["train"].keys),
+        spaces={name: of_space.report() for name, of_space in memorization.items()},
+        most_suspicious=most_suspicious(memorization, sets["synthetic"].keys, sets["train"].keys),
     )

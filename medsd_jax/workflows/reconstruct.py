@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
 
 
-def audit(
+def reconstruct(
     config: ConfigDict, model: str, real: str, output: Path, *, classifier: Path | None = None
 ) -> "ReconstructionReport":
     """Measures a model's autoencoder and writes report.json, report.html and worst.png.

@@ -252,14 +252,16 @@ def test_every_key_of_the_projection_is_read(tmp_path):
     assert keys(PROJECTION_BASE) - read == set()
 
 
-def test_every_key_of_the_audit_is_read(tmp_path):
+def test_every_key_of_the_reconstruction_is_read(tmp_path):
     write_model(tmp_path / "model")
     write_image_folder(phantom_records(4, image_size=16), tmp_path / "real", progress=False)
     config = reconstruction_config()
     config.update(image_size=16, resize_mode="pad")
     read = set()
     recorder = Recorder(config.lock(), read)
-    reconstruct.audit(recorder, str(tmp_path / "model"), str(tmp_path / "real"), tmp_path / "run")
+    reconstruct.reconstruct(
+        recorder, str(tmp_path / "model"), str(tmp_path / "real"), tmp_path / "run"
+    )
     assert keys(reconstruction_config()) - read == set()
 
 

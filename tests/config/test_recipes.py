@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from medsd_jax.cli import evaluate, evaluate_vae, probe_text, sampling_flags
+from medsd_jax.cli import evaluate, probe_text, reconstruct, sampling_flags
 from medsd_jax.cli.main import main
 from medsd_jax.cli.recipe_flags import settings_of
 from medsd_jax.config import reconstruction_config, sampling_config, text_probe_config
@@ -17,7 +17,7 @@ from tests.tiny.run import ROOT
 
 COMMANDS = [
     (evaluate, sampling_config, sampling_flags.RECIPE),
-    (evaluate_vae, reconstruction_config, evaluate_vae.RECIPE),
+    (reconstruct, reconstruction_config, reconstruct.RECIPE),
     (probe_text, text_probe_config, probe_text.RECIPE),
 ]
 
@@ -77,7 +77,7 @@ def test_a_misspelt_key_of_a_recipe_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["train", "plan", "train-classifier", "downstream-utility"])
 def test_trainings_refuse_recipes_that_train_nothing(tmp_path, capsys, command):
-    for name in ("vae_audit", "text_probe", "out_of_the_box"):
+    for name in ("reconstruction", "text_probe", "out_of_the_box"):
         words = ["--config", str(ROOT / "configs" / f"{name}.py")]
         if command != "plan":
             words += ["--workdir", str(tmp_path / "run")]

@@ -181,7 +181,7 @@ NAMES = {
     "--classifier": "--classifier",
     "export-images": "export-images",
     "downstream-utility": "downstream-utility",
-    "reconstruct": "evaluate vae",
+    "reconstruct": "reconstruct",
     "demo_downstream_utility": "demo_downstream_utility",
 }
 

@@ -201,7 +201,7 @@ def _reports(work: Path) -> Read:
         value = whole[path]
         path.write_bytes(mutator.lines(value) if value is rows else mutator.json(value))
         reproduce_report.training(work, work / "row", row, materials, seed=0, model="m")
-        parts.audit_autoencoder(study, materials)
+        parts.measure_autoencoder(study, materials)
 
     return read
 

@@ -55,7 +55,7 @@ COMMANDS = {
     "evaluate": lambda folder: [
         "--real", "phantom", "--synthetic", "absent", "--output", str(folder)
     ],
-    "evaluate vae": lambda folder: ["--model", "absent", "--real", "x", "--output", str(folder)],
+    "reconstruct": lambda folder: ["--model", "absent", "--real", "x", "--output", str(folder)],
     "probe-text": lambda folder: [
         "--encoder", "absent", "--source", "phantom", "--output", str(folder)
     ],

@@ -41,7 +41,7 @@ PROBES = 200
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Audit:
+class NearestImages:
     """Nearest training images in one space.
 
     Attributes:
@@ -101,7 +101,7 @@ class Audit:
         )
 
 
-def audit_features(
+def measure_memorization(
     train: Features,
     held_out: Features,
     synthetic: Features,
@@ -109,8 +109,8 @@ def audit_features(
     train_patients: Sequence[str] | None = None,
     held_out_patients: Sequence[str] | None = None,
     synthetic_units: Sequence[str] | None = None,
-) -> Audit:
-    """The audit in a feature space.
+) -> NearestImages:
+    """Memorization in a feature space.
 
     Args:
         train: [n, d], of the images that the model was trained on.
@@ -135,10 +135,10 @@ def audit_features(
     training = _from_others(np.asarray(train)[chosen], train, numbers[chosen], numbers)
     training = training[np.isfinite(training)]
     num_units = _count(synthetic_units)
-    return Audit(alarm, np.sort(yardstick), distances, neighbours, training, num_units)
+    return NearestImages(alarm, np.sort(yardstick), distances, neighbours, training, num_units)
 
 
-def audit_pixels(
+def measure_memorization_in_pixels(
     train: Iterable[np.ndarray],
     held_out: Iterable[np.ndarray],
     synthetic: Iterable[np.ndarray],
@@ -146,10 +146,10 @@ def audit_pixels(
     train_patients: Sequence[str] | None = None,
     held_out_patients: Sequence[str] | None = None,
     synthetic_units: Sequence[str] | None = None,
-) -> Audit:
-    """The audit in pixels; each set is images [H, W] or [H, W, 3] uint8 of any sizes.
+) -> NearestImages:
+    """Memorization in pixels; each set is images [H, W] or [H, W, 3] uint8 of any sizes.
 
-    Patients and units as `audit_features` takes them.
+    Patients and units as `measure_memorization` takes them.
     """
     middle = _FINE * MARGIN
     windows, slots, probes = [], _Slots(), {}
@@ -182,30 +182,30 @@ def audit_pixels(
     )
     training = training[np.isfinite(training)]
     num_units = _count(synthetic_units)
-    return Audit(alarm, np.sort(yardstick), *to_train(synthetic), training, num_units)
+    return NearestImages(alarm, np.sort(yardstick), *to_train(synthetic), training, num_units)
 
 
 def most_suspicious(
-    audits: Mapping[str, Audit], synthetic: Sequence[str], train: Sequence[str]
+    by_space: Mapping[str, NearestImages], synthetic: Sequence[str], train: Sequence[str]
 ) -> tuple[SuspiciousImage, ...]:
     """The images that come nearest to training images in any of the spaces, worst first.
 
     Args:
-        audits: by space.
+        by_space: memorization in each space.
         synthetic: [m] names.
         train: [n] names.
 
     Returns:
         At most `TOLD`; ratio is the smallest over the spaces.
     """
-    spaces = list(audits)
-    ratios = np.stack([audits[space].ratio for space in spaces])
+    spaces = list(by_space)
+    ratios = np.stack([by_space[space].ratio for space in spaces])
     best = ratios.argmin(axis=0)
     order = np.argsort(ratios.min(axis=0), kind="stable")[:TOLD]
     return tuple(
         SuspiciousImage(
             image=synthetic[i],
-            nearest=train[audits[spaces[best[i]]].neighbours[i]],
+            nearest=train[by_space[spaces[best[i]]].neighbours[i]],
             space=spaces[best[i]],
             ratio=float(ratios[best[i], i]),
         )

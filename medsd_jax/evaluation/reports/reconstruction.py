@@ -212,7 +212,7 @@ class WorstImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionReport(Report):
-    """What `medsd-jax evaluate vae` writes to report.json.
+    """What `medsd-jax reconstruct` writes to report.json.
 
     Autoencoders compare where set.fingerprint and measured are the same. Grey values lie in [0, 1];
     colours are averaged.

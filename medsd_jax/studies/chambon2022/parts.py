@@ -34,23 +34,23 @@ ENCODER_TITLES = {
 }
 """The base model's, the BERT, and the rows that trained one of them."""
 SHOWN = ("rmse", "psnr", "ssim", "ms_ssim")
-AUDIT_RECIPE = {"phantom": "phantom_vae_audit", "full": "vae_audit"}
+RECONSTRUCTION_RECIPE = {"phantom": "phantom_reconstruction", "full": "reconstruction"}
 PROBE_RECIPE = {"phantom": "phantom_text_probe", "full": "text_probe"}
 
 
-def audit_autoencoder(study: Study, materials: Materials) -> AutoencoderInShort:
+def measure_autoencoder(study: Study, materials: Materials) -> AutoencoderInShort:
     """What the base model's autoencoder keeps of the held-out images (E1).
 
     Returns:
-        The main numbers of `evaluate vae`, whose report is made once, in OUTPUT/autoencoder.
+        The main numbers of `reconstruct`, whose report is made once, in OUTPUT/autoencoder.
     """
-    from medsd_jax.workflows.reconstruct import audit
+    from medsd_jax.workflows.reconstruct import reconstruct
 
     folder = study.output / AUTOENCODER
     if not (folder / "report.json").exists():
         print("[reproduce] the autoencoder", flush=True)
-        config = measuring_recipe(study, AUDIT_RECIPE).lock()
-        audit(config, materials.base, materials.real, folder, classifier=materials.classifier)
+        config = measuring_recipe(study, RECONSTRUCTION_RECIPE).lock()
+        reconstruct(config, materials.base, materials.real, folder, classifier=materials.classifier)
     path = folder / "report.json"
     report = read_report(path, ReconstructionReport, _again(folder))
     if report.classifier is None or LABEL not in report.classifier.labels:

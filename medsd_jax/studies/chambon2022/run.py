@@ -49,7 +49,7 @@ def reproduce(study: Study) -> None:
 def _compare(study: Study) -> None:
     from medsd_jax.studies.chambon2022 import report
     from medsd_jax.studies.chambon2022.materials import make_materials
-    from medsd_jax.studies.chambon2022.parts import audit_autoencoder, probe_text_encoders
+    from medsd_jax.studies.chambon2022.parts import measure_autoencoder, probe_text_encoders
 
     if study.scale == "phantom":
         materials = make_materials(study)
@@ -58,7 +58,7 @@ def _compare(study: Study) -> None:
             study.model, study.encoder, study.real, study.classifier, tuple(study.features)
         )
     rows = []
-    autoencoder = audit_autoencoder(study, materials)
+    autoencoder = measure_autoencoder(study, materials)
     for number, experiment in enumerate(EXPERIMENTS, start=1):
         print(f"[reproduce] {number} of {len(EXPERIMENTS)}: {experiment.title}", flush=True)
         if trainings := trainings_of(study, experiment, materials):

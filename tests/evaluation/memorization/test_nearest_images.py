@@ -9,8 +9,8 @@ from PIL import Image
 from medsd_jax.data.phantoms import phantom
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.memorization.nearest_images import (
-    audit_features,
-    audit_pixels,
+    measure_memorization,
+    measure_memorization_in_pixels,
     most_suspicious,
 )
 
@@ -50,21 +50,21 @@ def half_as_large(image):
 def test_planted_copies_top_the_list(sets, change):
     train, held_out, synthetic = sets
     planted = [change(train[7 * i]) for i in range(COPIES)]
-    audit = audit_pixels(train, held_out, [*synthetic, *planted])
+    memorization = measure_memorization_in_pixels(train, held_out, [*synthetic, *planted])
     names = [f"s{i}" for i in range(len(synthetic))] + [f"copy{7 * i}" for i in range(COPIES)]
-    listed = most_suspicious({"pixels": audit}, names, [f"t{i}" for i in range(len(train))])
+    listed = most_suspicious({"pixels": memorization}, names, [f"t{i}" for i in range(len(train))])
     for row in listed[:COPIES]:
         assert row.image.startswith("copy") and row.ratio < 1
         assert row.nearest == row.image.replace("copy", "t")
 
 
 def test_strangers_are_not_accused(sets):
-    audit = audit_pixels(*sets)
-    entry = audit.report()
+    memorization = measure_memorization_in_pixels(*sets)
+    entry = memorization.report()
     # 120 held-out images: the lowest distance is the threshold, and passed by one in 121.
     assert entry.expected_by_chance == pytest.approx(60 / 121)
     assert entry.by_chance_ci95 == (0, 3)
-    assert (audit.ratio < 1).sum() == entry.num_suspicious <= 3
+    assert (memorization.ratio < 1).sum() == entry.num_suspicious <= 3
     assert entry.doubt is None and entry.num_held_out_patients == 120
     within = entry.median_distance_within_training
     assert within == pytest.approx(entry.median_distance_of_held_out, rel=0.1)
@@ -78,11 +78,15 @@ def test_copies_in_a_feature_space():
         rng.normal(size=(n, 8)).astype(np.float32) for n in (200, 100, 50)
     )
     synthetic[:3] = train[[5, 6, 7]] + 0.01 * rng.normal(size=(3, 8))
-    audit = audit_features(train, held_out, synthetic)
-    assert (audit.ratio[:3] < 0.1).all() and audit.neighbours[:3].tolist() == [5, 6, 7]
+    memorization = measure_memorization(train, held_out, synthetic)
+    assert (memorization.ratio[:3] < 0.1).all() and memorization.neighbours[:3].tolist() == [
+        5,
+        6,
+        7,
+    ]
     # The threshold is the lowest of 100 held-out distances, counted by hand.
     gaps = np.linalg.norm(held_out[:, None] - train[None], axis=2).min(axis=1)
-    assert audit.threshold == pytest.approx(gaps.min(), rel=1e-5)
+    assert memorization.threshold == pytest.approx(gaps.min(), rel=1e-5)
 
 
 def test_training_images_are_seen_from_those_of_other_patients():
@@ -90,17 +94,19 @@ def test_training_images_are_seen_from_those_of_other_patients():
     train = rng.normal(size=(90, 5)).astype(np.float32)
     patients = np.repeat(np.arange(30), 3)
     train[1::3] = train[::3] + 0.001  # a patient's second image is nearly the first
-    audit = audit_features(
+    memorization = measure_memorization(
         train, rng.normal(size=(40, 5)), train[:4], train_patients=patients.astype(str).tolist()
     )
     gaps = np.linalg.norm(train[:, None] - train[None], axis=2)
     gaps[patients[:, None] == patients[None]] = np.inf
     wanted = np.sort(gaps.min(axis=1).reshape(30, 3)[:, 0])
-    np.testing.assert_allclose(np.sort(audit.training), wanted, rtol=1e-5)
+    np.testing.assert_allclose(np.sort(memorization.training), wanted, rtol=1e-5)
     images = draw(5, 25) * 2
-    audit = audit_pixels(images, draw(6, 30), images[:2], train_patients=[*map(str, range(25))] * 2)
-    alone = audit_pixels(images, draw(6, 30), images[:2])
-    assert len(audit.training) == 25 and audit.training.min() > 0
+    memorization = measure_memorization_in_pixels(
+        images, draw(6, 30), images[:2], train_patients=[*map(str, range(25))] * 2
+    )
+    alone = measure_memorization_in_pixels(images, draw(6, 30), images[:2])
+    assert len(memorization.training) == 25 and memorization.training.min() > 0
     assert (alone.training == 0).all()  # each is then a stranger's copy
 
 
@@ -109,12 +115,12 @@ def test_held_out_images_of_another_origin_accuse_nobody(sets):
     train, _, synthetic = sets
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (64, 64)).astype(np.uint8) for _ in range(40)]
-    entry = audit_pixels(train, noise, synthetic).report()
+    entry = measure_memorization_in_pixels(train, noise, synthetic).report()
     assert entry.num_suspicious == 60 and "another origin" in entry.doubt
     features = rng.normal(size=(150, 8)).astype(np.float32)
-    entry = audit_features(features, features[:40] + 5.0, features[:50] + 0.3).report()
+    entry = measure_memorization(features, features[:40] + 5.0, features[:50] + 0.3).report()
     assert "another origin" in entry.doubt
-    entry = audit_features(features, features[:40], features[:50]).report()
+    entry = measure_memorization(features, features[:40], features[:50]).report()
     assert "themselves among the training images" in entry.doubt
 
 
@@ -126,7 +132,7 @@ def test_the_nearest_of_several_spaces_counts():
             rng.normal(size=(n, 4)).astype(np.float32) for n in (50, 50, 6)
         )
         synthetic[number] = train[number]
-        spaces[name] = audit_features(train, held_out, synthetic)
+        spaces[name] = measure_memorization(train, held_out, synthetic)
     listed = most_suspicious(spaces, list("uvwxyz"), [str(i) for i in range(50)])
     assert {(row.image, row.nearest, row.space) for row in listed[:2]} == {
         ("u", "0", "a"),
@@ -137,4 +143,4 @@ def test_the_nearest_of_several_spaces_counts():
 def test_too_few_strangers_are_told():
     x = np.zeros((30, 2), np.float32)
     with pytest.raises(UserError, match="5 held-out images of 5 patients"):
-        audit_features(x, x[:5], x)
+        measure_memorization(x, x[:5], x)

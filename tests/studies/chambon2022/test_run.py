@@ -19,7 +19,7 @@ from medsd_jax.studies.chambon2022.experiments import (
     prompts_of,
     sampling_of,
 )
-from medsd_jax.studies.chambon2022.parts import AUDIT_RECIPE, PROBE_RECIPE
+from medsd_jax.studies.chambon2022.parts import PROBE_RECIPE, RECONSTRUCTION_RECIPE
 from medsd_jax.studies.chambon2022.report import _ms_ssim, _together, claims, in_words
 from tests.tiny.run import ROOT
 
@@ -231,7 +231,7 @@ def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
     full = {e.recipe["full"] for e in EXPERIMENTS if e.recipe}
     for name in full:
         (recipes / f"{name}.py").write_text(SMALL.format(name=name))
-    for names in (BASE_RECIPE, AUDIT_RECIPE, PROBE_RECIPE):
+    for names in (BASE_RECIPE, RECONSTRUCTION_RECIPE, PROBE_RECIPE):
         name = names["full"]
         (recipes / f"{name}.py").write_text(MEASURING.format(name=name))
     write_image_folder(phantom_records(300, seed=5), images, progress=False)

@@ -1,8 +1,8 @@
 r"""What the small base model's autoencoder keeps of phantoms: the paper's E1 made small.
 
-Command:   medsd-jax evaluate vae --config phantom_vae_audit \
+Command:   medsd-jax reconstruct --config phantom_reconstruction \
                --model runs/reproduction/base --real runs/reproduction/real \
-               --classifier runs/reproduction/classifier --output runs/vae_audit
+               --classifier runs/reproduction/classifier --output runs/reconstruction
                (after medsd-jax reproduce --scale phantom --output runs/reproduction,
                which measures by this recipe, too)
 Hardware:  two CPU cores, half a minute.
@@ -16,8 +16,8 @@ from medsd_jax.config.recipes import load_config
 
 
 def get_config() -> ConfigDict:
-    """vae_audit.py at 64 pixels."""
-    config = load_config("vae_audit")
+    """reconstruction.py at 64 pixels."""
+    config = load_config("reconstruction")
     config.num_images = 512
     config.image_size = 64
     config.batch_size = 32

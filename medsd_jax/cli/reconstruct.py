@@ -1,4 +1,4 @@
-"""``medsd-jax evaluate vae``: what a model's autoencoder keeps of images."""
+"""``medsd-jax reconstruct``: what a model's autoencoder keeps of images."""
 
 import argparse
 from pathlib import Path
@@ -9,13 +9,13 @@ from medsd_jax.cli.recipe_flags import add_recipe_flag, settings_of
 from medsd_jax.config import reconstruction_config
 from medsd_jax.data.transforms import RESIZE_MODES
 
-RECIPE = "vae_audit"
+RECIPE = "reconstruction"
 
 _EXAMPLES = """examples:
-  medsd-jax evaluate vae --model runs/demo --real runs/demo/data:validation \\
-      --output runs/vae_audit --classifier runs/demo/classifier
-  medsd-jax evaluate vae --model CompVis/stable-diffusion-v1-4 --real my_images \\
-      --output runs/vae_audit --config vae_audit
+  medsd-jax reconstruct --model runs/demo --real runs/demo/data:validation \\
+      --output runs/reconstruction --classifier runs/demo/classifier
+  medsd-jax reconstruct --model CompVis/stable-diffusion-v1-4 --real my_images \\
+      --output runs/reconstruction --config reconstruction
 
 a set of images (R) is what `evaluate` takes: see medsd-jax evaluate --help
 
@@ -28,9 +28,9 @@ The exit code is 0 whatever the result is: this is a measurement, not a check.""
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Adds ``evaluate vae``."""
+    """Adds ``reconstruct``."""
     parser = subparsers.add_parser(
-        "evaluate vae",
+        "reconstruct",
         help="measure what a model's autoencoder keeps of images",
         description="Encodes images and decodes the mean of what comes out, as the first\n"
         "experiment of arXiv 2210.04133 does: RMSE, PSNR, SSIM and MS-SSIM on grey in [0, 1], the\n"
@@ -83,14 +83,14 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.parallel.start import start_devices
-    from medsd_jax.workflows.reconstruct import audit, check_config, in_words
+    from medsd_jax.workflows.reconstruct import check_config, in_words, reconstruct
     from medsd_jax.workflows.workdir import working_in
 
     config = settings_of(args, reconstruction_config, RECIPE)
     check_config(config)
     start_devices(host_flags(args))
     with working_in(args.output, "an evaluation"):
-        report = audit(config, args.model, args.real, args.output, classifier=args.classifier)
+        report = reconstruct(config, args.model, args.real, args.output, classifier=args.classifier)
     if is_main_process():
         print(in_words(report))
         page = args.output / "report.html"

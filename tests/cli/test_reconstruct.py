@@ -1,4 +1,4 @@
-"""evaluate vae: from a model and a folder to a report, and mistakes in one line."""
+"""reconstruct: from a model and a folder to a report, and mistakes in one line."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ NUM = 20
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     """A model, classifiers of two sizes, and labelled images of ten patients."""
-    root = tmp_path_factory.mktemp("audit")
+    root = tmp_path_factory.mktemp("reconstruct")
     save_pipeline(tiny_pipeline(), root / "model")
     write_classifier(root / "classifier", SIDE)
     write_classifier(root / "large_classifier", 2 * SIDE)
@@ -46,9 +46,9 @@ def places(tmp_path_factory):
     return root
 
 
-def audit(places, output, *words):
+def reconstruct(places, output, *words):
     given = ["--model", str(places / "model"), "--real", str(places / "real")]
-    return main(["evaluate", "vae", *given, "--output", str(output), *words])
+    return main(["reconstruct", *given, "--output", str(output), *words])
 
 
 def report_of(folder):
@@ -56,7 +56,10 @@ def report_of(folder):
 
 
 def test_report(places, tmp_path, capsys):
-    assert audit(places, tmp_path / "new" / "out", "--classifier", str(places / "classifier")) == 0
+    assert (
+        reconstruct(places, tmp_path / "new" / "out", "--classifier", str(places / "classifier"))
+        == 0
+    )
     folder = tmp_path / "new" / "out"
     report, said = report_of(folder), capsys.readouterr().out
     assert not report["result"]["good_enough"]  # random weights; and yet the exit code is 0
@@ -79,7 +82,10 @@ def test_report(places, tmp_path, capsys):
 def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(autoencoder.AutoencoderKL, "encode", lambda self, x: (x, x))
     monkeypatch.setattr(autoencoder.AutoencoderKL, "decode", lambda self, x: x)
-    assert audit(places, tmp_path, "--classifier", str(places / "classifier"), "--seed", "3") == 0
+    assert (
+        reconstruct(places, tmp_path, "--classifier", str(places / "classifier"), "--seed", "3")
+        == 0
+    )
     report = report_of(tmp_path)
     assert report["result"]["good_enough"] and "\ngood enough" in capsys.readouterr().out
     assert report["similarity"]["psnr"]["mean"]["value"] == 100.0
@@ -87,7 +93,7 @@ def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, mo
         assert entry["prediction_flips"]["value"] == 0
     assert "Does a classifier" in (tmp_path / "report.html").read_text(encoding="utf-8")
     strict = ["--least_ssim", "1", "--least_psnr", "100"]
-    assert audit(places, tmp_path / "strict", *strict, "--num_images", "7") == 0
+    assert reconstruct(places, tmp_path / "strict", *strict, "--num_images", "7") == 0
     report = report_of(tmp_path / "strict")
     assert report["measured"]["num_images"] == 7 and report["classifier"] is None
     assert [c["minimum"] for c in report["result"]["criteria"]] == [100.0, 1.0]
@@ -95,7 +101,7 @@ def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, mo
 
 
 def test_schema_refuses_what_it_does_not_say(places, tmp_path):
-    assert audit(places, tmp_path, "--num_images", "3") == 0
+    assert reconstruct(places, tmp_path, "--num_images", "3") == 0
     report = report_of(tmp_path)
     jsonschema.Draft202012Validator.check_schema(schema_of(ReconstructionReport))
     jsonschema.validate(report, schema_of(ReconstructionReport))
@@ -118,15 +124,15 @@ def test_a_workdir_has_its_recipe_s_size(places, tmp_path):
         (["--image_size", "24", "--resize_mode", "squash"], (24, "squash")),
         (["--image_size", "24"], (24, "crop")),
     ):
-        assert audit(places, tmp_path / "out", *model, *words) == 0
+        assert reconstruct(places, tmp_path / "out", *model, *words) == 0
         measured = report_of(tmp_path / "out")["measured"]
         assert (measured["image_size"], measured["resize_mode"]) == wanted
 
 
 def test_by_its_phantom_recipe(places, tmp_path):
     """The paper's E1 at phantom size; a flag wins over the recipe."""
-    recipe = ["--config", str(ROOT / "configs" / "phantom_vae_audit.py")]
-    assert audit(places, tmp_path, *recipe, "--resize_mode", "crop") == 0
+    recipe = ["--config", str(ROOT / "configs" / "phantom_reconstruction.py")]
+    assert reconstruct(places, tmp_path, *recipe, "--resize_mode", "crop") == 0
     report = report_of(tmp_path)
     assert report["measured"] == {
         "num_images": NUM, "num_patients": NUM // 2, "image_size": 64, "resize_mode": "crop",
@@ -137,7 +143,7 @@ def test_by_its_phantom_recipe(places, tmp_path):
 def test_evaluate_mentions_it(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
-    assert "medsd-jax evaluate vae" in capsys.readouterr().out
+    assert "medsd-jax reconstruct" in capsys.readouterr().out
     # The other command still has words of its own.
     assert main(["evaluate", "vea"]) == 2
 
@@ -170,7 +176,7 @@ def test_evaluate_mentions_it(capsys):
 )
 def test_mistakes_are_one_line(places, tmp_path, capsys, words, said):
     words = [word.format(places) for word in words]
-    assert audit(places, tmp_path / "out", *words) == 2
+    assert reconstruct(places, tmp_path / "out", *words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("medsd_jax: error:") and said in line
     assert not (tmp_path / "out").exists()
@@ -179,6 +185,6 @@ def test_mistakes_are_one_line(places, tmp_path, capsys, words, said):
 def test_a_model_without_an_autoencoder(places, tmp_path, capsys):
     shutil.copytree(places / "model", tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "vae")
-    assert audit(places, tmp_path / "out", "--model", str(tmp_path / "model")) == 2
+    assert reconstruct(places, tmp_path / "out", "--model", str(tmp_path / "model")) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("medsd_jax: error:") and "vae" in line

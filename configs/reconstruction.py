@@ -1,7 +1,7 @@
 r"""What Stable Diffusion's autoencoder keeps of radiographs (arXiv 2210.04133, E1).
 
-Command:   medsd-jax evaluate vae --config vae_audit \
-               --model CompVis/stable-diffusion-v1-4 --real my_images --output runs/vae_audit
+Command:   medsd-jax reconstruct --config reconstruction \
+               --model CompVis/stable-diffusion-v1-4 --real my_images --output runs/reconstruction
 Hardware:  one GPU or TPU chip of 16 GB.
 Expected:  not run at this size yet. The paper reports RMSE, PSNR and SSIM, found the fidelity high
            and the autoencoder in need of no fine-tuning; its numbers are in no source we know.
