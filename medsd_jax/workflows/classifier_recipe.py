@@ -59,13 +59,13 @@ class Labelled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lesson:
+class TrainingStage:
     """Optimizer steps on the images of one split.
 
     Attributes:
         images: the split.
         steps: at least 1.
-        learning_rate: the largest of optim.schedule, which starts with this lesson.
+        learning_rate: the largest of optim.schedule, which starts with this stage.
     """
 
     images: Split
@@ -103,21 +103,21 @@ class ClassifierRecipe:
         self._optimizers: dict[tuple[int, float], optax.GradientTransformation] = {}
 
     def train(
-        self, lessons: Sequence[Lesson], calibration: Labelled, *, seed: int, workdir: Path
+        self, stages: Sequence[TrainingStage], calibration: Labelled, *, seed: int, workdir: Path
     ) -> Classifier:
-        """Trains lesson by lesson and calibrates.
+        """Trains stage by stage and calibrates.
 
         Args:
-            lessons: each goes on from the weights of the one before it.
-            calibration: of patients that are in no lesson.
+            stages: each goes on from the weights of the one before it.
+            calibration: of patients that are in no stage.
             seed: of the initial weights, the order of the images and the augmentation.
-            workdir: gets the curves; steps are counted through all lessons.
+            workdir: gets the curves; steps are counted through all stages.
 
         Raises:
             DivergedError: the loss or a norm is not finite.
         """
         config, params, done = self._config, self.start.params(seed), 0
-        total = sum(lesson.steps for lesson in lessons)
+        total = sum(stage.steps for stage in stages)
         workdir.mkdir(parents=True, exist_ok=True)
         writer = ScalarWriter(workdir, keep_through=None, enabled=is_main_process())
         with (
@@ -134,10 +134,10 @@ class ClassifierRecipe:
                     bar.set_postfix(loss=f"{scalars['train/loss']:.3f}")
                     writer.write(step, scalars)
 
-            for lesson in lessons:
+            for stage in stages:
                 source = Source(
-                    lesson.images, config.data.batch_size,
-                    {"targets": targets_of(lesson.images, self.labels)},
+                    stage.images, config.data.batch_size,
+                    {"targets": targets_of(stage.images, self.labels)},
                 )  # fmt: skip
                 loader = make_loader(
                     [source], image_size=config.data.image_size,
@@ -147,11 +147,11 @@ class ClassifierRecipe:
                 )  # fmt: skip
                 with contextlib.closing(loader):
                     params = fit(
-                        params, self.start.network, loader, self.optimizer(lesson),
-                        steps=lesson.steps, augment=Augmentation(**config.augmentation.to_dict()),
+                        params, self.start.network, loader, self.optimizer(stage),
+                        steps=stage.steps, augment=Augmentation(**config.augmentation.to_dict()),
                         seed=seed, mesh=self.mesh, on_step=note,
                     )  # fmt: skip
-                done += lesson.steps
+                done += stage.steps
         one = np.ones(len(self.labels), np.float32)
         classifier = Classifier(
             self.start.network, self.labels, config.data.image_size, config.data.resize_mode,
@@ -166,17 +166,17 @@ class ClassifierRecipe:
         scores = predict_logits(classifier, images_u8, self.mesh).astype(np.float64)
         return scipy.special.expit(classifier.slope * scores + classifier.intercept)
 
-    def optimizer(self, lesson: Lesson) -> optax.GradientTransformation:
-        """The same object for equal lessons, so that they share a compiled step.
+    def optimizer(self, stage: TrainingStage) -> optax.GradientTransformation:
+        """The same object for equal stages, so that they share a compiled step.
 
         Raises:
             UserError: the schedule does not fit the steps.
         """
-        key, optim = (lesson.steps, lesson.learning_rate), self._config.optim
+        key, optim = (stage.steps, stage.learning_rate), self._config.optim
         if key not in self._optimizers:
             schedule = make_schedule(
-                optim.schedule, lesson.learning_rate, warmup_steps=optim.warmup_steps,
-                total_steps=lesson.steps,
+                optim.schedule, stage.learning_rate, warmup_steps=optim.warmup_steps,
+                total_steps=stage.steps,
             )  # fmt: skip
             settings = ("b1", "b2", "eps", "weight_decay", "clip_norm", "no_decay")
             self._optimizers[key] = make_optimizer(schedule, **{k: optim[k] for k in settings})

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from medsd_jax.data.records import Split
     from medsd_jax.data.tfds_builder import RecordSplit
     from medsd_jax.evaluation.reports.classifiers import DownstreamUtilityReport, LabelledImages
-    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Labelled, Lesson
+    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Labelled, TrainingStage
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,11 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.reports.downstream_utility import REPORT
     from medsd_jax.reports.writing import package_versions, write_report
-    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_images
+    from medsd_jax.workflows.classifier_recipe import (
+        ClassifierRecipe,
+        TrainingStage,
+        open_real_images,
+    )
 
     plan = plan_arms(config.train.steps, config.fine_tuning.share)
     recipe = ClassifierRecipe(config)
@@ -93,24 +97,24 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
     learning_rates = {False: config.optim.learning_rate, True: config.fine_tuning.learning_rate}
     arms = {
         arm: [
-            Lesson(
-                JoinedSplits([splits[name] for name in stage.images], "+".join(stage.images)),
-                stage.steps,
-                learning_rates[stage.fine_tunes],
+            TrainingStage(
+                JoinedSplits([splits[name] for name in planned.images], "+".join(planned.images)),
+                planned.steps,
+                learning_rates[planned.fine_tunes],
             )
-            for stage in stages
+            for planned in stages
         ]
         for arm, stages in plan.items()
     }
-    for lesson in (lesson for lessons in arms.values() for lesson in lessons):
-        recipe.optimizer(lesson)  # a schedule that does not fit is told before any training
+    for stage in (stage for stages in arms.values() for stage in stages):
+        recipe.optimizer(stage)  # a schedule that does not fit is told before any training
     seeds = [config.seed + i for i in range(config.seeds)]
-    setups = {arm: _setup(config, lessons, real.calibration) for arm, lessons in arms.items()}
+    setups = {arm: _setup(config, stages, real.calibration) for arm, stages in arms.items()}
     probabilities = {arm: [] for arm in arms}
     for seed in seeds:
-        for arm, lessons in arms.items():
+        for arm, stages in arms.items():
             folder = workdir / "arms" / f"{arm}-{seed}"
-            classifier = _trained(recipe, lessons, calibration, seed, folder, setups[arm])
+            classifier = _trained(recipe, stages, calibration, seed, folder, setups[arm])
             probabilities[arm].append(recipe.probabilities(classifier, held_out.images_u8))
     labels, mean_of_labels = compare_arms(
         recipe.labels,
@@ -125,14 +129,14 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
         arms={
             arm: tuple(
                 ArmStage(
-                    images=stage.images,
-                    steps=lesson.steps,
-                    learning_rate=lesson.learning_rate,
-                    epochs=lesson.steps * config.data.batch_size / len(lesson.images),
+                    images=planned.images,
+                    steps=stage.steps,
+                    learning_rate=stage.learning_rate,
+                    epochs=stage.steps * config.data.batch_size / len(stage.images),
                 )
-                for stage, lesson in zip(plan[arm], lessons, strict=True)
+                for planned, stage in zip(plan[arm], stages, strict=True)
             )
-            for arm, lessons in arms.items()
+            for arm, stages in arms.items()
         },
         images=images,
         seeds=tuple(seeds),
@@ -243,14 +247,12 @@ def _check_no_copies(
         )
 
 
-def _setup(config: ConfigDict, lessons: "Sequence[Lesson]", calibration: "Split") -> str:
+def _setup(config: ConfigDict, stages: "Sequence[TrainingStage]", calibration: "Split") -> str:
     """What a classifier depends on besides its seed; equal texts give equal classifiers."""
     recipe, weights = config.to_dict(), config.network.weights
     told = {
         "medsd_jax": importlib.metadata.version("medsd_jax"),
-        "lessons": [
-            [x.images.fingerprint, len(x.images), x.steps, x.learning_rate] for x in lessons
-        ],
+        "stages": [[x.images.fingerprint, len(x.images), x.steps, x.learning_rate] for x in stages],
         "calibration": [calibration.fingerprint, len(calibration)],
         "data": {key: recipe["data"][key] for key in ("image_size", "resize_mode", "batch_size")},
         **{key: recipe[key] for key in ("labels", "network", "augmentation", "optim")},
@@ -261,7 +263,7 @@ def _setup(config: ConfigDict, lessons: "Sequence[Lesson]", calibration: "Split"
 
 def _trained(
     recipe: "ClassifierRecipe",
-    lessons: "Sequence[Lesson]",
+    stages: "Sequence[TrainingStage]",
     calibration: "Labelled",
     seed: int,
     folder: Path,
@@ -276,7 +278,7 @@ def _trained(
         log.info("%s is trained already", folder)
         return load_classifier(folder)
     done.unlink(missing_ok=True)
-    classifier = recipe.train(lessons, calibration, seed=seed, workdir=folder)
+    classifier = recipe.train(stages, calibration, seed=seed, workdir=folder)
     if is_main_process():
         save_classifier(classifier, folder)
         write_text(done, setup)  # last: a killed run leaves no half arm

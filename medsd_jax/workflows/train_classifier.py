@@ -38,13 +38,17 @@ def _train(config: ConfigDict, workdir: Path) -> "ClassifierReport":
     from medsd_jax.evaluation.reports.classifiers import ClassifierReport
     from medsd_jax.parallel.multihost import is_main_process
     from medsd_jax.reports.writing import package_versions, write_report
-    from medsd_jax.workflows.classifier_recipe import ClassifierRecipe, Lesson, open_real_images
+    from medsd_jax.workflows.classifier_recipe import (
+        ClassifierRecipe,
+        TrainingStage,
+        open_real_images,
+    )
 
     recipe = ClassifierRecipe(config)
     real = open_real_images(config, workdir)
-    lesson = Lesson(real.train, config.train.steps, config.optim.learning_rate)
+    stage = TrainingStage(real.train, config.train.steps, config.optim.learning_rate)
     classifier = recipe.train(
-        [lesson], recipe.labelled(real.calibration), seed=config.seed, workdir=workdir
+        [stage], recipe.labelled(real.calibration), seed=config.seed, workdir=workdir
     )
     held_out = recipe.labelled(real.held_out)
     probabilities = recipe.probabilities(classifier, held_out.images_u8)

@@ -179,9 +179,9 @@ def test_nobody_who_is_tested_or_calibrates_is_trained_on(places, tmp_path, monk
     """By the images that reach the training, whatever the report says."""
     seen = {"trained": set(), "others": set()}
 
-    def train(recipe, lessons, calibration, *, seed, workdir):
-        for lesson in lessons:
-            images = [lesson.images[i].read_bytes() for i in range(len(lesson.images))]
+    def train(recipe, stages, calibration, *, seed, workdir):
+        for stage in stages:
+            images = [stage.images[i].read_bytes() for i in range(len(stage.images))]
             seen["trained"] |= set(images)
         seen["others"] |= set(calibration.patient_ids)
         raise StopAsyncIteration  # nothing is trained
@@ -212,9 +212,9 @@ def test_what_is_done_is_kept(compared, places, tmp_path, monkeypatch, caplog):
     trained = []
     original = classifier_recipe.ClassifierRecipe.train
 
-    def train(recipe, lessons, calibration, *, seed, workdir):
+    def train(recipe, stages, calibration, *, seed, workdir):
         trained.append(workdir.name)
-        return original(recipe, lessons, calibration, seed=seed, workdir=workdir)
+        return original(recipe, stages, calibration, seed=seed, workdir=workdir)
 
     monkeypatch.setattr(classifier_recipe.ClassifierRecipe, "train", train)
     (tmp_path / "again" / "arms" / "synthetic-1" / "setup.json").unlink()
@@ -223,7 +223,7 @@ def test_what_is_done_is_kept(compared, places, tmp_path, monkeypatch, caplog):
     assert trained == ["synthetic-1"] and "real-0 is trained already" in caplog.text
     assert read(tmp_path / "again") == read(compared)  # the same run gives the same numbers
 
-    def retrain(recipe, lessons, calibration, *, seed, workdir):
+    def retrain(recipe, stages, calibration, *, seed, workdir):
         trained.append(workdir.name)
         workdir.mkdir(exist_ok=True)
         return load_classifier(compared / "arms" / "real-0")

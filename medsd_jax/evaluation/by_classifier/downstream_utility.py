@@ -46,7 +46,7 @@ _Probabilities = Float[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """A part of an arm's training.
 
     Attributes:
@@ -60,7 +60,7 @@ class Stage:
     fine_tunes: bool = False
 
 
-def plan_arms(steps: int, fine_tuning_share: float) -> dict[str, tuple[Stage, ...]]:
+def plan_arms(steps: int, fine_tuning_share: float) -> dict[str, tuple[PlannedStage, ...]]:
     """The stages of each arm of `ARMS`; every arm takes `steps` optimizer steps in all.
 
     Args:
@@ -78,10 +78,13 @@ def plan_arms(steps: int, fine_tuning_share: float) -> dict[str, tuple[Stage, ..
             f"{steps - last} to synthetic images; each needs at least one"
         )
     return {
-        REAL: (Stage((REAL,), steps),),
-        SYNTHETIC: (Stage((SYNTHETIC,), steps),),
-        JOINT: (Stage((REAL, SYNTHETIC), steps),),
-        FINE_TUNED: (Stage((SYNTHETIC,), steps - last), Stage((REAL,), last, fine_tunes=True)),
+        REAL: (PlannedStage((REAL,), steps),),
+        SYNTHETIC: (PlannedStage((SYNTHETIC,), steps),),
+        JOINT: (PlannedStage((REAL, SYNTHETIC), steps),),
+        FINE_TUNED: (
+            PlannedStage((SYNTHETIC,), steps - last),
+            PlannedStage((REAL,), last, fine_tunes=True),
+        ),
     }
 
 
