@@ -1,4 +1,4 @@
-r"""LoRA on the attention of the U-Net: a few million numbers in the place of 860 million.
+r"""LoRA on the attention of the U-Net: a few million parameters in the place of 860 million.
 
 Command:   medsd-jax train --config lora --workdir runs/lora \
                --config.model.path=CompVis/stable-diffusion-v1-4 \

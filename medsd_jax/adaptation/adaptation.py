@@ -1,4 +1,4 @@
-"""An adaptation: which numbers are trained, and how they become the model's weights.
+"""An adaptation: which parameters are trained, and how they become the model's weights.
 
 The paper's experiments (arXiv 2210.04133) differ in this alone: the train step, the loss and the
 data are the same for all of them.

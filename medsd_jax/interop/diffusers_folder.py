@@ -112,7 +112,7 @@ def _load_folder(folder: Path, variant: str | None, dtype: np.dtype) -> StableDi
     given, needed = context_width(text.config), configs["unet"].cross_attention_dim
     if given != needed:
         raise UserError(
-            f"{folder}: the text encoder gives {given} numbers a token, the U-Net attends to "
+            f"{folder}: the text encoder gives {given} values per token, the U-Net attends to "
             f"{needed}; take both from the same model, or put a BERT in by swap-text-encoder"
         )
     params = {}

@@ -96,7 +96,7 @@ def run_loop(
     evaluation: Callable[[Params, int, float | None], dict[str, float]] | None,
     config: dict[str, Any],
 ) -> Params:
-    """Trains; returns the adaptation's numbers after the last step, their average if there is one.
+    """Trains; returns the adaptation's parameters after the last step, averaged if it averages.
 
     Args:
         workdir: checkpoints/, config.json, parameters.json, metrics.jsonl and tensorboard/ go here;
@@ -104,7 +104,7 @@ def run_loop(
         settings: lengths and intervals.
         mesh: device mesh.
         params: the model's weights, on the host; not written to.
-        adaptation: which numbers are trained.
+        adaptation: which parameters are trained.
         tx: optimizer.
         learning_rate: for the log.
         train_step: ``(state, frozen, batch, rng) -> (state, metrics)``.

@@ -14,7 +14,7 @@ class TrainState:
 
     Attributes:
         step: [] int32, optimizer steps done.
-        trainable: the adaptation's numbers, float32.
+        trainable: the adaptation's parameters, float32.
         opt_state: optax's; its moments keep the weights' names in their paths.
         ema: exponential moving average of `trainable`, float32; None when it is switched off.
     """

@@ -146,7 +146,7 @@ class AdaptationTraining:
     ms_ssim: Estimate
     """Between images of one prompt, in groups of four."""
     trained_parameters: Count
-    """Numbers that the optimizer moves."""
+    """Parameters that the optimizer moves."""
     seconds: NotNegative | None
     """Of the training; null where nothing was trained."""
     evaluation: str
@@ -175,7 +175,7 @@ class AdaptationRow:
     ms_ssim: Estimate
     """Between images of one prompt, in groups of four."""
     trained_parameters: Count
-    """Numbers that the optimizer moves."""
+    """Parameters that the optimizer moves."""
     seconds: NotNegative | None
     """Mean over the trainings; null where nothing was trained."""
     prompts: tuple[str, ...]
@@ -234,7 +234,7 @@ class EncoderInShort:
     architecture: Literal["Bert", "CLIP"]
     """Kind of the encoder."""
     width: Positive
-    """Numbers in an embedding."""
+    """Dimensions of an embedding."""
     auroc: Estimate | None
     """Of the linear probe."""
     f1: Estimate | None

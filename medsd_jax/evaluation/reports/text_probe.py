@@ -56,7 +56,7 @@ class ProbedEncoder:
     weights_hash: Hash
     """Changes with any bit of any weight of the encoder."""
     width: Positive
-    """Numbers in an embedding."""
+    """Dimensions of an embedding."""
     max_length: Positive
     """Tokens of a text, special ones included; the rest was cut."""
     labels: dict[str, LabelScores]
