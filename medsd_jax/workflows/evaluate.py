@@ -129,7 +129,7 @@ def _evaluate(
     from medsd_jax.evaluation.metrics.diversity import diversity
     from medsd_jax.evaluation.metrics.fidelity import fidelity
     from medsd_jax.evaluation.metrics.realism import realism
-    from medsd_jax.evaluation.metrics.subgroups import sliced_fidelity
+    from medsd_jax.evaluation.metrics.subgroups import subgroup_fidelity
     from medsd_jax.evaluation.reports.evaluation import EvaluationReport, FeatureSpace
     from medsd_jax.parallel.mesh import make_mesh
     from medsd_jax.parallel.multihost import is_main_process
@@ -172,7 +172,7 @@ def _evaluate(
             rough=network.kind in (LATENT, THUMBNAIL),
         )
         distances[spec] = whole
-        subgroups[spec] = sliced_fidelity(
+        subgroups[spec] = subgroup_fidelity(
             *pair, labels["real"], labels["synthetic"], whole=whole, **settings
         )
         realness = realism(*pair) if realness is None else realness

@@ -17,7 +17,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.evaluation.by_classifier.label_scores import score_labels
 from medsd_jax.evaluation.images.image_sets import ImageSet, resize_to_square
 from medsd_jax.evaluation.metrics.intervals import share_interval
-from medsd_jax.evaluation.metrics.subgroups import MIN_IMAGES, parts
+from medsd_jax.evaluation.metrics.subgroups import MIN_IMAGES, find_subgroups
 from medsd_jax.evaluation.reports.base import Estimate
 from medsd_jax.evaluation.reports.evaluation import (
     Confusion,
@@ -102,10 +102,10 @@ class PromptPredictions:
             prompts=tuple(by_prompt),
             num_prompts=len(rows_of),
             by_subgroup={
-                name: TooFewImages(num_images=int(part.sum()))
-                if part.sum() < MIN_IMAGES
-                else self.share(part)
-                for name, part in (subgroups or {}).items()
+                name: TooFewImages(num_images=int(subgroup.sum()))
+                if subgroup.sum() < MIN_IMAGES
+                else self.share(subgroup)
+                for name, subgroup in (subgroups or {}).items()
             },
         )
 
@@ -171,8 +171,8 @@ def measure_adherence_of_sets(
         units: of the synthetic images, see `PromptPredictions`.
 
     Returns:
-        The report's entry, with the accuracy of each part of `subgroups.parts`; and finding ->
-        predictions of the images of which it is known whether they shall show it.
+        The report's entry, with the accuracy of each part of `subgroups.find_subgroups`; and
+        finding -> predictions of the images of which it is known whether they shall show it.
 
     Raises:
         UserError: no image is said to show or not to show any finding of the classifier.
@@ -197,8 +197,8 @@ def measure_adherence_of_sets(
             None if units is None else tuple(units[i] for i in rows),
         )
         predictions_by_label[label] = predictions
-        of_parts = parts([labels["synthetic"][i] for i in rows])
-        entries[label] = predictions.report(of_parts)
+        subgroups = find_subgroups([labels["synthetic"][i] for i in rows])
+        entries[label] = predictions.report(subgroups)
     truth = np.stack([label_values(labels["real"], label) for label in classifier.labels], axis=1)
     on_real = score_labels(
         classifier.labels, _probabilities(classifier, real, mesh), truth, real.patient_ids

@@ -32,7 +32,7 @@ from medsd_jax.evaluation.metrics.neighbours import count_in_balls, nearest
 
 @dataclass(frozen=True, eq=False)
 class Prdc:
-    """The four numbers, as means over images: intervals and slices need the images' own values.
+    """The four numbers, as means over images: intervals and subgroups need the images' own values.
 
     Attributes:
         k: Which nearest neighbour sets the radius.

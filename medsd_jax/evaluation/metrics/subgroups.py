@@ -1,7 +1,7 @@
-"""The same numbers for parts of the images: one finding, one sex, ten years of age, one view.
+"""The same numbers for subgroups of the images: one finding, one sex, ten years of age, one view.
 
-A part is compared with the same part of the other set: images of effusions with real effusions.
-Parts with too few images are marked and get no number, as it would be noise.
+A subgroup is compared with the same one of the other set: images of effusions with real effusions.
+Subgroups with too few images are marked and get no number, as it would be noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,22 @@ from medsd_jax.evaluation.reports.evaluation import Distances
 
 AGE_BAND = 20  # years
 MIN_IMAGES = 50
-"""Of each set in a part."""
+"""Of each set in a subgroup."""
 MIN_UNITS = 10
-"""Patients of a part: many images of a few patients say little, and nothing of their spread."""
+"""Patients of a subgroup: many images of a few patients say little, and nothing of their spread."""
 _TRAITS = ("sex", "view")
 
 
-def parts(labels: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Finds the parts of a set.
+def find_subgroups(labels: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Finds the subgroups of a set.
 
     Args:
         labels: of each image: findings 1 or 0, sex, age in years, view.
 
     Returns:
-        part -> [n] bool; "pleural_effusion" for images that show it, "sex=F", "age=40-59",
+        subgroup -> [n] bool; "pleural_effusion" for images that show it, "sex=F", "age=40-59",
         "view=PA". Findings come first, each group in alphabetical order. A finding that no image
-        shows has no part.
+        shows has no subgroup.
     """
     findings, traits = {}, {}
     names = sorted({name for row in labels for name in row})
@@ -50,7 +50,7 @@ def parts(labels: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return findings | traits
 
 
-def sliced_fidelity(
+def subgroup_fidelity(
     real: Features,
     synthetic: Features,
     real_labels: Sequence[Mapping[str, Any]],
@@ -62,7 +62,7 @@ def sliced_fidelity(
     seed: int = 0,
     whole: Distances | None = None,
 ) -> dict[str, Distances | TooFew]:
-    """Computes `fidelity` for each part that both sets have.
+    """Computes `fidelity` for each subgroup that both sets have.
 
     Args:
         real: [n, d] float32.
@@ -71,16 +71,16 @@ def sliced_fidelity(
         synthetic_labels: [m].
         real_patients: [n], as `fidelity` takes them.
         synthetic_units: [m], likewise.
-        least: images of each set that a part needs, of `MIN_UNITS` patients or more.
+        least: images of each set that a subgroup needs, of `MIN_UNITS` patients or more.
         seed: of the estimates.
-        whole: what `fidelity` returned for all images with these settings, for a part that all of
-            them are in: it is not measured twice.
+        whole: what `fidelity` returned for all images with these settings, for a subgroup that all
+            of them are in: it is not measured twice.
 
     Returns:
-        part -> what `fidelity` returns, or that it has too few images or patients. Parts of the
+        subgroup -> what `fidelity` returns, or that it has too few images or patients. Parts of the
         real set that no synthetic image is in are there too, and the other way round.
     """
-    of_real, of_synthetic = parts(real_labels), parts(synthetic_labels)
+    of_real, of_synthetic = find_subgroups(real_labels), find_subgroups(synthetic_labels)
     found: dict[str, Distances | TooFew] = {}
     for name in dict.fromkeys([*of_real, *of_synthetic]):
         rows, others = of_real.get(name), of_synthetic.get(name)

@@ -56,7 +56,7 @@ def test_mode_collapse_lowers_recall_and_coverage(feature_sets):
 
 
 def test_images_keep_their_own_values(feature_sets):
-    """Means over slices: what an interval or a pathology needs."""
+    """Means over subgroups: what an interval or a pathology needs."""
     real, synthetic = feature_sets()
     found = prdc(real, synthetic)
     assert found.balls_of_synthetic.shape == (90,)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medsd_jax.evaluation.metrics.fidelity import fidelity
-from medsd_jax.evaluation.metrics.subgroups import parts, sliced_fidelity
+from medsd_jax.evaluation.metrics.subgroups import find_subgroups, subgroup_fidelity
 from medsd_jax.evaluation.reports.base import TooFew
 from medsd_jax.evaluation.reports.evaluation import Distances
 
@@ -16,8 +16,8 @@ LABELS = [
 ]
 
 
-def test_parts_are_findings_sexes_ages_and_views():
-    found = {name: np.flatnonzero(rows).tolist() for name, rows in parts(LABELS).items()}
+def test_subgroups_are_findings_sexes_ages_and_views():
+    found = {name: np.flatnonzero(rows).tolist() for name, rows in find_subgroups(LABELS).items()}
     assert found == {
         "edema": [0, 2],  # no image shows a nodule; a side and a ratio are no yes or no
         "age=0-19": [0],
@@ -29,7 +29,7 @@ def test_parts_are_findings_sexes_ages_and_views():
         "view=PA": [0, 3],
     }
     assert list(found)[:4] == ["edema", "age=0-19", "age=40-59", "age=100-119"]
-    assert parts([{}, {}]) == {}
+    assert find_subgroups([{}, {}]) == {}
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +43,35 @@ def sets():
     return real.astype(np.float32), synthetic.astype(np.float32), *labels
 
 
-def test_a_part_is_the_distance_of_these_images_alone(sets):
+def test_a_subgroup_is_the_distance_of_these_images_alone(sets):
     real, synthetic, of_real, of_synthetic = sets
-    found = sliced_fidelity(real, synthetic, of_real, of_synthetic)
+    found = subgroup_fidelity(real, synthetic, of_real, of_synthetic)
     asked = np.arange(160) % 4 != 0
     assert found["edema"] == fidelity(real[::2], synthetic[asked])
     assert found["sex=F"] == fidelity(real, synthetic)
     assert found["edema"].kid.value > found["sex=F"].kid.value
 
 
-def test_parts_with_few_images_are_marked_and_get_no_number(sets):
-    found = sliced_fidelity(*sets, least=121)
+def test_subgroups_with_few_images_are_marked_and_get_no_number(sets):
+    found = subgroup_fidelity(*sets, least=121)
     assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
     assert found["age=20-39"] == TooFew(num_real=0, num_synthetic=1)
     assert isinstance(found["sex=F"], Distances)
 
 
-def test_a_part_that_all_images_are_in_is_not_measured_twice(sets):
+def test_a_subgroup_that_all_images_are_in_is_not_measured_twice(sets):
     whole = fidelity(*sets[:2], seed=1)  # another object than what would be measured
-    found = sliced_fidelity(*sets, whole=whole)
+    found = subgroup_fidelity(*sets, whole=whole)
     assert found["sex=F"] is whole and isinstance(found["edema"], Distances)
 
 
 def test_many_images_of_few_patients_get_no_number(sets):
     patients = [f"p{i // 2 % 9}" for i in range(200)]  # nine patients with an edema, nine without
-    found = sliced_fidelity(*sets, real_patients=patients)
+    found = subgroup_fidelity(*sets, real_patients=patients)
     assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
     patients = [f"p{i // 2 % 20}" for i in range(200)]
-    found = sliced_fidelity(*sets, real_patients=patients, synthetic_units=[*map(str, range(160))])
+    found = subgroup_fidelity(
+        *sets, real_patients=patients, synthetic_units=[*map(str, range(160))]
+    )
     assert found["edema"].kid.n == 20 and found["edema"].precision.n == 120
-    assert sliced_fidelity(*sets, synthetic_units=["s"] * 160)["edema"].too_few
+    assert subgroup_fidelity(*sets, synthetic_units=["s"] * 160)["edema"].too_few
