@@ -63,9 +63,9 @@ class Setting:
         return getattr(torch, self.dtype)
 
 
-def parse(argv: Sequence[str] | None, about: str, *, steps: int, steps_help: str) -> Setting:
+def parse(argv: Sequence[str] | None, description: str, *, steps: int, steps_help: str) -> Setting:
     """Reads the flags, chooses the device and sets both frameworks to the same arithmetic."""
-    parser = argparse.ArgumentParser(description=about)
+    parser = argparse.ArgumentParser(description=description)
     add = parser.add_argument
     add("--size", choices=tuple(SIZES), help="default: small on a CPU, sd15 on a GPU")
     add("--batch", type=_count, help="default: the size's own")

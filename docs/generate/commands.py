@@ -37,7 +37,7 @@ def page() -> str:
         "| command | what it does |",
         "|---|---|",
     ]
-    text += [f"| [`{name}`](#{_anchor(name)}) | {about} |" for name, about in COMMANDS.items()]
+    text += [f"| [`{name}`](#{_anchor(name)}) | {summary} |" for name, summary in COMMANDS.items()]
     text += [
         "",
         "A command ends with exit code 0 when it is done, 1 when a check failed or a training "

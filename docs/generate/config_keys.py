@@ -129,8 +129,8 @@ def page(
         first = key.name.rpartition(".")[0]
         if first != section:
             section = first
-            about = next((known[first] for known in comments if first in known), "")
-            text += [f"## {first}", "", _prose(about), ""]
+            comment = next((known[first] for known in comments if first in known), "")
+            text += [f"## {first}", "", _prose(comment), ""]
         # The empty link is the anchor: reference/config/training.md#data.batch_size.
         text += [f"[](){{ #{key.name} }}`{key.name}` = {_code(key.default)}"]
         text += [f":   {_prose(key.meaning)}", ""]

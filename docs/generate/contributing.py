@@ -54,8 +54,8 @@ def floors(root: Path) -> str:
                 docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
                 if not docstring:
                     raise ValueError(f"{file} has no docstring: what does the package hold?")
-                about = docstring.partition("\n\n")[0].replace("\n", " ")
-                text.append(f"| `{name}` | {about} |")
+                metadata = docstring.partition("\n\n")[0].replace("\n", " ")
+                text.append(f"| `{name}` | {metadata} |")
     return "\n".join(text) + "\n"
 
 

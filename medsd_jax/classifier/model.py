@@ -146,7 +146,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: np.ascontiguousarray(x) for name, x in to_torch(classifier.params).items()}
     save_tensors(folder / WEIGHTS_FILE, tensors)
-    about = {
+    config = {
         "network": dataclasses.asdict(classifier.network),
         "labels": list(classifier.labels),
         "image_size": classifier.image_size,
@@ -154,7 +154,7 @@ def save_classifier(classifier: Classifier, folder: Path) -> None:
         "slope": np.asarray(classifier.slope).tolist(),
         "intercept": np.asarray(classifier.intercept).tolist(),
     }
-    write_json(folder / CONFIG_FILE, about, sort_keys=False)
+    write_json(folder / CONFIG_FILE, config, sort_keys=False)
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -168,19 +168,19 @@ def load_classifier(folder: Path) -> Classifier:
         raise UserError(
             f"{folder} holds no {CONFIG_FILE}: give the folder that train-classifier wrote"
         )
-    with json_object(path, "train the classifier again, or copy its folder again") as about:
-        classifier = _described(about)
+    with json_object(path, "train the classifier again, or copy its folder again") as config:
+        classifier = _described(config)
     tensors = read_weights_file(folder / WEIGHTS_FILE)
     _, like = structure(classifier.network)
     params = from_torch(tensors, like, str(folder / WEIGHTS_FILE))
     return dataclasses.replace(classifier, params=params)
 
 
-def _described(about: Mapping[str, Any]) -> Classifier:
+def _described(config: Mapping[str, Any]) -> Classifier:
     """The classifier of a classifier.json, without its weights."""
-    network = dict(about["network"])
+    network = dict(config["network"])
     network = DenseNetConfig(**{**network, "block_config": tuple(network["block_config"])})
-    labels, side = about["labels"], about["image_size"]
+    labels, side = config["labels"], config["image_size"]
     count = network.num_classes
     if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
         raise UserError(f"labels are {str(labels)[:80]}, not a list of names")
@@ -190,13 +190,13 @@ def _described(about: Mapping[str, Any]) -> Classifier:
         raise UserError(
             f"image_size is {str(side)[:80]}, not {network.smallest_image} to {_LARGEST_SIDE}"
         )
-    check_resize_mode(about["resize_mode"])
+    check_resize_mode(config["resize_mode"])
     with np.errstate(over="ignore"):  # told below
-        slope, intercept = (np.asarray(about[k], np.float32) for k in ("slope", "intercept"))
+        slope, intercept = (np.asarray(config[k], np.float32) for k in ("slope", "intercept"))
     for name, x in (("slope", slope), ("intercept", intercept)):
         if x.shape != (count,) or not np.isfinite(x).all():
             raise UserError(f"{name} must be {count} finite numbers, one a label")
-    return Classifier(network, tuple(labels), side, about["resize_mode"], {}, slope, intercept)
+    return Classifier(network, tuple(labels), side, config["resize_mode"], {}, slope, intercept)
 
 
 @functools.cache

@@ -132,8 +132,8 @@ def _write(path: Path, batches: Iterable[np.ndarray], count: int) -> None:
         for i, rows in enumerate(batches):
             if i == 0:
                 shape = (count, *rows.shape[1:])
-                about = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, about)
+                header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(rows, "<f4").data)
         file.close()
         (work / "moments.npy").rename(path)

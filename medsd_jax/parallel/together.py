@@ -57,8 +57,8 @@ def tell_others(code: int, said: str) -> None:
         return
     _leaving.set()
     said = said.removeprefix("medsd_jax: ").removeprefix("error: ")
-    about = {"process": _index(), "code": code, "said": said}
-    _try(lambda: client.key_value_set(_KEY, json.dumps(about)))
+    failure = {"process": _index(), "code": code, "said": said}
+    _try(lambda: client.key_value_set(_KEY, json.dumps(failure)))
     # JAX would wait for minutes for others that are stuck.
     _end_after(_grace(), code)
 
@@ -83,16 +83,16 @@ def _listen(here: int, main: threading.Thread) -> None:
     while client is not None and not _leaving.wait(_POLL_SECONDS):
         if (text := _try(lambda: client.key_value_try_get(_KEY))) is None:
             continue
-        about = json.loads(text)
-        if about["process"] == here:
+        failure = json.loads(text)
+        if failure["process"] == here:
             return
-        _found = about
+        _found = failure
         raised = ctypes.c_ulong(main.ident), ctypes.py_object(OtherEnded)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(*raised)
         if not _leaving.wait(_grace()):
             # In an exchange with a process that is gone, no Python runs.
             print(_line(), file=sys.stderr, flush=True)
-            os._exit(about["code"])
+            os._exit(failure["code"])
 
 
 def _grace() -> float:

@@ -28,7 +28,7 @@ def table(report: DownstreamUtilityReport) -> str:
     widths = [max(len(row[column]) for row in full) for column in range(len(rows[0]))]
     widths[0] = max(len(row[0]) for row in rows)
     held_out, steps = report.images["held_out"], report.config["train"]["steps"]
-    about = (
+    summary = (
         f"{held_out.num_images} real images of {held_out.num_patients} held-out patients; "
         f"{len(report.seeds)} seed(s); {steps} optimizer steps in each arm; 95 % intervals"
     )
@@ -36,4 +36,4 @@ def table(report: DownstreamUtilityReport) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip()
         for row in rows
     ]
-    return "\n".join([about, *lines])
+    return "\n".join([summary, *lines])

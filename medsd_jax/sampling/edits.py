@@ -36,14 +36,14 @@ class Edit:
         mask: [H, W] bool, true where it is redrawn; None redraws all of it.
         resize_mode: how both are brought to the model's size.
         strength: in (0, 1].
-        about: what is written down of it.
+        metadata: what is written down of it.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
     resize_mode: str
     strength: float
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
     def fitted(self, side: int) -> "Edit":
         """The same image and mask at `side` x `side` pixels.
@@ -69,13 +69,13 @@ class Edit:
         """What `medsd_jax.sample` takes of it."""
         return {"init_images": self.image, "masks": self.mask, "strength": self.strength}
 
-    def save_pair(self, result: np.ndarray, path: Path, about: dict[str, Any]) -> None:
+    def save_pair(self, result: np.ndarray, path: Path, metadata: dict[str, Any]) -> None:
         """Writes original, result and difference side by side.
 
         Args:
             result: [H, W, 3] uint8.
             path: the file to write.
-            about: of the result, for the file's metadata.
+            metadata: of the result, for the file's metadata.
         """
         from medsd_jax.sampling.images import save_png
 
@@ -85,7 +85,7 @@ class Edit:
             "panels": ["original", "result", "difference"],
             "difference_times": DIFFERENCE_TIMES,
         }
-        save_png(np.concatenate(panels, axis=1), path, {**about, **told})
+        save_png(np.concatenate(panels, axis=1), path, {**metadata, **told})
 
 
 def read_edit(
@@ -125,11 +125,11 @@ def read_edit(
     if chosen is not None:
         say = log.warning if chosen.all() else log.info
         say("%.1f %% of the image is redrawn", 100 * chosen.mean())
-    about = {
+    metadata = {
         "init_image": str(image), "strength": strength, "mask": note, "resize_mode": resize_mode,
         "edit_hash": content_hash(pixels, chosen),
     }  # fmt: skip
-    return Edit(pixels, chosen, resize_mode, strength, about)
+    return Edit(pixels, chosen, resize_mode, strength, metadata)
 
 
 def _read_mask(path: Path, image: Path, height: int, width: int) -> np.ndarray:

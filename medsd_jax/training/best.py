@@ -16,7 +16,7 @@ from medsd_jax.training.checkpoint import plain
 
 log = logging.getLogger(__name__)
 
-ABOUT = "best.json"
+METADATA = "best.json"
 
 
 class KeepBest:
@@ -76,8 +76,8 @@ class KeepBest:
         if not is_main_process():
             return
         self._save(weights, self._new)
-        about = {"metric": self._metric, "value": value, "step": step, "metrics": dict(metrics)}
-        write_json(self._new / ABOUT, {**about, "settings": self._settings})
+        metadata = {"metric": self._metric, "value": value, "step": step, "metrics": dict(metrics)}
+        write_json(self._new / METADATA, {**metadata, "settings": self._settings})
         if self.folder.exists():
             self.folder.rename(self._old)
         self._new.rename(self.folder)
@@ -94,11 +94,11 @@ class KeepBest:
         """The value of the best so far, where it compares."""
         if not self.folder.exists():
             return None
-        path = self.folder / ABOUT
+        path = self.folder / METADATA
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            metric, value, step = about["metric"], float(about["value"]), about["step"]
-            settings = about["settings"]
+            metadata = json.loads(path.read_text(encoding="utf-8"))
+            metric, value, step = metadata["metric"], float(metadata["value"]), metadata["step"]
+            settings = metadata["settings"]
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} cannot be read ({error!r}), so {self.folder} is not overwritten: remove "

@@ -125,7 +125,7 @@ def sample_to_folder(
         "model_hash": model.fingerprint(),
         "start_latents": None if latents is None else str(latents.path),
         "start_latents_hash": None if latents is None else content_hash(latents.values),
-        **({} if edit is None else edit.about),
+        **({} if edit is None else edit.metadata),
     }
     entries = [
         {

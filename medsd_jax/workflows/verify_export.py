@@ -202,7 +202,7 @@ def _write_images(
 ) -> None:
 
     amplified = np.minimum(difference * AMPLIFICATION, 255).astype(np.uint8)
-    about = ({"framework": "jax"}, {"framework": "torch"}, {"amplification": AMPLIFICATION})
+    metadata = ({"framework": "jax"}, {"framework": "torch"}, {"amplification": AMPLIFICATION})
     images = (jax_image, torch_image, amplified)
-    for name, image, note in zip(IMAGES, images, about, strict=True):
+    for name, image, note in zip(IMAGES, images, metadata, strict=True):
         save_png(image, folder / name, {**settings, **note})

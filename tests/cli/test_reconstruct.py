@@ -116,8 +116,8 @@ def test_schema_refuses_what_it_does_not_say(places, tmp_path):
 
 def test_a_workdir_has_its_recipe_s_size(places, tmp_path):
     shutil.copytree(places / "model", tmp_path / "run" / "model")
-    about = {"data": {"image_size": 2 * SIDE, "resize_mode": "crop"}}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(about))
+    recipe = {"data": {"image_size": 2 * SIDE, "resize_mode": "crop"}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(recipe))
     model = ["--model", str(tmp_path / "run"), "--num_images", "2"]
     for words, wanted in (
         ([], (2 * SIDE, "crop")),

@@ -34,9 +34,9 @@ def test_images_and_what_is_known_about_them(model, tmp_path):
         ("a", 7), ("a", 8), ("größer", 9), ("größer", 10)
     ]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "out").glob("0*.png")) == [x["file"] for x in lines]
-    about = read_metadata(tmp_path / "out" / "00003.png")
-    assert about == {k: v for k, v in lines[3].items() if k != "file"}
-    assert about["num_steps"] == 2 and about["model_hash"] == tiny_pipeline().fingerprint()
+    metadata = read_metadata(tmp_path / "out" / "00003.png")
+    assert metadata == {k: v for k, v in lines[3].items() if k != "file"}
+    assert metadata["num_steps"] == 2 and metadata["model_hash"] == tiny_pipeline().fingerprint()
     assert (tmp_path / "out" / "grid.png").exists()
 
 
@@ -51,8 +51,8 @@ def test_sampler_and_rescale_are_written_down(model, tmp_path):
     flags += ["--guidance_rescale", "0.5", "--seed", "3"]
     assert sample(model, tmp_path / "o", *flags) == 0
     line = json.loads((tmp_path / "o/samples.jsonl").read_text())
-    about = read_metadata(tmp_path / "o" / "00000.png")
-    for told in (line, about):
+    metadata = read_metadata(tmp_path / "o" / "00000.png")
+    for told in (line, metadata):
         assert told["sampler"] == "euler_ancestral" and told["guidance_rescale"] == 0.5
     wanted = medsd_jax.sample(
         load(model), ["a"], seeds=[3], num_steps=2, sampler="euler_ancestral",

@@ -61,8 +61,8 @@ def test_a_box_of_a_wide_image(places, tmp_path):
         np.testing.assert_array_equal(result, drawn)
         far = np.abs(drawn.astype(int) - given) * DIFFERENCE_TIMES
         np.testing.assert_array_equal(difference, far.clip(max=255))
-        about = read_metadata(tmp_path / "o" / f"{name}_pair.png")
-        assert about["difference_times"] == DIFFERENCE_TIMES and about["seed"] == line["seed"]
+        metadata = read_metadata(tmp_path / "o" / f"{name}_pair.png")
+        assert metadata["difference_times"] == DIFFERENCE_TIMES and metadata["seed"] == line["seed"]
         assert line["mask"] == {"box": [8, 8, 40, 24]} and line["strength"] == 1
         assert line["init_image"] == str(places / "wide.png") and line["resize_mode"] == "pad"
     assert read_metadata(tmp_path / "o/00001.png")["mask"] == {"box": [8, 8, 40, 24]}

@@ -49,12 +49,12 @@ def test_prior_is_what_the_base_model_draws(places, trained):
     (folder,) = places[1].glob("prior-*")
     files = sorted(folder.glob("*.png"))
     assert [path.name for path in files] == [f"{i:05d}.png" for i in range(20)]
-    about = read_metadata(files[3])
-    assert about["seed"] == 3 and about["prompt"] == "A photo of an x-ray"
+    metadata = read_metadata(files[3])
+    assert metadata["seed"] == 3 and metadata["prompt"] == "A photo of an x-ray"
     model = load(places[0])
-    assert about["model_hash"] == model.fingerprint()
+    assert metadata["model_hash"] == model.fingerprint()
     drawn = medsd_jax.sample(
-        model, about["prompt"], seeds=[3], num_steps=2, guidance_scale=4.0, height=16, width=16
+        model, metadata["prompt"], seeds=[3], num_steps=2, guidance_scale=4.0, height=16, width=16
     )
     from PIL import Image
 

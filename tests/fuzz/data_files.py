@@ -217,8 +217,8 @@ def _latents(work: Path) -> Read:
 
 
 def _image_metadata(work: Path) -> Read:
-    about = {"prompt": "x", "seed": 1, "lora": [], "row": {"a": "b"}}
-    save_png(np.zeros((8, 8, 3), np.uint8), work / "whole.png", about)
+    metadata = {"prompt": "x", "seed": 1, "lora": [], "row": {"a": "b"}}
+    save_png(np.zeros((8, 8, 3), np.uint8), work / "whole.png", metadata)
     whole = (work / "whole.png").read_bytes()
 
     def read(mutator: Mutator) -> None:

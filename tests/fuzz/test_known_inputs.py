@@ -147,8 +147,8 @@ PATTERNS = (
 def test_headers_of_a_lora(tmp_path, header):
     down, up = np.zeros((2, 32), np.float32), np.zeros((32, 2), np.float32)
     tensors = {f"{LAYER}.lora_A.weight": down, f"{LAYER}.lora_B.weight": up}
-    about = {"lora_adapter_metadata": header}
-    (tmp_path / "l.safetensors").write_bytes(save(tensors, about))
+    metadata = {"lora_adapter_metadata": header}
+    (tmp_path / "l.safetensors").write_bytes(save(tensors, metadata))
     with pytest.raises(UserError, match=r"l\.safetensors"):
         read_lora(tmp_path / "l.safetensors", tiny_pipeline().params)
 
@@ -213,8 +213,8 @@ def test_a_key_that_no_config_can_have(tmp_path):
 @pytest.mark.parametrize("value", [10**400, "x", None, [1]])
 def test_a_best_value_that_is_none(tmp_path, value):
     (tmp_path / "best").mkdir()
-    about = {"metric": "loss", "value": value, "step": 3, "metrics": {}, "settings": {}}
-    (tmp_path / "best/best.json").write_text(json.dumps(about))
+    metadata = {"metric": "loss", "value": value, "step": 3, "metrics": {}, "settings": {}}
+    (tmp_path / "best/best.json").write_text(json.dumps(metadata))
     with pytest.raises(UserError, match=r"best\.json cannot be read"):
         KeepBest(
             tmp_path, metric="loss", larger_is_better=False, settings={}, resumed=True,

@@ -243,8 +243,12 @@ def test_reading_says_nothing(tokenizer, tmp_path, caplog):
 def test_a_vocabulary_without_a_word_for_the_unknown(tmp_path):
     words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "chest", "x"]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
-    about = {"model_max_length": 16, "tokenizer_class": "BertTokenizer", "unk_token": "[UNK]"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(about))
+    tokenizer_config = {
+        "model_max_length": 16,
+        "tokenizer_class": "BertTokenizer",
+        "unk_token": "[UNK]",
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     try:
         tokenizer = load_tokenizer(tmp_path, "BertTokenizer")
     except UserError as error:
@@ -256,7 +260,7 @@ def test_a_vocabulary_without_a_word_for_the_unknown(tmp_path):
 def test_a_tokenizer_without_a_pad_token(tokenizer, tmp_path):
     save_tokenizer(tokenizer, tmp_path)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        about = json.loads((tmp_path / name).read_text())
-        (tmp_path / name).write_text(json.dumps({**about, "pad_token": None}))
+        tokenizer_config = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps({**tokenizer_config, "pad_token": None}))
     with pytest.raises(UserError, match="names no pad_token"):
         load_tokenizer(tmp_path)

@@ -43,9 +43,9 @@ class Planted:
 
 
 def kept(workdir):
-    about = json.loads((workdir / "best" / "best.json").read_text())
+    metadata = json.loads((workdir / "best" / "best.json").read_text())
     with np.load(workdir / "best" / "weights.npz") as weights:
-        return about, dict(weights)
+        return metadata, dict(weights)
 
 
 def assert_same(one, two):
@@ -62,8 +62,8 @@ def test_best_and_not_last_is_kept(tmp_path, larger):
         values = {step: -x for step, x in values.items()}
     planted = Planted(tmp_path, values, larger_is_better=larger)
     result = run(6, evaluation=planted)
-    about, weights = kept(tmp_path)
-    assert about == {
+    metadata, weights = kept(tmp_path)
+    assert metadata == {
         "metric": "kid",
         "value": values[4],
         "step": 4,
@@ -111,12 +111,12 @@ def test_resumed_run_knows_the_best(tmp_path, later, caplog):
         second = Planted(tmp_path, {6: later})
     assert "kid = 0.1 at step 4" in caplog.text
     run(6, evaluation=second)
-    about, weights = kept(tmp_path)
+    metadata, weights = kept(tmp_path)
     if later < 0.1:
-        assert (about["step"], about["value"]) == (6, later)
+        assert (metadata["step"], metadata["value"]) == (6, later)
         assert_same(weights, second.seen[6])
     else:
-        assert (about["step"], about["value"]) == (4, 0.1)
+        assert (metadata["step"], metadata["value"]) == (4, 0.1)
         assert_same(weights, first.seen[4])
 
 
@@ -136,8 +136,8 @@ def test_values_that_do_not_compare_count_no_more(tmp_path, changes, caplog):
     assert again.value is None
     assert "step 2 with kid = 0.1" in caplog.text and kept(tmp_path)[0]["step"] == 2
     again({"w": jax.numpy.zeros(2)}, 4, {"kid": 0.9, "fid": 0.9})
-    about, weights = kept(tmp_path)
-    assert (about["step"], about["value"]) == (4, 0.9) and not weights["w"].any()
+    metadata, weights = kept(tmp_path)
+    assert (metadata["step"], metadata["value"]) == (4, 0.9) and not weights["w"].any()
 
 
 def test_has_checkpoint(tmp_path):
@@ -178,7 +178,7 @@ def test_killed_while_replacing(tmp_path, monkeypatch, dies_in):
     else:
         best._new = tmp_path / "best" / "not there"  # the second rename of the two fails
         monkeypatch.setattr(best, "_save", lambda params, folder: None)
-        monkeypatch.setattr(best_module, "write_json", lambda path, about: None)
+        monkeypatch.setattr(best_module, "write_json", lambda path, metadata: None)
     with pytest.raises((RuntimeError, OSError)):
         best({"w": jax.numpy.zeros(2)}, 4, {"kid": 0.1})
     monkeypatch.undo()

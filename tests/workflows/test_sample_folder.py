@@ -51,11 +51,11 @@ def killed(model, table, tmp_path, monkeypatch):
     """A run of 18 images that was killed after eleven, in the middle of a batch of eight."""
     save_png, left = sample_folder.save_png, iter(range(11))
 
-    def save(image, path, about):
+    def save(image, path, metadata):
         if next(left, None) is None:
             path.write_bytes(b"half a pict")
             raise KeyboardInterrupt
-        save_png(image, path, about)
+        save_png(image, path, metadata)
 
     flags = ["--prompts_csv", table, "--num_images", 6, "--batch_size", 8]
     with monkeypatch.context() as patch:

@@ -56,13 +56,13 @@ def score_labels(
         known = ~np.isnan(targets[:, column])
         present, units = targets[known, column] > 0.5, patients[known]
         probability = probabilities[known, column]
-        about = {
+        counts = {
             "num_images": int(known.sum()),
             "num_present": int(present.sum()),
             "num_patients": len(set(units)),
         }
         if not enough(present, units):
-            scores[name] = LabelScores(**about, too_few=True)
+            scores[name] = LabelScores(**counts, too_few=True)
             continue
         estimates = {
             key: bootstrap_interval(
@@ -73,7 +73,7 @@ def score_labels(
         accuracy = share_interval((probability > 0.5) == present, units)
         brier = float(brier_score_loss(present, probability))
         scores[name] = LabelScores(
-            **about, too_few=False, accuracy=accuracy, **estimates, brier=brier
+            **counts, too_few=False, accuracy=accuracy, **estimates, brier=brier
         )
     return scores
 

@@ -87,15 +87,15 @@ def _aurocs(
     if not known.any():
         return None
     present, before, after, units = truth[known] > 0.5, before[known], after[known], units[known]
-    about = {"num_images": int(known.sum()), "num_present": int(present.sum())}
+    counts = {"num_images": int(known.sum()), "num_present": int(present.sum())}
     if not enough(present, units):
-        return PairedAuroc(**about, too_few=True)
+        return PairedAuroc(**counts, too_few=True)
 
     def difference(present: np.ndarray, before: np.ndarray, after: np.ndarray) -> float:
         return auroc(present, after) - auroc(present, before)
 
     return PairedAuroc(
-        **about,
+        **counts,
         too_few=False,
         original=estimate(auroc, present, before, units=units, seed=seed),
         reconstruction=estimate(auroc, present, after, units=units, seed=seed),

@@ -53,13 +53,13 @@ class Images:
         """Write them as files: plain, effusion, pairs, phantoms and vae .png, *_loss.svg."""
         folder.mkdir(exist_ok=True)
         n = len(self.plain)
-        about = {"prompts": list(prompts), "seeds": list(range(n))}
-        save_png(make_grid(self.plain, columns=8), folder / "plain.png", about)
-        save_png(make_grid(self.effusion, columns=8), folder / "effusion.png", about)
+        metadata = {"prompts": list(prompts), "seeds": list(range(n))}
+        save_png(make_grid(self.plain, columns=8), folder / "plain.png", metadata)
+        save_png(make_grid(self.effusion, columns=8), folder / "effusion.png", metadata)
         both = np.stack([self.plain, self.effusion], axis=1).reshape(-1, *self.plain.shape[1:])
         captions = [text for i in range(n) for text in (f"seed {i}: without", "with effusion")]
         pairs = make_grid(_enlarge(both), columns=min(8, 2 * n), padding=4, captions=captions)
-        save_png(pairs, folder / "pairs.png", about)
+        save_png(pairs, folder / "pairs.png", metadata)
         shown = [pair for kind in self.phantoms.values() for pair in kind]
         if shown:
             images, texts = zip(*shown, strict=True)

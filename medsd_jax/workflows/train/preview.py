@@ -71,7 +71,7 @@ def make_preview(
             return
         folder = workdir / "samples"
         folder.mkdir(exist_ok=True)
-        about = {"step": step, "prompts": list(config.preview.prompts), "seeds": seeds}
-        save_png(make_grid(images, columns=each), folder / f"{step:07d}.png", about)
+        metadata = {"step": step, "prompts": list(config.preview.prompts), "seeds": seeds}
+        save_png(make_grid(images, columns=each), folder / f"{step:07d}.png", metadata)
 
     return preview

@@ -53,7 +53,7 @@ def prior_images(
     asked, size = config.prior, config.data.image_size
     if asked.path is not None:
         model = load(asked.path)
-    about = {
+    settings = {
         "model_hash": model.fingerprint(),
         "scheduler": dict(model.scheduler),
         "prompts": list(asked.prompts),
@@ -64,7 +64,7 @@ def prior_images(
         "image_size": size,
         "dtype": config.model.dtype,
     }
-    fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.data.cache_dir or workdir / "data") / f"prior-{fingerprint}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def prior_images(
                 if not writes:
                     break
                 with atomic_write(paths[i]) as part:
-                    save_png(image, part, {**about, "prompt": prompts[i], "seed": seed})
+                    save_png(image, part, {**settings, "prompt": prompts[i], "seed": seed})
         if writes is not None:
             true_everywhere(True)  # all files are written
             for path in paths:

@@ -88,11 +88,13 @@ def test_scalars_and_best(trained):
     assert all(set(row) == set(config.evaluation.metrics) for row in found.values())
     losses = {r["step"]: r["validation/loss"] for r in read_scalars(workdir) if len(r) == 2}
     assert {step: row["validation_loss"] for step, row in found.items()} == losses
-    about = json.loads((workdir / "best" / "best.json").read_text())
+    metadata = json.loads((workdir / "best" / "best.json").read_text())
     best = min(found, key=lambda step: found[step]["validation_loss"])
-    assert (about["step"], about["metric"]) == (best, "validation_loss")
-    assert about["value"] == found[best]["validation_loss"] and about["metrics"] == found[best]
-    assert about["settings"]["num_images"] == NUM
+    assert (metadata["step"], metadata["metric"]) == (best, "validation_loss")
+    assert (
+        metadata["value"] == found[best]["validation_loss"] and metadata["metrics"] == found[best]
+    )
+    assert metadata["settings"]["num_images"] == NUM
     assert list((workdir / "tensorboard").glob("events.*"))
 
 
@@ -143,8 +145,8 @@ def test_planted_best_comes_early_and_survives_a_resume(root, tmp_path, monkeypa
     assert {s: row["kid"] for s, row in evaluations(tmp_path / "run").items()} == {
         2: 0.4, 4: 0.1, 6: 0.3, 8: 0.2,
     }  # fmt: skip
-    about = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
-    assert (about["step"], about["value"]) == (4, 0.1)
+    metadata = json.loads((tmp_path / "run" / "best" / "best.json").read_text())
+    assert (metadata["step"], metadata["value"]) == (4, 0.1)
     train(config_of(root, evaluation__every_steps=0), tmp_path / "four")
     assert not (tmp_path / "four" / "best").exists()
     assert_same_weights(tmp_path / "run" / "best", tmp_path / "four")
@@ -188,9 +190,13 @@ def test_a_metric_of_your_own(root, tmp_path, monkeypatch):
     images = sample(load(workdir), prompts, seeds=range(NUM), **sampled)
     assert found[4]["brightness"] == pytest.approx(images.mean(), abs=0.01)
 
-    about = json.loads((workdir / "best" / "best.json").read_text())
+    metadata = json.loads((workdir / "best" / "best.json").read_text())
     best = max(found, key=lambda step: found[step]["brightness"])
-    assert (about["step"], about["metric"], about["metrics"]) == (best, "brightness", found[best])
+    assert (metadata["step"], metadata["metric"], metadata["metrics"]) == (
+        best,
+        "brightness",
+        found[best],
+    )
 
 
 @pytest.mark.parametrize(
