@@ -86,11 +86,11 @@ def from_classifier(folder: Path, network: DenseNetConfig) -> Start:
     return Start(dataclasses.replace(found.network, num_classes=network.num_classes), body)
 
 
-def _check_shape(path: Path, found: DenseNetConfig, asked: DenseNetConfig) -> None:
+def _check_shape(path: Path, found: DenseNetConfig, expected: DenseNetConfig) -> None:
     told = ("num_init_features", "growth_rate", "block_config")
-    if any(getattr(found, key) != getattr(asked, key) for key in told):
+    if any(getattr(found, key) != getattr(expected, key) for key in told):
         listed = ", ".join(f"network.{key}={getattr(found, key)}" for key in told)
-        given = ", ".join(str(getattr(asked, key)) for key in told)
+        given = ", ".join(str(getattr(expected, key)) for key in told)
         raise UserError(f"{path} holds a DenseNet of another shape than {given}: set {listed}")
 
 

@@ -201,7 +201,7 @@ def run_loop(
         if validation is not None and settings.validate_every and start == 0:
             validate(0)
         interrupted = at_end.enter_context(Interrupt())
-        speed, stop, asked, save = Throughput(), False, False, False
+        speed, stop, interrupt, save = Throughput(), False, False, False
         vote = Vote(mesh, steps_behind=_STEPS_AHEAD)
         for step in range(start + 1, settings.steps + 1):
             batch = put_batch(next(batches), mesh)
@@ -220,10 +220,10 @@ def run_loop(
             bar.update()
 
             last = step == settings.steps
-            asked = vote.now(bool(interrupted)) if last else vote(bool(interrupted))
-            stop = asked and not last
+            interrupt = vote.now(bool(interrupted)) if last else vote(bool(interrupted))
+            stop = interrupt and not last
             due = lambda every: bool(every) and (last or step % every == 0)  # noqa: B023, E731
-            save = asked or due(settings.checkpoint_every)
+            save = interrupt or due(settings.checkpoint_every)
             logged = due(settings.log_every)
             if save or logged:
                 pending = _fetched(pending)  # waits for the device
@@ -260,8 +260,8 @@ def run_loop(
             if stop:
                 break
         # What came during the last step's evaluation: the model can be written by the next run.
-        asked = asked or (save and vote.now(bool(interrupted)))
-    if asked:
+        interrupt = interrupt or (save and vote.now(bool(interrupted)))
+    if interrupt:
         log.warning("step %d is saved; the same command goes on from there", step)
         raise AgreedStop
     return state.averaged

@@ -229,7 +229,7 @@ def targets_of(split: Split, labels: Sequence[str]) -> np.ndarray:
 
 
 def _start(config: ConfigDict) -> Start:
-    asked = DenseNetConfig(
+    network = DenseNetConfig(
         growth_rate=config.network.growth_rate,
         block_config=tuple(config.network.block_config),
         num_init_features=config.network.num_init_features,
@@ -237,6 +237,6 @@ def _start(config: ConfigDict) -> Start:
         in_channels=1,
     )
     if config.network.weights is None:
-        return from_scratch(asked)
+        return from_scratch(network)
     path = Path(config.network.weights).expanduser()
-    return (from_classifier if path.is_dir() else from_published)(path, asked)
+    return (from_classifier if path.is_dir() else from_published)(path, network)

@@ -217,18 +217,18 @@ def sample_batches(
 
 
 def _agreed_size(size: tuple[int, int], height: int | None, width: int | None) -> tuple[int, int]:
-    for name, asked, theirs in (("height", height, size[0]), ("width", width, size[1])):
-        if asked is not None and asked != theirs:
-            raise UserError(f"{name} = {asked}, but the init images have {theirs} pixels")
+    for name, given, theirs in (("height", height, size[0]), ("width", width, size[1])):
+        if given is not None and given != theirs:
+            raise UserError(f"{name} = {given}, but the init images have {theirs} pixels")
     return size
 
 
-def _batch_size(asked: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> int:
+def _batch_size(given: int | None, n: int, shape: SamplerShape, mesh: Mesh) -> int:
     shards = batch_shards(mesh)
-    if asked is not None:
-        if asked < 1 or asked % shards:
-            raise UserError(f"batch_size = {asked} must be a multiple of {shards} device shard(s)")
-        return asked
+    if given is not None:
+        if given < 1 or given % shards:
+            raise UserError(f"batch_size = {given} must be a multiple of {shards} device shard(s)")
+        return given
     h, w, _ = shape.latents
     most = shards * max(_CELLS_PER_SHARD // max(h * w, 1), 1)
     # Batches of one size, as equal as they can be: the last one is filled up with wasted images.

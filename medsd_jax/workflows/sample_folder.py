@@ -183,8 +183,8 @@ class SampleFolder:
         wanted = json.loads(json.dumps(wanted))
         for key in [*wanted, *found]:
             if key not in _NOT_COMPARED and found.get(key) != wanted.get(key):
-                had, asked = (repr(values.get(key)) for values in (found, wanted))
-                raise self._refusal(f"{wanted['file']} was made with {key} = {had}, not {asked}")
+                before, now = (repr(values.get(key)) for values in (found, wanted))
+                raise self._refusal(f"{wanted['file']} was made with {key} = {before}, not {now}")
 
     def _refusal(self, reason: str) -> UserError:
         return UserError(

@@ -121,13 +121,13 @@ def trainings_of(
     """
     from medsd_jax.studies.chambon2022 import report
 
-    asked = not study.only or experiment.name in (*study.only, BASE)
+    chosen = not study.only or experiment.name in (*study.only, BASE)
     seeds = study.seeds if experiment.recipe else 1
     trainings = []
     for seed in itertools.count():
         folder = study.output / (f"{experiment.name}-{seed}" if seed else experiment.name)
         finished = (folder / EVALUATION / "report.json").exists()
-        if not finished and not (asked and seed < seeds):
+        if not finished and not (chosen and seed < seeds):
             return trainings
         model = train_experiment(study, experiment, materials, folder, seed)
         if not finished:

@@ -23,14 +23,14 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 
 def with_new_word(config: ConfigDict, model: StableDiffusion) -> StableDiffusion:
     """The model with the token that textual inversion shall learn; else the model as it is."""
-    asked = config.adaptation
-    if config.task != "diffusion" or asked.name != "textual_inversion":
+    settings = config.adaptation
+    if config.task != "diffusion" or settings.name != "textual_inversion":
         return model
     return add_placeholder_token(
         model,
-        asked.placeholder_token,
-        initializer_token=asked.initializer_token,
-        num_vectors=asked.num_vectors,
+        settings.placeholder_token,
+        initializer_token=settings.initializer_token,
+        num_vectors=settings.num_vectors,
     )
 
 
@@ -47,23 +47,25 @@ def check_word(config: ConfigDict, texts: Sequence[str]) -> None:
 
 def make_adaptation(config: ConfigDict, model: StableDiffusion) -> Adaptation:
     """The adaptation of the config, which `check_config` has seen, of this model."""
-    asked = config.adaptation
-    match asked.name:
+    settings = config.adaptation
+    match settings.name:
         case "lora":
-            return lora(LoraSettings(tuple(asked.train), asked.lora_rank, asked.lora_alpha))
+            return lora(
+                LoraSettings(tuple(settings.train), settings.lora_rank, settings.lora_alpha)
+            )
         case "textual_inversion":
-            rows = token_rows(model.tokenizer, asked.placeholder_token, asked.num_vectors)
+            rows = token_rows(model.tokenizer, settings.placeholder_token, settings.num_vectors)
             return textual_inversion(token_table(model.params), rows)
         case _:
-            return full(tuple(asked.train))
+            return full(tuple(settings.train))
 
 
 def save_adaptation(
     config: ConfigDict, workdir: Path, trainable: Params, trained: StableDiffusion
 ) -> None:
     """The small files of what was trained, beside the model that has it built in."""
-    asked = config.adaptation
-    if asked.name == "lora":
-        write_lora(workdir / "lora", trainable, asked.lora_alpha)
-    elif asked.name == "textual_inversion":
-        write_embeddings(workdir, asked.placeholder_token, trained, asked.num_vectors)
+    settings = config.adaptation
+    if settings.name == "lora":
+        write_lora(workdir / "lora", trainable, settings.lora_alpha)
+    elif settings.name == "textual_inversion":
+        write_embeddings(workdir, settings.placeholder_token, trained, settings.num_vectors)

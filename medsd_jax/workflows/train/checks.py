@@ -50,20 +50,20 @@ def check_config(config: ConfigDict) -> None:
 
 
 def _check_adaptation(config: ConfigDict) -> None:
-    asked = config.adaptation
+    settings = config.adaptation
     for name, keys in _OWN_KEYS.items():
         for key in keys:
-            if name == asked.name and asked[key] is None:
+            if name == settings.name and settings[key] is None:
                 raise UserError(f"adaptation.name = {name!r} needs adaptation.{key}")
-            if name != asked.name and asked[key] is not None:
+            if name != settings.name and settings[key] is not None:
                 raise UserError(
-                    f"adaptation.{key} = {asked[key]!r} would not be read: it is for "
-                    f"adaptation.name = {name!r}, not {asked.name!r}"
+                    f"adaptation.{key} = {settings[key]!r} would not be read: it is for "
+                    f"adaptation.name = {name!r}, not {settings.name!r}"
                 )
-    if asked.name == "textual_inversion":
-        if asked.train:
+    if settings.name == "textual_inversion":
+        if settings.train:
             raise UserError(
-                f"adaptation.train = {tuple(asked.train)} would not be read: textual inversion "
+                f"adaptation.train = {tuple(settings.train)} would not be read: textual inversion "
                 "trains the placeholder token alone; set it to ()"
             )
 
@@ -134,16 +134,16 @@ def check_model(config: ConfigDict, model: StableDiffusion) -> None:
 
 def _check_sampling(config: ConfigDict, model: StableDiffusion, section: str, count: int) -> None:
     """Says now what the first image would say after hundreds of steps."""
-    asked = config[section]
-    if not math.isfinite(asked.guidance_scale):
+    settings = config[section]
+    if not math.isfinite(settings.guidance_scale):
         raise UserError(
-            f"{section}.guidance_scale = {asked.guidance_scale} must be a finite number"
+            f"{section}.guidance_scale = {settings.guidance_scale} must be a finite number"
         )
-    if asked.num_steps > MAX_STEPS:
-        raise UserError(f"{section}.num_steps = {asked.num_steps} must be at most {MAX_STEPS}")
-    if asked.seed + count > 2**32:
-        raise UserError(f"{section}.seed = {asked.seed} must be below 2**32")
-    make_step_table(asked.sampler, schedule_of(model), asked.num_steps, MAX_STEPS)
+    if settings.num_steps > MAX_STEPS:
+        raise UserError(f"{section}.num_steps = {settings.num_steps} must be at most {MAX_STEPS}")
+    if settings.seed + count > 2**32:
+        raise UserError(f"{section}.seed = {settings.seed} must be below 2**32")
+    make_step_table(settings.sampler, schedule_of(model), settings.num_steps, MAX_STEPS)
 
 
 def check_patterns(patterns: tuple[str, ...], model: StableDiffusion) -> None:

@@ -164,14 +164,14 @@ def make_validation(
     Raises:
         UserError: there are none.
     """
-    asked = []
+    settings = []
     if config.validation.every_steps:
-        asked.append("validation.every_steps=0")
+        settings.append("validation.every_steps=0")
     if config.task == "vae" and config.vae.measure_scaling_factor:
-        asked.append("vae.measure_scaling_factor=False")
+        settings.append("vae.measure_scaling_factor=False")
     if config.evaluation.every_steps and "validation_loss" in config.evaluation.metrics:
-        asked.append("evaluation.every_steps=0")
-    if not asked:
+        settings.append("evaluation.every_steps=0")
+    if not settings:
         return None
     if not len(dataset.validation):
         patients = len(set(dataset.train.patient_ids))
@@ -182,7 +182,7 @@ def make_validation(
         )
         raise UserError(
             f"the validation split is empty ({len(dataset.train)} images of {patients} "
-            f"patient(s) are for training): train without it by {' and '.join(asked)}; "
+            f"patient(s) are for training): train without it by {' and '.join(settings)}; "
             f"{help_of_more}"
         )
     return eval_batches(

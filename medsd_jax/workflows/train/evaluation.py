@@ -26,17 +26,17 @@ _WHAT_AND_WHEN = ("every_steps", "metrics", "keep_best")
 
 def check_evaluation(config: ConfigDict) -> None:
     """Raises UserError where `evaluation` contradicts itself."""
-    asked = config.evaluation
-    if not asked.every_steps:
+    settings = config.evaluation
+    if not settings.every_steps:
         return
     if config.task != "diffusion":
-        raise UserError(f"evaluation.every_steps = {asked.every_steps} needs task = 'diffusion'")
-    if not asked.metrics:
+        raise UserError(f"evaluation.every_steps = {settings.every_steps} needs task = 'diffusion'")
+    if not settings.metrics:
         raise UserError(f"evaluation.metrics is empty: name some of {', '.join(EVALUATORS)}")
-    scalars = scalars_of(asked.metrics)
-    if asked.keep_best is not None and asked.keep_best not in scalars:
+    scalars = scalars_of(settings.metrics)
+    if settings.keep_best is not None and settings.keep_best not in scalars:
         raise UserError(
-            f"evaluation.keep_best = {asked.keep_best!r} is not among the scalars of "
+            f"evaluation.keep_best = {settings.keep_best!r} is not among the scalars of "
             f"evaluation.metrics, {', '.join(scalars)}: add it there"
         )
     for made, names in by_class(scalars).items():
@@ -61,18 +61,18 @@ def make_evaluation(
     Raises:
         UserError: a network cannot be read or does not fit, or the split has too few images.
     """
-    asked = config.evaluation
-    if not asked.every_steps:
+    settings = config.evaluation
+    if not settings.every_steps:
         return None
     model = replace(model, params={})
     shared = SharedByMetrics(
-        config, dataset.validation, mesh, make_sample(config, model, mesh, asked)
+        config, dataset.validation, mesh, make_sample(config, model, mesh, settings)
     )
-    scalars = scalars_of(asked.metrics)
+    scalars = scalars_of(settings.metrics)
     evaluators = [made(shared, names) for made, names in by_class(scalars).items()]
     best = None
-    if asked.keep_best is not None:
-        larger_is_better = scalars[asked.keep_best].scalars[asked.keep_best]
+    if settings.keep_best is not None:
+        larger_is_better = scalars[settings.keep_best].scalars[settings.keep_best]
         best = _make_best(config, model, workdir, larger_is_better)
 
     def evaluation(params: Params, step: int, validation_loss: float | None) -> Metrics:
@@ -95,15 +95,15 @@ def make_evaluation(
 def _make_best(
     config: ConfigDict, model: StableDiffusion, workdir: Path, larger_is_better: bool
 ) -> KeepBest:
-    asked = config.evaluation
+    settings = config.evaluation
     # All that the values depend on besides the weights and the data.
-    settings = {key: asked[key] for key in asked if key not in _WHAT_AND_WHEN}
-    settings |= {f"validation.{key}": config.validation[key] for key in ("num_images", "seed")}
+    compared = {key: settings[key] for key in settings if key not in _WHAT_AND_WHEN}
+    compared |= {f"validation.{key}": config.validation[key] for key in ("num_images", "seed")}
     return KeepBest(
         workdir,
-        metric=asked.keep_best,
+        metric=settings.keep_best,
         larger_is_better=larger_is_better,
-        settings=settings,
+        settings=compared,
         resumed=has_checkpoint(workdir),
         save=lambda params, folder: save(replace(model, params=params), folder),
     )
