@@ -143,7 +143,7 @@ def test_a_new_folder_is_nobodys(tmp_path):
         new_folder(tmp_path, "a test", last="z"),
     ):
         pass
-    # What a killed run left here does not make a stranger's file its own.
+    # What a killed run left here does not make another program's file its own.
     (tmp_path / ".medsd_jax-lock").touch()
     with (
         pytest.raises(UserError, match="not an empty folder"),

@@ -216,7 +216,7 @@ def _read_index(path: Path) -> dict:
         ) from error
     if not shards:
         raise UserError(f"{path} names no weight files; download it again")
-    # An index comes from a stranger: it may only name weight files that lie beside it.
+    # An index comes from somebody else: it may only name weight files that lie beside it.
     suffix = MSGPACK if f"{MSGPACK}." in path.name else ".safetensors"
     for shard in shards:
         plain = isinstance(shard, str) and Path(shard).name == shard

@@ -35,7 +35,7 @@ def plot_extrapolation(space: Distances) -> bytes:
 
 
 def plot_distances(distances: np.ndarray, held_out: np.ndarray, threshold: float) -> bytes:
-    """Distances to the nearest training image: generated images and those of strangers.
+    """Distances to the nearest training image: generated images and those of other patients.
 
     Args:
         distances: [m] of generated images.

@@ -1,4 +1,4 @@
-"""What strangers make of a whole file: bytes, JSON values and texts, changed at random.
+"""What others make of a whole file: bytes, JSON values and texts, changed at random.
 
 Every draw comes from one seeded generator, so that a number names an input for ever.
 """

@@ -1,18 +1,18 @@
 """When is a distance to the nearest training image suspiciously small, and how often by chance?
 
 Symbols: d the distances of h held-out images of P patients, (j) the j-th smallest of them, q the
-share of strangers that the alarm should go off for.
+share of other patients that the alarm should go off for.
 
     (1)  threshold = d_(j),   j = max(1, round(q (h + 1)))
     (2)  rate = P / (P + 1) mean_p mean_{i in p} [d_i < (j)-th smallest without patient p]
-    (3)  of m strangers' images of u units suspicious: m / u times a beta-binomial of u,
+    (3)  of m images of other patients of u units suspicious: m / u times a beta-binomial of u,
          a = J, b = J (1 / rate - 1)
 
-A stranger of the held-out images' kind is below d_(j) with the chance j / (h + 1) whatever the
+Another patient of the held-out images' kind is below d_(j) with the chance j / (h + 1) whatever the
 distances' distribution, where each image is of another patient: (2) is then just that. Images of
 one patient are alike, and their lowest distances come together; (2) asks each patient in turn as a
-stranger, and its factor is what P patients in the place of P - 1 change. Few held-out patients
-make the alarm more frequent than q: the lowest of 20 is passed by one stranger in 21.
+other patient, and its factor is what P patients in the place of P - 1 change. Few held-out patients
+make the alarm more frequent than q: the lowest of 20 is passed by one other patient in 21.
 
 The threshold is itself drawn by chance, so (3) is wider than a binomial: its rate follows the beta
 distribution of an order statistic, J being the patients with a distance up to the threshold. Images
@@ -30,21 +30,21 @@ from jaxtyping import Float
 from medsd_jax.errors import UserError
 
 QUANTILE = 0.01
-"""q: one in a hundred images of strangers, where there are 99 held-out patients or more."""
+"""q: one in a hundred images of other patients, where there are 99 held-out patients or more."""
 MIN_PATIENTS = 20
-"""The alarm then goes off for one stranger in 21; with fewer it says next to nothing."""
+"""The alarm then goes off for one other patient in 21; with fewer it says next to nothing."""
 
 FEW_PATIENTS = 99
-"""With fewer, more than one in a hundred images of strangers may set off the alarm."""
+"""With fewer, more than one in a hundred images of other patients may set off the alarm."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A threshold and what it does to strangers.
+    """A threshold and what it does to other patients.
 
     Attributes:
         threshold: (1).
-        rate: (2), the share of strangers' images below the threshold.
+        rate: (2), the share of images of other patients below the threshold.
         num_patients: P.
         patients_below: J of (3).
     """
@@ -57,7 +57,7 @@ class Alarm:
     def by_chance(
         self, count: int, level: float = 0.95, *, num_units: int | None = None
     ) -> tuple[float, int, int]:
-        """How many strangers' images are suspicious.
+        """How many images of other patients are suspicious.
 
         Args:
             count: m, images.
@@ -116,7 +116,7 @@ def alarm_at(held_out: Float[np.ndarray, " h"], patients: Sequence[str] | None, 
     for patient in low:
         own = of_image == patient
         others = distances[~own]
-        # A single patient has nobody to be a stranger to.
+        # A single patient has no other patient to be compared with.
         limit = np.partition(others, min(rank, len(others)) - 1) if len(others) else [np.inf]
         shares.append(np.mean(distances[own] < limit[min(rank, len(limit)) - 1]))
     rate = sum(shares) / (len(names) + 1)
@@ -130,7 +130,7 @@ def is_of_another_origin(
 
     The alarm then goes off for anything that is like the training images, copied or not: it means
     nothing. Asked is both: is the alarm set off by more training images, each seen from those of
-    other patients, than by strangers in 999 of 1,000 cases; and is the median held-out image
+    other patients, than by other patients in 999 of 1,000 cases; and is the median held-out image
     farther away than three quarters of the training images. The second spares a training set with
     near copies among its own images, as long as they are fewer than a third or so.
 

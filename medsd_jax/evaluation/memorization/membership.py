@@ -265,8 +265,8 @@ def tpr_at_one_percent(
     is_trained: Shaped[np.ndarray, " n"], score: Shaped[np.ndarray, " n"]
 ) -> float:
     """Share of the trained images above all held-out ones but one in a hundred of these."""
-    strangers = np.sort(score[~is_trained])[::-1]
-    return float(np.mean(score[is_trained] > strangers[len(strangers) // 100]))
+    others = np.sort(score[~is_trained])[::-1]
+    return float(np.mean(score[is_trained] > others[len(others) // 100]))
 
 
 def check_patients(trained: Sequence[str], held_out: Sequence[str]) -> None:

@@ -5,10 +5,10 @@ patients outside of training, whose nearest training images are near by nature a
 
     (1)  d(x) = min over training images t of |f(x) - f(t)|
     (2)  x is suspicious where d(x) is below the threshold of alarm.py, set by d of held-out real
-         images; about 1 % of strangers' images are, more where few patients are held out
+         images; about 1 % of images of other patients are, more where few patients are held out
 
 The yardstick must be of the training images' kind. From another hospital or another data set
-every held-out image lies far away, and what a model drew well is "nearer than strangers are".
+every held-out image lies far away, and what a model drew well is "nearer than other patients are".
 Training images, each seen from those of other patients, tell: see `is_of_another_origin`.
 
 f is a feature network, or the pixels themselves: the middle 28 x 28 of 32 x 32 grey cells, of mean

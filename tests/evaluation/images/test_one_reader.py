@@ -167,7 +167,7 @@ def test_a_deep_negative_that_is_turned():
         (b'{"file": "a.png", "row": {"labels": {"a": 7}}}', "are no object"),
     ],
 )
-def test_a_strangers_samples(tmp_path, line, said):
+def test_samples_of_others(tmp_path, line, said):
     Image.fromarray(GREY).save(tmp_path / "a.png")
     (tmp_path / "samples.jsonl").write_bytes(b'{"file": "a.png"}\n' + line + b"\n")
     with pytest.raises(UserError, match=said) as caught:

@@ -1,4 +1,4 @@
-"""The alarm goes off for strangers as often as it says, whatever their number and their images."""
+"""The alarm goes off for other patients as often as it says, whatever their number and images."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import scipy.stats
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.memorization.alarm import is_of_another_origin, make_alarm
 
-STRANGERS = 380
+OTHERS = 380
 
 
 def distances(rng, sizes, likeness):
@@ -35,11 +35,11 @@ def test_it_goes_off_as_often_as_it_says(sizes, likeness):
     for seed in range(1500):
         rng = np.random.default_rng(seed)
         alarm = make_alarm(*distances(rng, sizes, likeness))
-        expected, low, high = alarm.by_chance(STRANGERS)
-        # The chance of a stranger is known: the share itself, not a draw of it, is compared.
+        expected, low, high = alarm.by_chance(OTHERS)
+        # The chance of another patient is known: the share itself, not a draw of it, is compared.
         rate = scipy.stats.norm.cdf(5 * np.log(alarm.threshold))
-        count = rng.binomial(STRANGERS, rate)
-        said.append(expected / STRANGERS)
+        count = rng.binomial(OTHERS, rate)
+        said.append(expected / OTHERS)
         found.append(rate)
         inside.append(low <= count <= high)
     # The rate varies by its own size from run to run: 1,500 runs know its mean to 3 %.
@@ -54,20 +54,20 @@ def test_of_single_images_the_rate_is_the_order_statistics():
         alarm = make_alarm(drawn)
         assert alarm.threshold == np.sort(drawn)[rank - 1]
         assert alarm.rate == pytest.approx(rank / (count + 1), rel=1e-12)
-        spread = scipy.stats.betabinom(STRANGERS, rank, count + 1 - rank)
-        assert alarm.by_chance(STRANGERS)[1:] == tuple(map(int, spread.ppf([0.025, 0.975])))
+        spread = scipy.stats.betabinom(OTHERS, rank, count + 1 - rank)
+        assert alarm.by_chance(OTHERS)[1:] == tuple(map(int, spread.ppf([0.025, 0.975])))
 
 
 @pytest.mark.parametrize("likeness", [0.0, 1.0])
-def test_strangers_that_come_in_threes_spread_wider(likeness):
+def test_other_patients_that_come_in_threes_spread_wider(likeness):
     """As generated images of one start noise do; the interval holds however alike they are."""
     inside, by_images = [], []
     for seed in range(600):
         rng = np.random.default_rng(seed)
-        # So many that chance is the strangers' rather than the threshold's.
+        # So many that chance is the other patients' rather than the threshold's.
         alarm = make_alarm(*distances(rng, [1] * 2000, 0.0))
-        strangers, _ = distances(rng, [3] * 100, likeness)
-        count = np.sum(strangers < alarm.threshold)
+        others, _ = distances(rng, [3] * 100, likeness)
+        count = np.sum(others < alarm.threshold)
         mean, low, high = alarm.by_chance(300, num_units=100)
         assert mean == alarm.by_chance(300)[0]
         inside.append(low <= count <= high)

@@ -1,4 +1,4 @@
-"""Copies of training images are found, whatever was done to them; strangers are not accused."""
+"""Copies of training images are found, whatever was done to them; nobody else is accused."""
 
 import io
 
@@ -58,7 +58,7 @@ def test_planted_copies_top_the_list(sets, change):
         assert row.nearest == row.image.replace("copy", "t")
 
 
-def test_strangers_are_not_accused(sets):
+def test_other_patients_are_not_accused(sets):
     memorization = measure_memorization_in_pixels(*sets)
     entry = memorization.report()
     # 120 held-out images: the lowest distance is the threshold, and passed by one in 121.
@@ -107,7 +107,7 @@ def test_training_images_are_seen_from_those_of_other_patients():
     )
     alone = measure_memorization_in_pixels(images, draw(6, 30), images[:2])
     assert len(memorization.training) == 25 and memorization.training.min() > 0
-    assert (alone.training == 0).all()  # each is then a stranger's copy
+    assert (alone.training == 0).all()  # each is then another patient's copy
 
 
 def test_held_out_images_of_another_origin_accuse_nobody(sets):
@@ -140,7 +140,7 @@ def test_the_nearest_of_several_spaces_counts():
     }
 
 
-def test_too_few_strangers_are_told():
+def test_too_few_other_patients_are_told():
     x = np.zeros((30, 2), np.float32)
     with pytest.raises(UserError, match="5 held-out images of 5 patients"):
         measure_memorization(x, x[:5], x)

@@ -16,7 +16,7 @@ def test_distances_and_neighbours_are_those_of_scipy(feature_sets):
     np.testing.assert_allclose(found.distance, wanted, rtol=1e-5)  # float32 distances
 
 
-def test_a_stranger_is_far_and_a_copy_is_at_zero(feature_sets):
+def test_a_other_patient_is_far_and_a_copy_is_at_zero(feature_sets):
     real, synthetic = feature_sets()
     planted = np.concatenate([synthetic, real[3:4], real[:1] + 100.0])
     distance = realism(real, planted).distance
