@@ -28,10 +28,10 @@ class _BuildPackages(build_py):
         super().run()
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        found = super().find_package_modules(package, package_dir)
+        result = super().find_package_modules(package, package_dir)
         # A recipe that is not committed is somebody's own, with the paths of their data.
         known = _committed(package_dir) if package == RECIPES else None
-        return [entry for entry in found if known is None or entry[2] in known]
+        return [entry for entry in result if known is None or entry[2] in known]
 
 
 setup(

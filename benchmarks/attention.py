@@ -142,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             result = programs.pop(task)
             if not isinstance(result, Exception):
                 try:
-                    found = measure(result, arrays[name], flags.repeats)
-                    record["milliseconds"][what][implementation] = found
+                    measured = measure(result, arrays[name], flags.repeats)
+                    record["milliseconds"][what][implementation] = measured
                     continue
                 except Exception as error:
                     result = error

@@ -134,17 +134,17 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     add("--contestant", choices=CONTESTANTS, help=argparse.SUPPRESS)
     flags = parser.parse_args(argv)
     if flags.contestant:
-        found = contest(flags)
-        print(json.dumps(found), flush=True)
-        return found
+        many = contest(flags)
+        print(json.dumps(many), flush=True)
+        return many
     if importlib.util.find_spec("torchmetrics") is None:
         raise SystemExit("no torchmetrics: this benchmark needs pip install 'medsd_jax[test]'")
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTESTANTS}
     for number in range(flags.repeats):
         for name in CONTESTANTS[:: 1 if number % 2 == 0 else -1]:
             runs[name].append(in_own_process(name, flags))
-    values = {name: found[0]["value"] for name, found in runs.items()}
-    shares = [run["others"] for found in runs.values() for run in found]
+    values = {name: many[0]["value"] for name, many in runs.items()}
+    shares = [run["others"] for many in runs.values() for run in many]
     record = {
         "benchmark": "frechet",
         "vectors": flags.vectors,
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         ),
         "other_processes_cpu_share": None if None in shares else max(shares),
         **{
-            key: {name: timing.spread([run[key] for run in found]) for name, found in runs.items()}
+            key: {name: timing.spread([run[key] for run in many]) for name, many in runs.items()}
             for key in (
                 "seconds", "update_seconds", "compute_seconds", "cpu_seconds", "peak_mib",
                 "imports_mib",

@@ -43,8 +43,8 @@ def operations(program: str) -> dict[str, str]:
 
 
 def _operation(op_name: str) -> str:
-    found = _LAST.search(op_name)
-    operation = found.group() if found else "?"
+    result = _LAST.search(op_name)
+    operation = result.group() if result else "?"
     return f"{operation}, {'backward' if 'transpose(jvp' in op_name else 'forward'}"
 
 

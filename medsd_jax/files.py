@@ -115,8 +115,8 @@ def content_hash(*arrays: np.ndarray | None) -> str:
     """16 hex digits that tell whether arrays, which may be missing, are the same as before."""
     digest = hashlib.blake2b(digest_size=8)
     for x in arrays:
-        told = None if x is None else (x.shape, x.dtype.str)
-        digest.update(repr(told).encode() + (b"" if x is None else x.tobytes()))
+        described = None if x is None else (x.shape, x.dtype.str)
+        digest.update(repr(described).encode() + (b"" if x is None else x.tobytes()))
     return digest.hexdigest()
 
 
@@ -175,8 +175,8 @@ def json_object(path: Path, advice: str) -> Iterator[dict[str, Any]]:
     except UserError:
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        said = f"{type(error).__name__}: {error}"[:200]
-        raise UserError(f"{path} does not hold what it should ({said}); {advice}") from error
+        message = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(f"{path} does not hold what it should ({message}); {advice}") from error
 
 
 def read_array(path: Path, advice: str, *, mapped: bool = False) -> np.ndarray:
@@ -194,13 +194,13 @@ def read_array(path: Path, advice: str, *, mapped: bool = False) -> np.ndarray:
         if mapped:
             return np.lib.format.open_memmap(path, mode="r")
         with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
+            result = np.load(file, allow_pickle=False)
     except Exception as error:  # numpy reads the header with Python's own parser
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read as a .npy array ({said}); {advice}") from error
-    if not isinstance(found, np.ndarray):
+        message = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a .npy array ({message}); {advice}") from error
+    if not isinstance(result, np.ndarray):
         raise UserError(f"{path} holds several arrays, not one; {advice}")
-    return found
+    return result
 
 
 def write_text(path: Path, text: str) -> None:

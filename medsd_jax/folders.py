@@ -116,13 +116,13 @@ def read_whole(folder: Path, last: str, read: Callable[[], T]) -> T:
         settle(folder, last)
         before = _identity(folder / last)
         try:
-            found, problem = read(), None
+            result, problem = read(), None
         except (UserError, OSError) as error:
-            found, problem = None, error
+            result, problem = None, error
         if before == _identity(folder / last) and not is_moving(folder, last):
             if problem is not None:
                 raise problem
-            return found
+            return result
         if time.monotonic() > end:
             raise UserError(f"{folder} is replaced faster than it can be read; try again later")
 
@@ -188,12 +188,12 @@ def alone_at(target: Path) -> Iterator[None]:
         target: a file or folder to make; its parent exists.
     """
     key = target.with_name(f".{target.name}.lock")
-    descriptor, told = None, False
+    descriptor, reported = None, False
     with contextlib.suppress(OSError):  # no locks here, or no writing: who writes will say so
         while (descriptor := try_lock(key)) is None:
-            if not told:
+            if not reported:
                 _log.info("waiting for %s, which makes %s", holder(key), target)
-            told = True
+            reported = True
             time.sleep(_POLL_SECONDS)
     try:
         yield

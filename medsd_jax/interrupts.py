@@ -158,9 +158,9 @@ def _note() -> None:
 def _hush(hook: Callable[[Any], object]) -> Callable[[Any], object]:
     """A hook that says nothing of a swallowed interrupt: the last line will."""
 
-    def hushed(found: Any) -> None:
-        if not issubclass(found.exc_type, KeyboardInterrupt):
-            hook(found)
+    def hushed(event: Any) -> None:
+        if not issubclass(event.exc_type, KeyboardInterrupt):
+            hook(event)
 
     return hushed
 

@@ -125,7 +125,7 @@ def holder(path: Path) -> str:
 
 
 def _take(folder: Path, what: str, wait: float) -> int | None:
-    path, told, end = folder / LOCK_FILE, False, time.monotonic() + wait
+    path, reported, end = folder / LOCK_FILE, False, time.monotonic() + wait
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def _take(folder: Path, what: str, wait: float) -> int | None:
                 f"{folder} is in use by {holder(path)}: wait until it has ended, or name another "
                 "folder"
             )
-        if not told:
-            told = True
+        if not reported:
+            reported = True
             _log.info("waiting for %s in %s", holder(path), folder)
         time.sleep(_POLL_SECONDS)

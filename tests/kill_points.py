@@ -56,19 +56,19 @@ def in_child(call, folder, kill_at=10**9):
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        said = {"count": 0, "error": ""}
+        report = {"count": 0, "error": ""}
         try:
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             signal.alarm(60)
             _state.update(at=kill_at, count=0, under=str(folder))
             call(folder)
-            said["count"] = _state["count"]
+            report["count"] = _state["count"]
         except BaseException:
-            said["error"] = traceback.format_exc()[-600:]
+            report["error"] = traceback.format_exc()[-600:]
         _state["at"] = 0
-        os.write(writer, json.dumps(said).encode())
-        os._exit(bool(said["error"]))
+        os.write(writer, json.dumps(report).encode())
+        os._exit(bool(report["error"]))
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         text = pipe.read()
@@ -152,9 +152,9 @@ WRITERS = {
 def whole_or_none(folder):
     """A model that a reader finds after the kill is one of the two."""
     if (folder / "model").exists():
-        found = load(folder / "model").params
-        wanted = ({k: np.asarray(x) for k, x in one.params.items()} for one in (model, other))
-        same = [all(np.array_equal(found[k], x) for k, x in one.items()) for one in wanted]
+        result = load(folder / "model").params
+        expected = ({k: np.asarray(x) for k, x in one.params.items()} for one in (model, other))
+        same = [all(np.array_equal(result[k], x) for k, x in one.items()) for one in expected]
         assert any(same), "a mixture"
 
 
@@ -172,23 +172,23 @@ def main(name):
             before(at)
 
     start(ref)
-    code, said = in_child(call, ref)
-    assert code == 0, said
-    wanted, points = content(ref), said["count"]
+    code, report = in_child(call, ref)
+    assert code == 0, report
+    expected, points = content(ref), report["count"]
     for point in range(1, points + 1):
         start(folder)
         code, _ = in_child(call, folder, point)
         if code != -signal.SIGKILL:
             wrong.append([point, f"not killed: {code}"])
         if before:
-            code, said = in_child(whole_or_none, folder)
+            code, report = in_child(whole_or_none, folder)
             if code:
-                wrong.append([point, "read", said["error"]])
-        code, said = in_child(call, folder)
+                wrong.append([point, "read", report["error"]])
+        code, report = in_child(call, folder)
         if code:
-            wrong.append([point, "again", said["error"]])
-        elif content(folder) != wanted:
-            wrong.append([point, sorted(content(folder).items() ^ wanted.items())[:4]])
+            wrong.append([point, "again", report["error"]])
+        elif content(folder) != expected:
+            wrong.append([point, sorted(content(folder).items() ^ expected.items())[:4]])
     print(json.dumps({"points": points, "wrong": wrong[:4], "count": len(wrong)}))
 
 

@@ -76,7 +76,7 @@ def _is_ignored(importer: str, imported: str, rules: list[str]) -> bool:
 
 def _breaches(contract: dict, pairs) -> list[str]:
     ignored = contract.get("ignore_imports", [])
-    found = []
+    result = []
     floors = {
         f"medsd_jax.{name}": number
         for number, row in enumerate(contract.get("layers", []))
@@ -96,8 +96,8 @@ def _breaches(contract: dict, pairs) -> list[str]:
             sources = contract["source_modules"]
             breach = _is_in(importer, sources) and _is_in(imported, contract["forbidden_modules"])
         if breach and not _is_ignored(importer, imported, ignored):
-            found.append(f"{importer} -> {imported}")
-    return found
+            result.append(f"{importer} -> {imported}")
+    return result
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract["name"])

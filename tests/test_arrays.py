@@ -19,33 +19,33 @@ LEVELS = np.arange(256, dtype=np.uint8)
 
 def test_levels_cover_the_range_evenly():
     """Against float64: the step, the product and the difference are rounded to float32."""
-    found = from_uint8_on_host(LEVELS)
-    assert found.dtype == np.float32 and found[0] == -1 and found[255] == 1
-    np.testing.assert_allclose(found, LEVELS / 127.5 - 1.0, rtol=0, atol=1.5 * 2**-23)
+    result = from_uint8_on_host(LEVELS)
+    assert result.dtype == np.float32 and result[0] == -1 and result[255] == 1
+    np.testing.assert_allclose(result, LEVELS / 127.5 - 1.0, rtol=0, atol=1.5 * 2**-23)
 
 
 @pytest.mark.parametrize("shape", [(256,), (16, 16), (2, 8, 16)])
 def test_the_device_gives_the_bits_of_the_host(shape):
     levels = LEVELS.reshape(shape)
-    wanted = from_uint8_on_host(levels)
+    expected = from_uint8_on_host(levels)
 
     def inside(x):
         """Compiled together with what comes before and after, and differentiated."""
         y = from_uint8(x[::-1])
         return y, jnp.tanh(3 * y), y.sum() / 127.5 - 1.0
 
-    np.testing.assert_array_equal(from_uint8(jnp.asarray(levels)), wanted)
-    np.testing.assert_array_equal(jax.jit(from_uint8)(levels), wanted)
-    np.testing.assert_array_equal(jax.jit(inside)(levels)[0], wanted[::-1])
-    np.testing.assert_array_equal(jax.jit(jax.vmap(from_uint8))(levels), wanted)
+    np.testing.assert_array_equal(from_uint8(jnp.asarray(levels)), expected)
+    np.testing.assert_array_equal(jax.jit(from_uint8)(levels), expected)
+    np.testing.assert_array_equal(jax.jit(inside)(levels)[0], expected[::-1])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(from_uint8))(levels), expected)
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
 def test_one_rounding_more_or_less_is_a_bit(jit):
     convert = jax.jit(from_uint8_rounded_once) if jit else from_uint8_rounded_once
-    found = convert(LEVELS)
-    np.testing.assert_allclose(found, from_uint8_on_host(LEVELS), rtol=0, atol=2**-23)
-    np.testing.assert_array_equal(to_uint8(found), LEVELS)
+    result = convert(LEVELS)
+    np.testing.assert_allclose(result, from_uint8_on_host(LEVELS), rtol=0, atol=2**-23)
+    np.testing.assert_array_equal(to_uint8(result), LEVELS)
 
 
 def test_one_rounding_in_the_place_of_two_is_seen():

@@ -59,7 +59,7 @@ def test_content_hash_sees_values_shapes_types_and_what_is_missing():
     assert content_hash(x) == content_hash(x.copy())
 
 
-def test_a_closed_folder_is_told_before_the_work(tmp_path, monkeypatch):
+def test_a_closed_folder_is_reported_before_the_work(tmp_path, monkeypatch):
     check_permission(tmp_path / "a" / "b")
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may do anything
     with pytest.raises(UserError, match=rf"cannot write {tmp_path}/a/b: Permission denied"):
@@ -82,7 +82,7 @@ def test_only_our_own_hidden_parts_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "is missing; ask"),
         (b"", "is not valid JSON"),
@@ -95,11 +95,11 @@ def test_only_our_own_hidden_parts_are_removed(tmp_path):
     ],
     ids=["none", "empty", "cut", "utf16", "deep", "list", "null", "long"],
 )
-def test_a_file_that_is_no_json_object(tmp_path, content, said):
+def test_a_file_that_is_no_json_object(tmp_path, content, message):
     path = tmp_path / "a.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_object(path, "ask")
     assert str(path) in str(caught.value)
 
@@ -112,14 +112,14 @@ def test_a_loop_of_links_and_a_folder_are_no_json(tmp_path):
             read_object(tmp_path / name, "ask")
 
 
-def test_what_a_json_object_lacks_is_told_with_its_file(tmp_path):
+def test_what_a_json_object_lacks_is_reported_with_its_file(tmp_path):
     write_json(tmp_path / "a.json", {"a": [1]})
     for take in (lambda x: x["b"], lambda x: x["a"]["c"], lambda x: x["a"][5], lambda x: x.a):
         with (
             pytest.raises(UserError, match=r"a\.json does not hold what it should .*; ask"),
-            json_object(tmp_path / "a.json", "ask") as found,
+            json_object(tmp_path / "a.json", "ask") as result,
         ):
-            take(found)
+            take(result)
 
 
 def test_arrays_of_others(tmp_path):

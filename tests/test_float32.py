@@ -32,9 +32,11 @@ def precisions(program, *arguments) -> list:
     """What every product of the program asks for, in its order."""
     traced = jax.make_jaxpr(program)(*arguments)
     products = ("dot_general", "conv_general_dilated")
-    found = [e.params["precision"] for e in equations(traced.jaxpr) if e.primitive.name in products]
-    assert found
-    return found
+    result = [
+        e.params["precision"] for e in equations(traced.jaxpr) if e.primitive.name in products
+    ]
+    assert result
+    return result
 
 
 def is_exact(precision) -> bool:

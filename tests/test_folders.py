@@ -48,9 +48,9 @@ def test_killed_at_any_change_of_the_file_system_the_same_call_goes_on(tmp_path,
     words = [sys.executable, "-W", "ignore", "-m", "tests.kill_points", str(tmp_path), writer]
     ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
-    found = json.loads(ended.stdout.splitlines()[-1])
-    assert found["wrong"] == []
-    assert found["points"] >= fewest
+    result = json.loads(ended.stdout.splitlines()[-1])
+    assert result["wrong"] == []
+    assert result["points"] >= fewest
 
 
 def _write(folder, number):
@@ -71,19 +71,19 @@ def test_a_reader_beside_a_writer_gets_the_old_or_the_new(tmp_path):
         done.set()
 
     def read():
-        found = []
+        result = []
         for name in ("a", "b", "z"):
-            found.append((folder / name).read_text())
+            result.append((folder / name).read_text())
             time.sleep(0.001)
-        return found
+        return result
 
     thread = threading.Thread(target=write)
     thread.start()
     seen = set()
     while not done.is_set():
-        found = read_whole(folder, "z", read)
-        assert len(set(found)) == 1
-        seen.add(found[0])
+        result = read_whole(folder, "z", read)
+        assert len(set(result)) == 1
+        seen.add(result[0])
     thread.join()
     assert len(seen) > 10
     assert sorted(os.listdir(folder)) == ["a", "b", "z"]
@@ -96,19 +96,19 @@ def test_a_model_that_is_replaced_while_it_is_read(tmp_path, monkeypatch):
     read_params, reads = diffusers_folder._read_params, []
 
     def replaced_after_the_first_part(*args):
-        found = read_params(*args)
+        result = read_params(*args)
         reads.append(1)
         if len(reads) == 1:
             save(new, tmp_path / "m")
-        return found
+        return result
 
     monkeypatch.setattr(diffusers_folder, "_read_params", replaced_after_the_first_part)
-    found = load(tmp_path / "m")
+    result = load(tmp_path / "m")
     for name, x in new.params.items():
-        np.testing.assert_array_equal(found.params[name], x, err_msg=name)
+        np.testing.assert_array_equal(result.params[name], x, err_msg=name)
 
 
-def test_an_error_of_a_folder_that_stays_is_told_at_once(tmp_path):
+def test_an_error_of_a_folder_that_stays_is_reported_at_once(tmp_path):
     _write(tmp_path / "x", 1)
 
     def damaged():

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 START = """
 import os, signal, sys, time
 from medsd_jax import interrupts
-def told(number=signal.SIGTERM): os.kill(os.getpid(), number)
+def message(number=signal.SIGTERM): os.kill(os.getpid(), number)
 """
 ONE_LINE = "medsd_jax: interrupted\n"
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])

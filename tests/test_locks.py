@@ -37,10 +37,10 @@ def other(tmp_path):
 def test_a_second_process_is_refused_in_one_line_that_names_the_first(tmp_path, other):
     with pytest.raises(UserError) as caught, lock(tmp_path / "run", "a training"):
         pass
-    said = str(caught.value)
-    assert str(tmp_path / "run") in said
-    assert f"process {other.pid} on {os.uname().nodename}" in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert str(tmp_path / "run") in message
+    assert f"process {other.pid} on {os.uname().nodename}" in message
+    assert "\n" not in message
 
 
 def test_a_killed_process_holds_nothing(tmp_path, other):

@@ -63,7 +63,7 @@ def source_comments(source: str) -> dict[str, str]:
             text = token.string.lstrip("#").strip()
             (behind if lines[row - 1][:column].strip() else alone)[row] = text
 
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Assign) or len(node.targets) != 1:
             continue
@@ -77,8 +77,8 @@ def source_comments(source: str) -> dict[str, str]:
             row -= 1
         same = [behind[row] for row in range(node.lineno, node.end_lineno + 1) if row in behind]
         if above or same:
-            found.setdefault(key, " ".join([*above, *same]))
-    return found
+            result.setdefault(key, " ".join([*above, *same]))
+    return result
 
 
 def keys_of(config: ConfigDict, comments: Iterable[Mapping[str, str]], subject: str) -> list[Key]:
@@ -98,8 +98,8 @@ def keys_of(config: ConfigDict, comments: Iterable[Mapping[str, str]], subject: 
     entries, missing = [], []
     for name, default in _flatten(config, order):
         anywhere = f"*.{name.rpartition('.')[2]}"
-        found = (known[key] for key in (name, anywhere) for known in comments if key in known)
-        meaning = next(found, None)
+        result = (known[key] for key in (name, anywhere) for known in comments if key in known)
+        meaning = next(result, None)
         if meaning is None:
             missing.append(name)
         else:
@@ -188,5 +188,5 @@ def _code(default: str) -> str:
 
 def _prose(comment: str) -> str:
     """A comment as Markdown: names and patterns in it stay as they were typed."""
-    text = re.sub(r"[\\*_<\[`]", lambda found: f"\\{found[0]}", comment)
+    text = re.sub(r"[\\*_<\[`]", lambda result: f"\\{result[0]}", comment)
     return text[:1].upper() + text[1:]

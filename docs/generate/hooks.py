@@ -44,7 +44,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         "floors": lambda: contributing.floors(ROOT),
         "importers": lambda: contributing.importers(ROOT / "pyproject.toml"),
     }
-    return _FRAGMENT.sub(lambda found: parts[found[1]](), markdown)
+    return _FRAGMENT.sub(lambda result: parts[result[1]](), markdown)
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
@@ -54,7 +54,7 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
         PluginError: such a page.
     """
     del config
-    found = _OUTSIDE.search(output)
-    if found and "canonical" not in found[0]:
-        raise PluginError(f"{page.file.src_uri} loads {found[0]} from outside of the site")
+    result = _OUTSIDE.search(output)
+    if result and "canonical" not in result[0]:
+        raise PluginError(f"{page.file.src_uri} loads {result[0]} from outside of the site")
     return output

@@ -36,15 +36,15 @@ def calibrate(logits: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.n
             continue
         high = (present.sum() + 1) / (present.sum() + 2)
         low = 1 / ((~present).sum() + 2)
-        wanted = np.where(present, high, low)
+        expected = np.where(present, high, low)
         spread = score.std() or 1.0  # the search is then as easy whatever the logits' scale
 
-        def negative_likelihood(ab, score=score / spread, wanted=wanted) -> float:
+        def negative_likelihood(ab, score=score / spread, expected=expected) -> float:
             z = ab[0] * score + ab[1]
-            return float(np.mean(np.logaddexp(0, z) - wanted * z))
+            return float(np.mean(np.logaddexp(0, z) - expected * z))
 
-        found = minimize(
+        result = minimize(
             negative_likelihood, np.array([1.0, 0.0]), bounds=[(_MIN_SLOPE, None), (None, None)]
         )
-        slopes[label], intercepts[label] = found.x[0] / spread, found.x[1]
+        slopes[label], intercepts[label] = result.x[0] / spread, result.x[1]
     return slopes.astype(np.float32), intercepts.astype(np.float32)

@@ -60,14 +60,14 @@ def from_published(path: Path, network: DenseNetConfig) -> Start:
         UserError: the file holds no DenseNet with batch norm, or another one.
     """
     tensors, _ = modernize(read_state_dict(path))
-    found = _shape_in(tensors, path)
-    _check_shape(path, found, network)
-    like = {k: x for k, x in structure(found)[1].items() if not k.startswith(_HEAD)}
+    result = _shape_in(tensors, path)
+    _check_shape(path, result, network)
+    like = {k: x for k, x in structure(result)[1].items() if not k.startswith(_HEAD)}
     body = {k: x for k, x in tensors.items() if not k.startswith(_HEAD)}
     published = from_torch(
         body, like, str(path), owner="its DenseNet", advice="take the file as it was published"
     )
-    return Start(dataclasses.replace(found, num_classes=network.num_classes), published)
+    return Start(dataclasses.replace(result, num_classes=network.num_classes), published)
 
 
 def from_classifier(folder: Path, network: DenseNetConfig) -> Start:
@@ -80,17 +80,17 @@ def from_classifier(folder: Path, network: DenseNetConfig) -> Start:
     Raises:
         UserError: the folder holds no classifier, or one of another shape.
     """
-    found = load_classifier(folder)
-    _check_shape(folder, found.network, network)
-    body = {k: x for k, x in found.params.items() if not k.startswith(_HEAD)}
-    return Start(dataclasses.replace(found.network, num_classes=network.num_classes), body)
+    result = load_classifier(folder)
+    _check_shape(folder, result.network, network)
+    body = {k: x for k, x in result.params.items() if not k.startswith(_HEAD)}
+    return Start(dataclasses.replace(result.network, num_classes=network.num_classes), body)
 
 
-def _check_shape(path: Path, found: DenseNetConfig, expected: DenseNetConfig) -> None:
-    told = ("num_init_features", "growth_rate", "block_config")
-    if any(getattr(found, key) != getattr(expected, key) for key in told):
-        listed = ", ".join(f"network.{key}={getattr(found, key)}" for key in told)
-        given = ", ".join(str(getattr(expected, key)) for key in told)
+def _check_shape(path: Path, result: DenseNetConfig, expected: DenseNetConfig) -> None:
+    shapes = ("num_init_features", "growth_rate", "block_config")
+    if any(getattr(result, key) != getattr(expected, key) for key in shapes):
+        listed = ", ".join(f"network.{key}={getattr(result, key)}" for key in shapes)
+        given = ", ".join(str(getattr(expected, key)) for key in shapes)
         raise UserError(f"{path} holds a DenseNet of another shape than {given}: set {listed}")
 
 

@@ -119,16 +119,16 @@ def predict_logits(
     score = over_devices(_compiled(classifier.network, mesh), classifier.params, mesh)
     n = len(images_u8)
     size = batch_rows(n, _IMAGES_AT_ONCE, mesh)
-    found = np.concatenate(
+    result = np.concatenate(
         [score(images_u8[start : start + size], size) for start in range(0, n, size)]
     )
-    if bad := int((~np.isfinite(found).all(axis=1)).sum()):  # NaN would read as absent
+    if bad := int((~np.isfinite(result).all(axis=1)).sum()):  # NaN would read as absent
         raise UserError(
             f"the classifier gives scores that are not finite (NaN or infinite) for {bad} of {n} "
             "images: its training diverged, or its weights are damaged; train it again, or take "
             "another copy"
         )
-    return found
+    return result
 
 
 def predict(classifier: Classifier, images_u8: np.ndarray, mesh: Mesh | None = None) -> np.ndarray:

@@ -34,13 +34,13 @@ def reason(error: BaseException) -> str | None:
             if is_cause or one.strerror in _DISK:
                 return _of_system(one, error)
             continue
-        if found := next((text for text in _DISK if text in str(one)), None):
-            return f"{_place(one, str(one))}{found}{_ADVICE.get(_DISK[found], '')}"
+        if kind := next((text for text in _DISK if text in str(one)), None):
+            return f"{_place(one, str(one))}{kind}{_ADVICE.get(_DISK[kind], '')}"
         if not is_cause:
             continue
         if isinstance(one, MemoryError):
-            said = f": {one}" if str(one) else ""
-            return f"not enough memory{said}; ask for less at once, or use a larger machine"
+            message = f": {one}" if str(one) else ""
+            return f"not enough memory{message}; ask for less at once, or use a larger machine"
         if isinstance(one, RecursionError):
             return f"{_place(one)}nested too deeply to be read ({one})"
         if isinstance(one, UnicodeError):
@@ -56,19 +56,19 @@ def reason(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def threads_told() -> Iterator[None]:
+def warn_of_threads() -> Iterator[None]:
     """In the block, what the outside does to a thread is one line, too, as of TensorBoard's writer.
 
     Its owner finds the same, and the main thread ends by that.
     """
     before = threading.excepthook
 
-    def hook(found: threading.ExceptHookArgs) -> None:
-        said = None if found.exc_value is None else reason(found.exc_value)
-        if said is None:
-            before(found)
+    def hook(event: threading.ExceptHookArgs) -> None:
+        message = None if event.exc_value is None else reason(event.exc_value)
+        if message is None:
+            before(event)
         else:
-            logging.getLogger(__name__).warning("a thread has ended: %s", said)
+            logging.getLogger(__name__).warning("a thread has ended: %s", message)
 
     threading.excepthook = hook
     try:
@@ -87,13 +87,13 @@ def hush_echoes(error: BaseException) -> None:
         return
     of_threads, of_exits = threading.excepthook, sys.unraisablehook
 
-    def thread_hook(found: threading.ExceptHookArgs) -> None:
-        if not issubclass(found.exc_type, OSError):
-            of_threads(found)
+    def thread_hook(event: threading.ExceptHookArgs) -> None:
+        if not issubclass(event.exc_type, OSError):
+            of_threads(event)
 
-    def exit_hook(found: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(found.exc_value, OSError):
-            of_exits(found)
+    def exit_hook(event: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(event.exc_value, OSError):
+            of_exits(event)
 
     threading.excepthook, sys.unraisablehook = thread_hook, exit_hook
 
@@ -129,9 +129,9 @@ def _of_system(one: OSError, error: BaseException) -> str:
     return f"{where}{one.strerror or one}{_ADVICE.get(one.errno, '')}"
 
 
-def _place(error: BaseException, said: str = "") -> str:
+def _place(error: BaseException, message: str = "") -> str:
     """The file that was at hand where the error came up: "FILE: ", or nothing."""
-    if quoted := re.search(r"(?:^|[\s'\"=:])(/[^\s'\"]+[^\s'\":;,.)])", said):
+    if quoted := re.search(r"(?:^|[\s'\"=:])(/[^\s'\"]+[^\s'\":;,.)])", message):
         return f"{quoted[1]}: "
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):

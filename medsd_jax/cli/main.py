@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from medsd_jax.cli.edge import close_bars, hush_echoes, reason, threads_told, without_traceback
+from medsd_jax.cli.edge import close_bars, hush_echoes, reason, warn_of_threads, without_traceback
 from medsd_jax.cli.flags import ArgumentParser
 from medsd_jax.errors import DivergedError, UserError, one_line
 from medsd_jax.interrupts import EXIT_CODE, INTERRUPTED, AgreedStop, program, starting, working
@@ -87,7 +87,7 @@ def exit_code(call: Callable[[], int | None]) -> int:
     """
     _start_log()
     try:
-        with threads_told(), working():
+        with warn_of_threads(), working():
             return call() or 0
     except (Exception, KeyboardInterrupt) as error:
         if together.others_ended():
@@ -121,13 +121,13 @@ def _answer(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, KeyboardInterrupt):
         return EXIT_CODE, INTERRUPTED
     known = isinstance(error, UserError | DivergedError)
-    said = str(error) if known else reason(error)
-    if said is None:
+    message = str(error) if known else reason(error)
+    if message is None:
         return 1, None
     if not known:
         logging.getLogger(__name__).debug("this came from", exc_info=True)
     # One line whatever the message holds: scripts read the last line of stderr.
-    line = f"medsd_jax: error: {one_line(said)}"
+    line = f"medsd_jax: error: {one_line(message)}"
     return (1 if isinstance(error, DivergedError) else 2), line
 
 

@@ -36,8 +36,8 @@ def run_words(argv: Sequence[str], prog: str) -> int:
 
     args, config, _ = parse_recipe(parser, argv)
     check_recipe(config, args.config, training_config, "roentgen")
-    found = plan(config, args.topology, args.slices)
-    print(in_words(found))
+    result = plan(config, args.topology, args.slices)
+    print(in_words(result))
     if args.output is not None:
-        write_report(args.output, found)
-    return 0 if found.fits else 1
+        write_report(args.output, result)
+    return 0 if result.fits else 1

@@ -135,12 +135,12 @@ def check_ranges(config: ConfigDict) -> None:
             if not isinstance(x, int | float) or isinstance(x, bool):
                 continue
             if not abs(x) <= _LARGEST:
-                wanted = f"a finite number{f', {allowed}' if str(allowed) else ''}"
+                expected = f"a finite number{f', {allowed}' if str(allowed) else ''}"
             elif not allowed.holds(x):
-                wanted = str(allowed)
+                expected = str(allowed)
             else:
                 continue
-            raise UserError(f"{key} = {_short(x)} must be {wanted}")
+            raise UserError(f"{key} = {_short(x)} must be {expected}")
 
 
 def _check_texts(key: str, value: Any) -> None:

@@ -140,5 +140,5 @@ def _call(path: Path, call: Callable[[], Any]) -> Any:
             if Path(frame.filename) == path
         ]
         where = f"line {lines[-1]}: " if lines else ""
-        said = " ".join(str(error).split())[:300]
-        raise UserError(f"recipe {path}: {where}{type(error).__name__}: {said}") from error
+        message = " ".join(str(error).split())[:300]
+        raise UserError(f"recipe {path}: {where}{type(error).__name__}: {message}") from error

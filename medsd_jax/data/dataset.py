@@ -63,15 +63,15 @@ class DatasetInfo:
 
     def lines(self) -> list[str]:
         """Say it in a few lines for people."""
-        said = [
+        lines = [
             f"{split}: {self.num_images[split]} images of {self.num_patients[split]} patients"
             for split in SPLITS
         ]
         for reason, (count, names) in self.skipped.items():
             more = ", ..." if count > 3 else ""
-            said.append(f"left out, {reason}: {count} ({', '.join(names[:3])}{more})")
-        said += [f"converted, {note}: {count}" for note, count in self.conversions.items()]
-        return said
+            lines.append(f"left out, {reason}: {count} ({', '.join(names[:3])}{more})")
+        lines += [f"converted, {note}: {count}" for note, count in self.conversions.items()]
+        return lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +151,8 @@ def _fingerprint(
     name: str, path: Path | None, params: Mapping[str, object], validation_fraction: float
 ) -> str:
     digest = hashlib.sha256()
-    said = {"source": name, "params": params, "validation_fraction": validation_fraction}
-    digest.update(json.dumps(said, sort_keys=True, default=list).encode())
+    identity = {"source": name, "params": params, "validation_fraction": validation_fraction}
+    digest.update(json.dumps(identity, sort_keys=True, default=list).encode())
     here = Path(__file__).parent
     stems = ("findings", "labels", "patients", "patient_split", "stored_image", "tfds_builder")
     code = [here / f"{stem}.py" for stem in stems]

@@ -50,10 +50,10 @@ def few_shot(
         if images_per_prompt is not None:
             rows = _one_a_patient(rows, split.patient_ids)[:images_per_prompt]
         if len(rows) < (images_per_prompt or 1):
-            found = f"{len(rows)} patients" if images_per_prompt else "no image"
+            there = f"{len(rows)} patients" if images_per_prompt else "no image"
             raise UserError(
                 f"few_shot.images_per_prompt = {images_per_prompt}: the {split.name} split has "
-                f"{found} with {label} = {value}"
+                f"{there} with {label} = {value}"
             )
         places.append(rows)
     texts = [prompt_with] * len(places[0]) + [prompt_without] * len(places[1])

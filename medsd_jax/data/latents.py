@@ -105,8 +105,8 @@ def encode_split(
                 wait_until_seen(path)
     moments = read_array(path, _AGAIN.format(path), mapped=True)
     if moments.ndim != 4 or moments.dtype != np.float32 or len(moments) != len(split):
-        told = f"{moments.dtype} {list(moments.shape)}"
-        raise UserError(f"{path} holds {told} for {len(split)} images; {_AGAIN.format(path)}")
+        given = f"{moments.dtype} {list(moments.shape)}"
+        raise UserError(f"{path} holds {given} for {len(split)} images; {_AGAIN.format(path)}")
     return moments
 
 

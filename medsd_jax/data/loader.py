@@ -117,8 +117,8 @@ class BatchIterator(Iterator[Batch]):
         try:
             self._batches.set_state(saved["grain"])
         except Exception as error:  # whatever the library makes of a place that is none
-            said = f"{type(error).__name__}: {error}"[:200]
-            raise UserError(f"the saved data state is no place ({said}): {ADVICE}") from error
+            message = f"{type(error).__name__}: {error}"[:200]
+            raise UserError(f"the saved data state is no place ({message}): {ADVICE}") from error
 
     def close(self) -> None:
         """End the background threads."""
@@ -235,12 +235,12 @@ def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _check_source(source: Source) -> None:
-    split, wanted = source.split, source.batch_size
-    if wanted < 1:
-        raise UserError(f"batch_size of {split.name} is {wanted}: it must be at least 1")
-    if len(split) < wanted:
+    split, expected = source.split, source.batch_size
+    if expected < 1:
+        raise UserError(f"batch_size of {split.name} is {expected}: it must be at least 1")
+    if len(split) < expected:
         raise UserError(
-            f"{split.name} has {len(split)} images, fewer than one batch of {wanted}: lower its "
+            f"{split.name} has {len(split)} images, fewer than one batch of {expected}: lower its "
             f"batch_size to {len(split)} or less, or add images"
         )
     _check_columns(source.columns, split)

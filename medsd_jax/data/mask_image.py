@@ -17,7 +17,7 @@ from PIL import Image
 from medsd_jax.errors import UserError
 
 _MAX_GREY = 0.25
-_GREY_TOLD = 0.02
+_GREY_REPORTED = 0.02
 
 
 def redrawn(pixels: np.ndarray, transparent: bool, where: str) -> tuple[np.ndarray, str]:
@@ -50,7 +50,7 @@ def redrawn(pixels: np.ndarray, transparent: bool, where: str) -> tuple[np.ndarr
             f"{where} would redraw {mask.mean():.0%} of the image: its transparent parts stay as "
             "they are; save it without transparency, white where the image is redrawn, else black"
         )
-    if grey > _GREY_TOLD:
+    if grey > _GREY_REPORTED:
         return mask, f"{grey:.0%} of it is grey: what reaches half of the largest value is redrawn"
     return mask, ""
 

@@ -41,8 +41,8 @@ def patient_of(cell: str, path: str) -> str:
     """
     if cell and not is_no_text(cell):
         return re.sub(r"^(\d+)\.0+$", r"\1", cell)  # pandas makes numbers with gaps float
-    found = (pattern.search(path) for pattern in _PATHS)
-    return next((match[1] for match in found if match), "")
+    matches = (pattern.search(path) for pattern in _PATHS)
+    return next((match[1] for match in matches if match), "")
 
 
 def warn_of_unknown(where: str, patients: Sequence[str]) -> None:

@@ -107,8 +107,8 @@ def _load(raw: bytes) -> tuple[Image.Image, str, str]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError("more pixels than Pillow's safety limit") from error
     except Exception as error:  # Pillow's parsers let pass whatever a damaged file leads them into
-        said = " ".join(_OBJECT.sub("", str(error)).split())
-        raise UnreadableImageError(f"damaged ({said or type(error).__name__})") from error
+        message = " ".join(_OBJECT.sub("", str(error)).split())
+        raise UnreadableImageError(f"damaged ({message or type(error).__name__})") from error
 
 
 def _refuse_deep_colour(raw: bytes, image: Image.Image) -> None:

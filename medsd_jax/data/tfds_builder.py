@@ -207,8 +207,8 @@ class RecordSplit:
                 split=name, decoders={"image": tfds.decode.SkipDecoding()}
             )
         except Exception as error:  # what the library makes of damaged files is of many classes
-            said = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder} is damaged ({said}): {_AGAIN}") from error
+            message = " ".join(str(error).split())[:200]
+            raise UserError(f"{folder} is damaged ({message}): {_AGAIN}") from error
         if len(source) != count:
             raise UserError(
                 f"{folder} is damaged: {name}.jsonl names {count} records, there are "
@@ -247,9 +247,9 @@ class RecordSplit:
         except IndexError:
             raise
         except Exception as error:
-            said = " ".join(str(error).split())[:200]
+            message = " ".join(str(error).split())[:200]
             raise UserError(
-                f"record {index} of the {self.name} split is damaged ({said}): {_AGAIN}"
+                f"record {index} of the {self.name} split is damaged ({message}): {_AGAIN}"
             ) from error
         if key != self.keys[index]:
             raise UserError(

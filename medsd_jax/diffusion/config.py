@@ -207,13 +207,13 @@ def _said_prediction(config: Mapping[str, Any], where: str) -> str:
     epsilon = config[_PREDICT_EPSILON]
     if type(epsilon) is not bool:
         raise UserError(f"{where}: {_PREDICT_EPSILON}={epsilon!r} must be true or false")
-    said = "epsilon" if epsilon else "sample"
-    if (other := config.get("prediction_type", said)) != said:
+    prediction = "epsilon" if epsilon else "sample"
+    if (other := config.get("prediction_type", prediction)) != prediction:
         raise UserError(
-            f"{where}: {_PREDICT_EPSILON}={epsilon} says prediction_type={said!r}, but it is "
+            f"{where}: {_PREDICT_EPSILON}={epsilon} says prediction_type={prediction!r}, but it is "
             f"{other!r}; remove {_PREDICT_EPSILON}"
         )
-    return said
+    return prediction
 
 
 @functools.cache

@@ -110,7 +110,7 @@ def compare(originals: jax.Array, reconstructions: jax.Array) -> dict[str, jax.A
         The names of `SIMILARITY` and `COLOUR_CAST` -> [B]; count, error, squared -> [B, bands].
     """
     x, y = (jnp.mean(p, axis=-1, keepdims=True) for p in (originals, reconstructions))
-    found = {
+    result = {
         "rmse": rmse(x, y),
         "psnr": jnp.minimum(psnr(x, y), MAX_PSNR),
         "ssim": ssim(x, y),
@@ -118,12 +118,12 @@ def compare(originals: jax.Array, reconstructions: jax.Array) -> dict[str, jax.A
     }
     apart = [p - jnp.roll(p, -1, axis=-1) for p in (reconstructions, originals)]
     casts = jnp.sqrt(jnp.mean(jnp.square(apart[0] - apart[1]), axis=(1, 2)))
-    found |= {name: casts[:, i] for i, name in enumerate(COLOUR_CAST)}
+    result |= {name: casts[:, i] for i, name in enumerate(COLOUR_CAST)}
     band = jnp.minimum(jnp.floor(x * len(BANDS)), len(BANDS) - 1)
     inside = band == jnp.arange(len(BANDS), dtype=band.dtype)[None, None, None]
     error = y - x
     sums = {"count": jnp.ones_like(error), "error": error, "squared": jnp.square(error)}
-    return found | {
+    return result | {
         name: jnp.sum(jnp.where(inside, value, 0.0), axis=(1, 2)) for name, value in sums.items()
     }
 
@@ -160,7 +160,7 @@ def measure(
         functools.partial(_reconstruct, autoencoder.reconstruct), out_shardings=batch_sharding(mesh)
     )
     reconstruct = over_devices(run, autoencoder.params, mesh)
-    found: list[dict[str, np.ndarray]] = []
+    result: list[dict[str, np.ndarray]] = []
     calls: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     worst: list[Case] = []
     for start in tqdm(range(0, len(rows), size), unit="batch", desc="reconstructed"):
@@ -174,7 +174,7 @@ def measure(
                 f"the VAE gives numbers that are not finite (NaN or infinite) for image {row} of "
                 f"{images.name}, so nothing can be measured: take another VAE, or another copy"
             )
-        found.append(numbers)
+        result.append(numbers)
         if classifier is not None:
             for side_calls, shown in zip(calls, (originals, images_u8), strict=True):
                 input_u8 = resize_to_square(
@@ -185,7 +185,7 @@ def measure(
             values = {name: float(numbers[name][i]) for name in SIMILARITY}
             worst.append(Case(row, originals[i], images_u8[i], values))
         worst = sorted(worst, key=lambda case: -case.values["rmse"])[:_CASES_KEPT]
-    numbers = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    numbers = {name: np.concatenate([part[name] for part in result]) for name in result[0]}
     return Measurement(
         rows=np.asarray(rows),
         values={name: numbers[name] for name in (*SIMILARITY, *COLOUR_CAST)},

@@ -170,14 +170,14 @@ def _listings(folder: Path) -> dict[str, set[str]]:
 def _hub_folder(name: str, variant: str | None) -> Path:
     target = MOVED.get(name, name)
 
-    def wanted(names: list[str]) -> list[str]:
+    def choose(names: list[str]) -> list[str]:
         # A model of a kind that we do not run is refused by that, before gigabytes are fetched.
         if INDEX in names:
             check_index(Path(huggingface_hub.hf_hub_download(target, INDEX)))
-        return _wanted(names, target, variant)
+        return _needed(names, target, variant)
 
     incomplete = functools.partial(_incomplete, variant=variant)
-    return cached_or_downloaded(name, incomplete, wanted, moved_to=target)
+    return cached_or_downloaded(name, incomplete, choose, moved_to=target)
 
 
 def _incomplete(folder: Path, variant: str | None) -> str:
@@ -207,15 +207,15 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     return ""
 
 
-def _wanted(names: list[str], repo_id: str, variant: str | None) -> list[str]:
+def _needed(names: list[str], repo_id: str, variant: str | None) -> list[str]:
     """The files of a repository that a pipeline needs: one set of weights, no pickles."""
     if "model_index.json" not in names:
         raise UserError(
             f"{repo_id} is not a diffusers model: it has no model_index.json; give a model that "
             "StableDiffusionPipeline.from_pretrained loads"
         )
-    wanted = ["model_index.json", "scheduler/scheduler_config.json"]
-    wanted += [name for name in names if name.startswith(("tokenizer/", f"{PROJECTION_FOLDER}/"))]
+    needed = ["model_index.json", "scheduler/scheduler_config.json"]
+    needed += [name for name in names if name.startswith(("tokenizer/", f"{PROJECTION_FOLDER}/"))]
     parts = {
         component: {n.split("/")[1] for n in names if n.startswith(f"{component}/")}
         for component in WEIGHT_STEMS
@@ -225,6 +225,6 @@ def _wanted(names: list[str], repo_id: str, variant: str | None) -> list[str]:
     for component, stem in WEIGHT_STEMS.items():
         inside = parts[component]
         chosen = choose_weights(inside, stem, variant=variant, where=f"{repo_id}/{component}")
-        wanted += [f"{component}/config.json", f"{component}/{chosen}"]
-        wanted += [f"{component}/{name}" for name in shard_files(inside, stem, chosen)]
-    return wanted
+        needed += [f"{component}/config.json", f"{component}/{chosen}"]
+        needed += [f"{component}/{name}" for name in shard_files(inside, stem, chosen)]
+    return needed

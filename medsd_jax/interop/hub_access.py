@@ -35,7 +35,7 @@ def cached(repo_id: str) -> Path | None:
 def cached_or_downloaded(
     name: str,
     incomplete: Callable[[Path], str],
-    wanted: Callable[[list[str]], list[str]],
+    choose: Callable[[list[str]], list[str]],
     *,
     moved_to: str | None = None,
 ) -> Path:
@@ -45,7 +45,7 @@ def cached_or_downloaded(
         name: "org/name".
         incomplete: what a cached snapshot lacks, or nothing: another program may have fetched a
             part.
-        wanted: from all file names to those to fetch; may raise UserError before gigabytes are.
+        choose: from all file names to those to fetch; may raise UserError before gigabytes are.
         moved_to: the repository that took its place, if any.
 
     Raises:
@@ -69,7 +69,7 @@ def cached_or_downloaded(
     if target != name:
         _LOG.warning("%s was removed from the hub; downloading its copy %s", name, target)
     with _errors_in_one_line(target):
-        chosen = wanted(_listed(target))
+        chosen = choose(_listed(target))
         _LOG.info("downloading %s (%d files)", target, len(chosen))
         return Path(huggingface_hub.snapshot_download(target, allow_patterns=chosen))
 

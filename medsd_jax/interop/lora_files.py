@@ -104,7 +104,7 @@ def read_lora(path: Path, params: Mapping[str, Any]) -> Lora:
                 "of its own"
             )
         part[spelled[name].kind] = x
-    said = _said_alphas(path, spelled.values(), parts)
+    stated = _stated_alphas(path, spelled.values(), parts)
     matrices: dict[str, np.ndarray] = {}
     scales: dict[str, float] = {}
     for layer, part in parts.items():
@@ -113,7 +113,7 @@ def read_lora(path: Path, params: Mapping[str, Any]) -> Lora:
         matrices |= _checked(path, layer, part["down"], part["up"], params[f"{layer}.kernel"])
         rank = part["down"].shape[0]
         alpha = (
-            _one_number(path, layer, part["alpha"]) if "alpha" in part else said.get(layer, rank)
+            _one_number(path, layer, part["alpha"]) if "alpha" in part else stated.get(layer, rank)
         )
         scales[f"{layer}.kernel"] = alpha / rank
     _LOG.info("%s: a LoRA of %d layers", path, len(scales))
@@ -143,16 +143,16 @@ def _refuse_foreign(path: Path, paths: Mapping[str, str], layers: Mapping[str, s
         )
 
 
-def _said_alphas(
+def _stated_alphas(
     path: Path, spelled: Iterable[Spelled], layers: Iterable[str]
 ) -> Mapping[str, float]:
     """Layer -> alpha by the header, or by what lies beside a file of PEFT's own."""
     spelled = list(spelled)
     if any(x.is_kohya for x in spelled):
         return {}
-    said = header_alphas(path, layers)
-    if said or not any(x.wrapper == _PEFT_WRAPPER for x in spelled):
-        return said
+    stated = header_alphas(path, layers)
+    if stated or not any(x.wrapper == _PEFT_WRAPPER for x in spelled):
+        return stated
     beside = config_alphas(path, layers)
     if beside is None and not any(x.kind == "alpha" for x in spelled):
         _LOG.warning(
@@ -183,14 +183,14 @@ def _checked(
                 "[r, in] and [out, r], or those of a convolution"
             )
     rank = down.shape[0]
-    wanted = dict(
+    expected = dict(
         zip(
             matrix_names(f"{module}.kernel"),
             ((*space, fan_in, rank), (*(1 for _ in space), rank, fan_out)),
             strict=True,
         )
     )
-    like = {name: np.broadcast_to(np.float32(0), shape) for name, shape in wanted.items()}
+    like = {name: np.broadcast_to(np.float32(0), shape) for name, shape in expected.items()}
     given = {f"{module}.lora_A.weight": _as_kernel(down, space),
              f"{module}.lora_B.weight": _as_kernel(up, space)}  # fmt: skip
     return from_torch(

@@ -94,15 +94,15 @@ def file_in_folder(folder: Path, names: Sequence[str], what: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path.name for path in folder.iterdir() if path.suffix == ".safetensors")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix == ".safetensors")
     # A pickle is named as one when it is opened.
-    found = found or sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-    if len(found) == 1:
-        return folder / found[0]
-    listed = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+    others = others or sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
+    if len(others) == 1:
+        return folder / others[0]
+    listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
     raise UserError(
         f"{folder}: which file is {what}? There is no {names[0]}, and "
-        + (f"{len(found)} others ({listed}): " if found else "no other safetensors file: ")
+        + (f"{len(others)} others ({listed}): " if others else "no other safetensors file: ")
         + "give the file itself"
     )
 

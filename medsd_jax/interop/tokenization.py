@@ -117,7 +117,7 @@ def check_same_ids(tokenizer: Any, folder: Path) -> None:
         stored = tokenizers.Tokenizer.from_file(str(path))
         stored.no_padding()
         stored.no_truncation()
-        wanted = [stored.encode(text).ids for text in _TRIAL_TEXTS]
+        expected = [stored.encode(text).ids for text in _TRIAL_TEXTS]
     except Exception as error:  # the tokenizers library raises bare Exceptions
         raise UserError(
             f"{path} cannot be read ({' '.join(str(error).split())}); download it again"
@@ -125,7 +125,7 @@ def check_same_ids(tokenizer: Any, folder: Path) -> None:
     ours = tokenizer.backend_tokenizer  # a call of the tokenizer itself warns of long texts
     ours.no_padding()
     ours.no_truncation()
-    if wanted != [ours.encode(text).ids for text in _TRIAL_TEXTS]:
+    if expected != [ours.encode(text).ids for text in _TRIAL_TEXTS]:
         raise UserError(
             f"{path} cuts texts otherwise than {type(tokenizer).__name__} does, so the text "
             "encoder would read other words; take the tokenizer that the model was trained with"
@@ -256,12 +256,12 @@ def spelled_out(tokenizer: Any, prompt: str) -> str:
         if token != spelled
     }
     # The longest word at each place, as the tokenizer finds them: "bad" is no part of "bad-hands".
-    found = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
 
     def spell(match: re.Match) -> str:
         return several.get(match[0].lower() if lowers else match[0], match[0])
 
-    return re.sub(found, spell, prompt, flags=re.IGNORECASE if lowers else 0)
+    return re.sub(pattern, spell, prompt, flags=re.IGNORECASE if lowers else 0)
 
 
 def _encode(

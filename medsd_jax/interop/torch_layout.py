@@ -176,5 +176,5 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
 
 
-def _few(told: list[str]) -> str:
-    return ", ".join(map(_short, told[:_SHOWN])) + (", ..." if len(told) > _SHOWN else "")
+def _few(names: list[str]) -> str:
+    return ", ".join(map(_short, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

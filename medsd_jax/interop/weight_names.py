@@ -92,8 +92,8 @@ def require_variant(parts: Mapping[str, Collection[str]], variant: str, where: s
     )  # fmt: skip
     if pickled:
         raise UserError(f"{where}: the variant {variant!r} is there as {_pickle_reason(pickled)}")
-    found = sorted({v for part, names in parts.items() for v in _variants(names, stems[part])})
-    known = f"there: {', '.join(found)}" if found else "there is none"
+    there = sorted({v for part, names in parts.items() for v in _variants(names, stems[part])})
+    known = f"there: {', '.join(there)}" if there else "there is none"
     raise UserError(
         f"{where}: no {variant!r} variant of the weights ({known}); name no variant for the "
         "plain files"

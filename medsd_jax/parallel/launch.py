@@ -75,9 +75,9 @@ def find_launch(flags: HostFlags, environment: Mapping[str, str]) -> Launch | No
         _number(environment, "JAX_PROCESS_ID"),
         _number(environment, "JOB_COMPLETION_INDEX") if coordinator else None,  # Kubernetes
     )
-    told = [x is not None for x in (coordinator, count, index)]
-    started = None if all(told) else _started_by_scheduler(environment)
-    if started is None and not any(told):
+    given = [x is not None for x in (coordinator, count, index)]
+    started = None if all(given) else _started_by_scheduler(environment)
+    if started is None and not any(given):
         return None
     if started is None and flags == HostFlags() and tpu_hosts(environment) > 1:
         return None  # JAX takes the address from its variable, the rest from those of the slice
@@ -141,8 +141,8 @@ def _checked(launch: Launch) -> Launch:
 
 def _started_by_scheduler(environment: Mapping[str, str]) -> Launch | None:
     for find in (_slurm, _mpi, _torchrun):
-        if (found := find(environment)) is not None:
-            return found
+        if (result := find(environment)) is not None:
+            return result
     return None
 
 

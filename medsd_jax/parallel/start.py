@@ -104,7 +104,7 @@ def _join(launch: Launch | None, tpu_hosts: int) -> None:
     """Joins the processes; on a TPU VM whose variables name no hosts, the metadata server does."""
     if launch is not None:
         who = f"the {launch.num_processes} processes of {launch.by}, with process 0 at "
-        with _told(f"{who}{launch.coordinator},"):
+        with _waiting_for(f"{who}{launch.coordinator},"):
             local = None if os.environ.get("JAX_LOCAL_DEVICE_IDS") else launch.local_devices
             jax.distributed.initialize(
                 launch.coordinator, launch.num_processes, launch.process_id,
@@ -113,15 +113,15 @@ def _join(launch: Launch | None, tpu_hosts: int) -> None:
                 cluster_detection_method="deactivate",
             )  # fmt: skip
     elif tpu_hosts > 1:
-        with _told("the hosts of this TPU slice"):
+        with _waiting_for("the hosts of this TPU slice"):
             jax.distributed.initialize()
     elif _on_gce_tpu() and not asked_to_be_alone(None, os.environ):
-        with _told("the hosts of this TPU slice"):
+        with _waiting_for("the hosts of this TPU slice"):
             jax.distributed.initialize(cluster_detection_method="gcetpu")
 
 
 @contextlib.contextmanager
-def _told(who: str) -> Iterator[None]:
+def _waiting_for(who: str) -> Iterator[None]:
     try:
         with starting():  # for minutes, where the others do not come
             yield

@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.5
 _GRACE_SECONDS = 15.0
 """For the others to end in good order; then they are ended."""
 
-_found: dict[str, Any] | None = None
+_other: dict[str, Any] | None = None
 _leaving = threading.Event()
 
 
@@ -45,19 +45,19 @@ def watch_others() -> None:
     atexit.register(stop)
 
 
-def tell_others(code: int, said: str) -> None:
+def tell_others(code: int, message: str) -> None:
     """What this process says when it ends early; with one process, nothing.
 
     Args:
         code: its exit code, which becomes the others' one.
-        said: its last line.
+        message: its last line.
     """
     client = _client()
-    if client is None or _found is not None:
+    if client is None or _other is not None:
         return
     _leaving.set()
-    said = said.removeprefix("medsd_jax: ").removeprefix("error: ")
-    failure = {"process": _index(), "code": code, "said": said}
+    message = message.removeprefix("medsd_jax: ").removeprefix("error: ")
+    failure = {"process": _index(), "code": code, "message": message}
     _try(lambda: client.key_value_set(_KEY, json.dumps(failure)))
     # JAX would wait for minutes for others that are stuck.
     _end_after(_grace(), code)
@@ -65,20 +65,20 @@ def tell_others(code: int, said: str) -> None:
 
 def others_ended() -> bool:
     """Whether another process has ended early: what this one raises then is an echo of that."""
-    return _found is not None
+    return _other is not None
 
 
 def code_of_others() -> int:
     """The exit code of a process that ends because of another one; says so in a line."""
-    assert _found is not None
+    assert _other is not None
     _leaving.set()
     print(_line(), file=sys.stderr)
-    _end_after(_grace(), _found["code"])
-    return _found["code"]
+    _end_after(_grace(), _other["code"])
+    return _other["code"]
 
 
 def _listen(here: int, main: threading.Thread) -> None:
-    global _found
+    global _other
     client = _client()
     while client is not None and not _leaving.wait(_POLL_SECONDS):
         if (text := _try(lambda: client.key_value_try_get(_KEY))) is None:
@@ -86,7 +86,7 @@ def _listen(here: int, main: threading.Thread) -> None:
         failure = json.loads(text)
         if failure["process"] == here:
             return
-        _found = failure
+        _other = failure
         raised = ctypes.c_ulong(main.ident), ctypes.py_object(OtherEnded)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(*raised)
         if not _leaving.wait(_grace()):
@@ -101,8 +101,10 @@ def _grace() -> float:
 
 
 def _line() -> str:
-    assert _found is not None
-    return f"medsd_jax: process {_found['process']} has ended ({_found['said']}), and so does this"
+    assert _other is not None
+    return (
+        f"medsd_jax: process {_other['process']} has ended ({_other['message']}), and so does this"
+    )
 
 
 def _end_after(seconds: float, code: int) -> None:

@@ -7,10 +7,10 @@ from medsd_jax.evaluation.reports.evaluation import Distances, EvaluationReport,
 def in_words(report: EvaluationReport) -> str:
     """The main numbers in a few lines."""
     lines = [f"{spec}: {_fidelity(distances)}" for spec, distances in report.fidelity.items()]
-    if found := report.diversity:
+    if result := report.diversity:
         lines.append(
-            f"MS-SSIM within prompts {found.ms_ssim.value:.3f} ({found.num_prompts} "
-            f"prompts of {found.images_per_prompt} images, {found.num_scales} scales)"
+            f"MS-SSIM within prompts {result.ms_ssim.value:.3f} ({result.num_prompts} "
+            f"prompts of {result.images_per_prompt} images, {result.num_scales} scales)"
         )
     if report.prompt_adherence is not None:
         for label, entry in report.prompt_adherence.labels.items():

@@ -57,15 +57,15 @@ def read_report(path: Path, kind: type[R], advice: str) -> R:
     Raises:
         UserError: it cannot be read, is of another kind, or of another version of the schema.
     """
-    found = read_object(path, advice)
+    result = read_object(path, advice)
     for field in dataclasses.fields(kind):
-        if field.name in ("kind", "schema_version") and found.get(field.name) != field.default:
+        if field.name in ("kind", "schema_version") and result.get(field.name) != field.default:
             raise UserError(
-                f"{path} has {field.name} = {found.get(field.name)!r}, not {field.default!r}; "
+                f"{path} has {field.name} = {result.get(field.name)!r}, not {field.default!r}; "
                 f"{advice}"
             )
     try:
-        return adapter(kind).validate_json(json.dumps(found))
+        return adapter(kind).validate_json(json.dumps(result))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -89,14 +89,14 @@ def edit_inputs(
     """
     images = np.asarray(init_images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3:
-        told = f"{images.dtype} {list(images.shape)}"
-        raise UserError(f"init_images must be uint8 [H, W, 3] or [{n}, H, W, 3], not {told}")
+        given = f"{images.dtype} {list(images.shape)}"
+        raise UserError(f"init_images must be uint8 [H, W, 3] or [{n}, H, W, 3], not {given}")
     images = images.reshape(-1, *images.shape[-3:])
     size = images.shape[1:3]
     masks = np.ones(size, bool) if masks is None else np.asarray(masks)
     if masks.dtype != bool or masks.ndim not in (2, 3):
-        told = f"{masks.dtype} {list(masks.shape)}"
-        raise UserError(f"masks must be bool [H, W] or [{n}, H, W], not {told}")
+        given = f"{masks.dtype} {list(masks.shape)}"
+        raise UserError(f"masks must be bool [H, W] or [{n}, H, W], not {given}")
     masks = masks.reshape(-1, *masks.shape[-2:])
     if masks.shape[1:] != size:
         raise UserError(
@@ -134,7 +134,7 @@ def box_mask(height: int, width: int, box: Sequence[int | float]) -> Bool[np.nda
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise UserError(
-            f"mask box {_told(box)} must lie within the image of {width} x {height} pixels, as "
+            f"mask box {_listed(box)} must lie within the image of {width} x {height} pixels, as "
             "x0,y0,x1,y1 with x0 < x1 and y0 < y1"
         )
     x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
@@ -162,7 +162,7 @@ def polygon_mask(
     for x, y in corners:
         if not (0 <= x <= width and 0 <= y <= height):
             raise UserError(
-                f"corner {_told((x, y))} of the mask polygon lies outside of the image of "
+                f"corner {_listed((x, y))} of the mask polygon lies outside of the image of "
                 f"{width} x {height} pixels"
             )
     image = Image.new("1", (width, height))
@@ -170,5 +170,5 @@ def polygon_mask(
     return np.array(image)
 
 
-def _told(numbers: Sequence[int | float]) -> str:
+def _listed(numbers: Sequence[int | float]) -> str:
     return ",".join(f"{number:g}" for number in numbers)

@@ -81,11 +81,11 @@ class Edit:
 
         difference = np.abs(result.astype(np.int32) - self.image) * DIFFERENCE_TIMES
         panels = [self.image, result, difference.clip(max=255).astype(np.uint8)]
-        told = {
+        own = {
             "panels": ["original", "result", "difference"],
             "difference_times": DIFFERENCE_TIMES,
         }
-        save_png(np.concatenate(panels, axis=1), path, {**metadata, **told})
+        save_png(np.concatenate(panels, axis=1), path, {**metadata, **own})
 
 
 def read_edit(
@@ -152,8 +152,8 @@ def _read_pixels(path: Path) -> tuple[np.ndarray, bytes]:
         raw = path.read_bytes()
         pixels, note = read_pixels(raw)
     except (OSError, UnreadableImageError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} cannot be read as an image: {said}") from error
+        message = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as an image: {message}") from error
     if note:
         log.info("%s: %s", path, note)
     return pixels, raw

@@ -117,12 +117,12 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            found = self._restore(step, like)
-            if isinstance(found, Restored):
+            result = self._restore(step, like)
+            if isinstance(result, Restored):
                 if damaged:
                     self._put_aside(damaged, step)
-                return found
-            damaged[step] = found
+                return result
+            damaged[step] = result
         raise UserError(
             f"{self._folder} holds no checkpoint that is whole ({_listed(damaged)}): bring a copy "
             "of one back, or remove that folder to start over"
@@ -133,7 +133,7 @@ class Checkpoints:
         why = find_damage(self._folder / str(step)) if is_main_process() else None
         if from_main(int(why is not None)):
             return why or "the main process says why"
-        found: Restored | str
+        result: Restored | str
         try:
             self._check_fits(step, like)
             restored = self._manager.restore(
@@ -143,7 +143,7 @@ class Checkpoints:
                 ),
             )
             run = restored["run"]
-            found = Restored(
+            result = Restored(
                 restored["state"],
                 run["data"].encode(),
                 dict(run["config"]),
@@ -154,10 +154,10 @@ class Checkpoints:
         except Exception as error:
             if _of_system(error):
                 raise
-            found = f"{type(error).__name__}: {_first_words(error)}"
-        if true_everywhere(isinstance(found, Restored)):
-            return found
-        return found if isinstance(found, str) else "another process cannot read it"
+            result = f"{type(error).__name__}: {_first_words(error)}"
+        if true_everywhere(isinstance(result, Restored)):
+            return result
+        return result if isinstance(result, str) else "another process cannot read it"
 
     def _put_aside(self, damaged: Mapping[int, str], step: int) -> None:
         # Orbax saves no step below the newest that it sees.
@@ -186,13 +186,13 @@ class Checkpoints:
     def _check_fits(self, step: int, like: Any) -> None:
         # Orbax's own message is a page long, and it lists both trees.
         saved = self._manager.item_metadata(step)["state"]
-        saved, wanted = _shapes(saved), _shapes(like)
-        for name in sorted(saved.keys() | wanted.keys()):
-            if saved.get(name) != wanted.get(name):
+        saved, expected = _shapes(saved), _shapes(like)
+        for name in sorted(saved.keys() | expected.keys()):
+            if saved.get(name) != expected.get(name):
                 raise UserError(
                     f"{self._folder}/{step} does not fit this config: {name} is "
-                    f"{_said(saved, name)} there and {_said(wanted, name)} here (another model, "
-                    "train pattern, optimizer or EMA switch?); use another workdir, or the "
+                    f"{_describe(saved, name)} there and {_describe(expected, name)} here (another "
+                    "model, train pattern, optimizer or EMA switch?); use another workdir, or the "
                     "config that it was made with"
                 )
 
@@ -233,7 +233,7 @@ def _listed(damaged: Mapping[int, str]) -> str:
     return "; ".join(f"{step}: {why}" for step, why in damaged.items())
 
 
-def _said(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+def _describe(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     return str(list(shapes[name])) if name in shapes else "absent"
 
 

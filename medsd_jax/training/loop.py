@@ -249,10 +249,10 @@ def run_loop(
                 if preview is not None and not stop and due(settings.preview_every):
                     preview(adaptation.apply(frozen, state.averaged), step)
                 if measured:
-                    found = evaluation(adaptation.apply(frozen, state.averaged), step, loss)
-                    writer.write(step, {f"evaluation/{name}": x for name, x in found.items()})
-                    said = ", ".join(f"{name} {x:.5g}" for name, x in found.items())
-                    bar.write(f"step {step}: {said}")
+                    result = evaluation(adaptation.apply(frozen, state.averaged), step, loss)
+                    writer.write(step, {f"evaluation/{name}": x for name, x in result.items()})
+                    text = ", ".join(f"{name} {x:.5g}" for name, x in result.items())
+                    bar.write(f"step {step}: {text}")
                 if save:
                     checkpoints.save(
                         step, state, data=batches.get_state(), config=config, pending=pending

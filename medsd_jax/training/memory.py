@@ -67,7 +67,7 @@ def largest_block(loss: Callable[..., jax.Array], *arguments: Any) -> int:
         loss: as above.
         *arguments: all of them, arrays or their shapes.
     """
-    found = [0]
+    peaks = [0]
     for block in _blocks(jax.make_jaxpr(loss)(*arguments).jaxpr):
         inputs = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in block.invars]
         # Integers, such as timesteps, have no gradient.
@@ -80,8 +80,8 @@ def largest_block(loss: Callable[..., jax.Array], *arguments: Any) -> int:
             return jax.extend.core.jaxpr_as_fun(jax.extend.core.ClosedJaxpr(block, ()))(*everything)
 
         sizes = [_size(x.aval) for x in _residuals(run, [inputs[i] for i in real], inputs)]
-        found.append(sum(sizes) + max(sizes, default=0))
-    return max(found)
+        peaks.append(sum(sizes) + max(sizes, default=0))
+    return max(peaks)
 
 
 def _residuals(run: Callable, trained: Any, *others: Any) -> list:
@@ -90,8 +90,8 @@ def _residuals(run: Callable, trained: Any, *others: Any) -> list:
 
     jaxpr = jax.make_jaxpr(backward)(trained, *others).jaxpr
     arguments = set(jaxpr.invars)
-    found = {v for v in jaxpr.outvars if isinstance(v, jax.extend.core.Var)}
-    return [v for v in found if v not in arguments]
+    results = {v for v in jaxpr.outvars if isinstance(v, jax.extend.core.Var)}
+    return [v for v in results if v not in arguments]
 
 
 def _blocks(jaxpr: Any) -> Iterator[Any]:

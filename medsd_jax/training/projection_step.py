@@ -36,9 +36,9 @@ def projection_losses(
         params: weights of both.
         batch: prompt_ids [B, S] int32 of the student's tokenizer, teacher_ids [B, S] of CLIP's.
     """
-    wanted = bind(teacher, component(params, TEACHER))(batch["teacher_ids"])
-    found = bind(student, component(params, "text_encoder"))(batch["prompt_ids"])
-    return jnp.mean(jnp.square(found - jax.lax.stop_gradient(wanted)), axis=(1, 2))
+    expected = bind(teacher, component(params, TEACHER))(batch["teacher_ids"])
+    result = bind(student, component(params, "text_encoder"))(batch["prompt_ids"])
+    return jnp.mean(jnp.square(result - jax.lax.stop_gradient(expected)), axis=(1, 2))
 
 
 def make_projection_train_step(

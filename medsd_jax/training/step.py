@@ -127,8 +127,8 @@ def denoising_loss(
     ids = jnp.where(draws.drop_caption[:, None], empty, batch["prompt_ids"])
     context = bind(model.text_encoder, component(params, "text_encoder"))(ids)
     output = bind(model.unet, component(params, "unet"))(noisy, draws.timesteps, context)
-    wanted = target(model.schedule, latents, draws.noise, draws.timesteps)
-    per_example = jnp.mean(jnp.square(output - wanted), axis=(1, 2, 3))
+    expected = target(model.schedule, latents, draws.noise, draws.timesteps)
+    per_example = jnp.mean(jnp.square(output - expected), axis=(1, 2, 3))
     if min_snr_gamma is not None:
         per_example *= min_snr_weights(model.schedule, draws.timesteps, min_snr_gamma)
     return per_example

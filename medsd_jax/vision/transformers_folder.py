@@ -91,10 +91,10 @@ def open_tower(kind: str, folder: Path) -> ImageTower:
         )
     where = str(folder / "config.json")
     values = read_json(folder / "config.json")
-    if (found := values.get("model_type")) not in family.model_types:
+    if (result := values.get("model_type")) not in family.model_types:
         known = " or ".join(map(repr, family.model_types))
         raise UserError(
-            f"{where}: model_type = {found!r}, but {kind}=FOLDER reads {known}, such as "
+            f"{where}: model_type = {result!r}, but {kind}=FOLDER reads {known}, such as "
             f"{family.example}"
         )
     config = family.read_config(values, where)

@@ -157,18 +157,18 @@ def _is_torchscript(path: Path) -> bool:
 
 def _why_refused(error: pickle.UnpicklingError) -> str:
     """What torch found in the pickle besides tensors, and what the user can do about it."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if found is None:
+    result = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if result is None:
         return f"is damaged or no file of torch ({' '.join(str(error).split())[:200]})"
-    if found[1].startswith("torchxrayvision."):
+    if result[1].startswith("torchxrayvision."):
         return (
-            f"is a pickle of a whole module ({found[1]}): opening it runs its code, so it is not "
+            f"is a pickle of a whole module ({result[1]}): opening it runs its code, so it is not "
             'read; where torchxrayvision is installed, run python -c "import torchxrayvision as x,'
             " safetensors.torch as s; m = x.models.DenseNet(weights='densenet121-res224-all'); "
             "s.save_file(m.state_dict(), 'xrv.safetensors')\" and give xrv.safetensors"
         )
     return (
-        f"is a pickle of more than tensors ({found[1]}): opening it can run any code, so it is not "
-        "read; with the package that wrote it, load the module and write its state_dict() with "
+        f"is a pickle of more than tensors ({result[1]}): opening it can run any code, so it is "
+        "not read; with the package that wrote it, load the module and write its state_dict() with "
         "safetensors.torch.save_file, then give that .safetensors file"
     )

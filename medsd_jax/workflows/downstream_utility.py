@@ -118,7 +118,7 @@ def _compare(config: ConfigDict, workdir: Path) -> "DownstreamUtilityReport":
             probabilities[arm].append(recipe.probabilities(classifier, held_out.images_u8))
     labels, mean_of_labels = compare_arms(
         recipe.labels,
-        {arm: np.stack(found) for arm, found in probabilities.items()},
+        {arm: np.stack(p) for arm, p in probabilities.items()},
         held_out.targets,
         held_out.patient_ids,
     )
@@ -169,9 +169,9 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
     images = open_images(config.synthetic.path, patients=False)
     table = config.synthetic.labels_by_prompt
     if table is None:
-        found = known_labels(images)
+        labels = known_labels(images)
     else:
-        found = labels_by_prompt(images, Path(table).expanduser())
+        labels = labels_by_prompt(images, Path(table).expanduser())
     records = [
         Record(
             key=images.keys[i],
@@ -181,10 +181,10 @@ def open_synthetic(config: ConfigDict) -> "RecordList":
             # Tables and prompts spell labels in one way, the real data in its own.
             labels={label: row.get(label_name(label), "") for label in config.labels},
         )
-        for i, row in enumerate(found)
+        for i, row in enumerate(labels)
     ]
-    told = json.dumps([record.labels for record in records])
-    digest = hashlib.blake2b(f"{images.fingerprint} {told}".encode(), digest_size=8)
+    described = json.dumps([record.labels for record in records])
+    digest = hashlib.blake2b(f"{images.fingerprint} {described}".encode(), digest_size=8)
     return RecordList(records, "synthetic", digest.hexdigest())
 
 
@@ -250,7 +250,7 @@ def _check_no_copies(
 def _setup(config: ConfigDict, stages: "Sequence[TrainingStage]", calibration: "Split") -> str:
     """What a classifier depends on besides its seed; equal texts give equal classifiers."""
     recipe, weights = config.to_dict(), config.network.weights
-    told = {
+    described = {
         "medsd_jax": importlib.metadata.version("medsd_jax"),
         "stages": [[x.images.fingerprint, len(x.images), x.steps, x.learning_rate] for x in stages],
         "calibration": [calibration.fingerprint, len(calibration)],
@@ -258,7 +258,7 @@ def _setup(config: ConfigDict, stages: "Sequence[TrainingStage]", calibration: "
         **{key: recipe[key] for key in ("labels", "network", "augmentation", "optim")},
         "weights": weights and hashlib.blake2b(Path(weights).expanduser().read_bytes()).hexdigest(),
     }
-    return json.dumps(told, indent=2, sort_keys=True) + "\n"
+    return json.dumps(described, indent=2, sort_keys=True) + "\n"
 
 
 def _trained(

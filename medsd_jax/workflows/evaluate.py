@@ -158,10 +158,10 @@ def _evaluate(
         _warn_of_shared_patients(sets["train"], reals)
     spaces, distances, subgroups, memorization, realness = {}, {}, {}, {}, None
     for spec, network in networks.items():
-        found = {k: features_of(network, images, cache, mesh) for k, images in sets.items()}
-        pair = found["real"], found["synthetic"]
+        result = {k: features_of(network, images, cache, mesh) for k, images in sets.items()}
+        pair = result["real"], result["synthetic"]
         if train is not None and network.kind != THUMBNAIL:  # pixels show more
-            memorization[spec] = measure_memorization(found["train"], *pair, **patients)
+            memorization[spec] = measure_memorization(result["train"], *pair, **patients)
         pair = tuple(map(network.for_distances, pair))
         settings = {"real_patients": reals.patient_ids, "synthetic_units": units, "seed": seed}
         whole = fidelity(*pair, **settings)

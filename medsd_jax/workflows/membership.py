@@ -33,21 +33,21 @@ def config_of_run(workdir: Path) -> ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); name the folder that a training wrote"
         ) from error
-    if not isinstance(found, dict) or found.get("task") != "diffusion" or "data" not in found:
+    if not isinstance(result, dict) or result.get("task") != "diffusion" or "data" not in result:
         raise UserError(f"{path} is of no run with task = 'diffusion': it has no denoising loss")
     # The sections that are read here: a run of an earlier version may lack others.
     base = training_config()
     try:
-        config = ConfigDict({name: found.get(name) for name in ("data", "few_shot")})
+        config = ConfigDict({name: result.get(name) for name in ("data", "few_shot")})
     except (AttributeError, TypeError, ValueError) as error:  # keys that no config can have
         raise UserError(f"{path} is no config of a run ({error}); copy it again") from error
-    wanted = ConfigDict({name: base[name] for name in config})
-    check_kinds(config, wanted, str(path))
+    defaults = ConfigDict({name: base[name] for name in config})
+    check_kinds(config, defaults, str(path))
     check_ranges(config)
     return config
 
@@ -131,11 +131,11 @@ def measure_membership(
 def in_words(report: MembershipReport) -> str:
     """The report in a line."""
     attack = report.attack
-    found, chance = attack.tpr_at_one_percent_fpr, attack.tpr_by_chance
+    result, chance = attack.tpr_at_one_percent_fpr, attack.tpr_by_chance
     low, high = chance.ci95
     return (
         f"{attack.trained.num_images} trained and {attack.held_out.num_images} held out images: "
-        f"AUROC {attack.auroc:.3f}; {found.value:.1%} of the trained ones found with "
-        f"{found.false_alarms} false alarm(s) ({chance.value:.1%} by chance, {low:.1%} to "
+        f"AUROC {attack.auroc:.3f}; {result.value:.1%} of the trained ones found with "
+        f"{result.false_alarms} false alarm(s) ({chance.value:.1%} by chance, {low:.1%} to "
         f"{high:.1%} in 95 % of cases)"
     )

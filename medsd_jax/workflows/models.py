@@ -33,10 +33,10 @@ def add_lora(model: StableDiffusion, path: Path | str, scale: float = 1.0) -> St
     """
     if not math.isfinite(scale):
         raise UserError(f"LoRA scale = {scale} must be a finite number")
-    found = read_lora(Path(path).expanduser(), model.params)
-    scales = {kernel: scale * own for kernel, own in found.scales.items()}
-    merged = merge(model.params, found.matrices, scales)
-    for kernel in found.scales:
+    result = read_lora(Path(path).expanduser(), model.params)
+    scales = {kernel: scale * own for kernel, own in result.scales.items()}
+    merged = merge(model.params, result.matrices, scales)
+    for kernel in result.scales:
         if not np.isfinite(merged[kernel]).all():
             raise UserError(
                 f"{path} with scale {scale:g} gives {kernel} numbers that are not finite: take a "

@@ -121,29 +121,29 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> "PlanReport":
     )
 
 
-def in_words(found: "PlanReport") -> str:
+def in_words(plan: "PlanReport") -> str:
     """The plan in a few lines."""
     gib = 2**30
-    used = (found.arguments + found.temporaries) / gib
-    result = "fits" if found.fits else "does NOT fit"
+    used = (plan.arguments + plan.temporaries) / gib
+    result = "fits" if plan.fits else "does NOT fit"
     return "\n".join(
         (
-            f"{_told(found)}: {found['chips']} chips, mesh {found['mesh']}, "
-            f"{found['batch_size']} images a step, {found['images_per_chip']:g} on a chip at once",
-            f"a chip holds {found['arguments'] / gib:.2f} GiB of arguments and "
-            f"{found['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
-            f"{found['memory'] / gib:.0f} GiB: {result}",
-            f"a step takes {found['operations'] / 1e12:.2f} TFLOP on each chip, "
-            f"{found['seconds_by_arithmetic']:.2f} s at its peak, and reads and writes "
-            f"{found['bytes'] / 1e9:.0f} GB, {found['seconds_by_memory']:.2f} s if all of it goes "
+            f"{_topology_of(plan)}: {plan['chips']} chips, mesh {plan['mesh']}, "
+            f"{plan['batch_size']} images a step, {plan['images_per_chip']:g} on a chip at once",
+            f"a chip holds {plan['arguments'] / gib:.2f} GiB of arguments and "
+            f"{plan['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
+            f"{plan['memory'] / gib:.0f} GiB: {result}",
+            f"a step takes {plan['operations'] / 1e12:.2f} TFLOP on each chip, "
+            f"{plan['seconds_by_arithmetic']:.2f} s at its peak, and reads and writes "
+            f"{plan['bytes'] / 1e9:.0f} GB, {plan['seconds_by_memory']:.2f} s if all of it goes "
             "through the chip's memory",
         )
     )
 
 
-def _told(found: "PlanReport") -> str:
-    slices = found.slices
-    return found.topology if slices == 1 else f"{slices} slices of {found.topology}"
+def _topology_of(plan: "PlanReport") -> str:
+    slices = plan.slices
+    return plan.topology if slices == 1 else f"{slices} slices of {plan.topology}"
 
 
 def _describe(topology: str) -> tuple[Chip, list[int]]:

@@ -110,7 +110,7 @@ def _probe(
             encoder, texts, how, attention_mask=config.attention_mask, progress=True
         )
         embeddings[name] = (vectors[: len(dataset.train)], vectors[len(dataset.train) :])
-    found = probe(names, *sides, embeddings, num_resamples=config.num_resamples, seed=config.seed)
+    result = probe(names, *sides, embeddings, num_resamples=config.num_resamples, seed=config.seed)
     return TextProbeReport(
         versions=package_versions(),
         data=ProbedData(
@@ -136,12 +136,12 @@ def _probe(
                 weights_hash=weights_fingerprint(encoder.params),
                 width=embeddings[name][0].shape[1],
                 max_length=encoder.tokenizer.model_max_length,
-                labels=found.labels[name],
-                strengths=found.strengths[name],
+                labels=result.labels[name],
+                strengths=result.strengths[name],
             )
             for name, encoder in encoders.items()
         ),
-        differences=found.differences,
+        differences=result.differences,
     )
 
 
@@ -170,4 +170,4 @@ def _yes_no_labels(dataset: "Dataset") -> list[str]:
     rows = [*dataset.train.labels, *dataset.validation.labels]
     values = {name: {row[name] for row in rows if row.get(name, "") != ""} for name in
               dataset.info.label_names}  # fmt: skip
-    return [name for name, found in values.items() if found == {0, 1}]
+    return [name for name, result in values.items() if result == {0, 1}]

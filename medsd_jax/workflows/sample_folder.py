@@ -178,13 +178,13 @@ class SampleFolder:
             part.write_text(kept, encoding="utf-8")
         return done
 
-    def _compare(self, manifest: Path, line: str, wanted: Mapping[str, Any]) -> None:
-        found = parse_object(line, f"{manifest} is damaged: {line[:80]!r}", "remove it")
-        wanted = json.loads(json.dumps(wanted))
-        for key in [*wanted, *found]:
-            if key not in _NOT_COMPARED and found.get(key) != wanted.get(key):
-                before, now = (repr(values.get(key)) for values in (found, wanted))
-                raise self._refusal(f"{wanted['file']} was made with {key} = {before}, not {now}")
+    def _compare(self, manifest: Path, line: str, expected: Mapping[str, Any]) -> None:
+        result = parse_object(line, f"{manifest} is damaged: {line[:80]!r}", "remove it")
+        expected = json.loads(json.dumps(expected))
+        for key in [*expected, *result]:
+            if key not in _NOT_COMPARED and result.get(key) != expected.get(key):
+                before, now = (repr(values.get(key)) for values in (result, expected))
+                raise self._refusal(f"{expected['file']} was made with {key} = {before}, not {now}")
 
     def _refusal(self, reason: str) -> UserError:
         return UserError(

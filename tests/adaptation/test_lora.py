@@ -42,8 +42,8 @@ def test_linear_difference_is_alpha_over_r_times_the_product():
     trainable = random_trainable(adaptation)
     params = adaptation.apply(PARAMS, trainable)
     down, up = (trainable[name] for name in matrix_names("unet.attn.to_q.kernel"))
-    wanted = PARAMS["unet.attn.to_q.kernel"] + 1.5 * down @ up
-    np.testing.assert_allclose(params["unet.attn.to_q.kernel"], wanted, rtol=1e-5, atol=1e-6)
+    expected = PARAMS["unet.attn.to_q.kernel"] + 1.5 * down @ up
+    np.testing.assert_allclose(params["unet.attn.to_q.kernel"], expected, rtol=1e-5, atol=1e-6)
     for name in ("unet.conv.bias", "text_encoder.fc1.kernel"):
         assert params[name] is PARAMS[name]
 

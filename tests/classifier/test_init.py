@@ -154,7 +154,7 @@ def test_the_seed_moves_the_head_alone(file):
     )
 
 
-def test_mistakes_are_told(tmp_path):
+def test_mistakes_are_reported(tmp_path):
     path = tmp_path / "w.safetensors"
     tensors = write_weights(path)
     wider = DenseNetConfig(growth_rate=16, block_config=(2, 3), num_init_features=16)

@@ -52,7 +52,7 @@ def test_saved_and_loaded(classifier, images, tmp_path):
     np.testing.assert_array_equal(model.predict(again, images), model.predict(classifier, images))
 
 
-def test_mistakes_are_told(classifier, images, tmp_path):
+def test_mistakes_are_reported(classifier, images, tmp_path):
     with pytest.raises(UserError, match=r"12x24.*trained on 24x24"):
         model.predict(classifier, images[:, :12])
     with pytest.raises(UserError, match=r"knows effusion, nodule, not 'edema'"):
@@ -66,7 +66,7 @@ def test_mistakes_are_told(classifier, images, tmp_path):
         model.load_classifier(tmp_path)
 
 
-def test_weights_of_another_shape_are_told(classifier, tmp_path):
+def test_weights_of_another_shape_are_reported(classifier, tmp_path):
     wider = dataclasses.replace(classifier.network, num_classes=3)
     model.save_classifier(
         dataclasses.replace(classifier, params=random_params(wider, np.random.default_rng(0))),

@@ -20,8 +20,8 @@ def test_the_examples_of_the_help_work(tmp_path, monkeypatch, capsys):
         assert words[0] == "medsd-jax"
         words = ["24" if word == "300" else word for word in words[1:]]
         assert main(words) == 0
-        said = capsys.readouterr().out
-        counts = [int(n) for n in re.findall(r"^(?:train|validation): (\d+) images", said, re.M)]
+        message = capsys.readouterr().out
+        counts = [int(n) for n in re.findall(r"^(?:train|validation): (\d+) images", message, re.M)]
         assert len(counts) == 2 and sum(counts) == 24
         with Image.open(
             tmp_path / words[words.index("--output") + 1] / "contact_sheet.png"

@@ -142,8 +142,8 @@ def test_every_arm_is_trained_as_long_and_kept(compared, places):
     assert last["epochs"] == STEPS / 2 * 16 / 16
     assert report["images"]["real"]["num_images"] == 16
     squares = (places / "telling" / "samples.jsonl").read_text().count("with a square")
-    told = report["images"]["synthetic"]["labels"]["square"]
-    assert told == {"present": squares, "absent": 320 - squares}
+    counts = report["images"]["synthetic"]["labels"]["square"]
+    assert counts == {"present": squares, "absent": 320 - squares}
 
 
 def test_gains_are_differences_of_the_scores(compared):
@@ -240,7 +240,7 @@ def test_what_is_done_is_kept(compared, places, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"real_images": 1000}, "real_images = 1000, but only 5"),
         ({"real_images": 0}, "real_images = 0"),
@@ -255,11 +255,11 @@ def test_what_is_done_is_kept(compared, places, tmp_path, monkeypatch, caplog):
         ({"real_images": 8}, "8 real images are fewer than data.batch_size = 16"),
     ],
 )
-def test_mistakes_are_one_line(places, tmp_path, capsys, monkeypatch, changes, said):
+def test_mistakes_are_one_line(places, tmp_path, capsys, monkeypatch, changes, message):
     monkeypatch.setattr(classifier_recipe, "fit", lambda *_, **__: pytest.fail("a training began"))
     assert run(places, "telling", tmp_path, **changes) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("medsd_jax: error:") and said in line
+    assert line.startswith("medsd_jax: error:") and message in line
 
 
 def test_real_images_among_the_synthetic_ones_are_refused(places, tmp_path, capsys):
@@ -278,9 +278,9 @@ def test_labels_come_from_the_table_else_from_the_words_of_the_prompts(places, t
     config = load_config(ROOT / "configs" / "demo_downstream_utility.py")
     config.labels = ("Square",)
     config.synthetic.path = str(places / "real")
-    found = downstream_utility.open_synthetic(config)
+    result = downstream_utility.open_synthetic(config)
     lines = (places / "real" / "metadata.csv").read_text().splitlines()[1:]
-    assert [row["Square"] for row in found.labels] == [int(line[-1]) for line in lines]
+    assert [row["Square"] for row in result.labels] == [int(line[-1]) for line in lines]
 
     folder = tmp_path / "drawn"
     folder.mkdir()
@@ -291,8 +291,8 @@ def test_labels_come_from_the_table_else_from_the_words_of_the_prompts(places, t
         rows.append(json.dumps({"file": f"{i}.png", "prompt": prompt}))
     (folder / "samples.jsonl").write_text("\n".join(rows) + "\n")
     config.labels, config.synthetic.path = ("pleural_effusion", "square"), str(folder)
-    found = downstream_utility.open_synthetic(config)
-    assert found.labels == (
+    result = downstream_utility.open_synthetic(config)
+    assert result.labels == (
         {"pleural_effusion": 1, "square": ""},
         {"pleural_effusion": 0, "square": ""},
     )

@@ -35,8 +35,12 @@ def test_a_full_disk_names_the_file_that_was_open(tmp_path, capsys):
         with path.open("w") as file:
             file.write("1\n")
 
-    said = _says(write, capsys)
-    assert str(path) in said and "No space left on device" in said and "free some space" in said
+    message = _says(write, capsys)
+    assert (
+        str(path) in message
+        and "No space left on device" in message
+        and "free some space" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,9 +54,9 @@ def test_a_librarys_own_error_about_the_disk(error, capsys):
     def call():
         raise error
 
-    said = _says(call, capsys)
-    assert "/data/x.array_record" in said and str(error).split(": ")[-1] in said
-    assert "free some space" in said
+    message = _says(call, capsys)
+    assert "/data/x.array_record" in message and str(error).split(": ")[-1] in message
+    assert "free some space" in message
 
 
 def test_a_librarys_error_that_hides_the_systems(capsys):
@@ -188,8 +192,8 @@ def test_what_the_disk_does_to_a_thread_is_a_line_too(caplog, capsys):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_bug_in_a_thread_keeps_its_traceback(monkeypatch):
-    found = []
-    monkeypatch.setattr(threading, "excepthook", found.append)
+    result = []
+    monkeypatch.setattr(threading, "excepthook", result.append)
 
     def call():
         thread = threading.Thread(target=lambda: 1 / 0)
@@ -197,7 +201,7 @@ def test_a_bug_in_a_thread_keeps_its_traceback(monkeypatch):
         thread.join()
 
     assert exit_code(call) == 0
-    assert found[0].exc_type is ZeroDivisionError
+    assert result[0].exc_type is ZeroDivisionError
 
 
 def test_no_progress_bar_is_drawn_after_the_last_line(capsys):

@@ -121,9 +121,9 @@ def test_held_out_images_of_another_origin_accuse_nobody(places, tmp_path, capsy
         "pixels"
     ]
     assert "another origin" in entry["doubt"]
-    said = capsys.readouterr().out
-    assert "pixels: the alarm means nothing, as the held-out images lie farther" in said
-    assert "pixels: 40 images" not in said
+    message = capsys.readouterr().out
+    assert "pixels: the alarm means nothing, as the held-out images lie farther" in message
+    assert "pixels: 40 images" not in message
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "the alarm means nothing here" in page and "Only 40 patients are held out" in page
 
@@ -205,8 +205,8 @@ def test_every_image_that_is_sampled_has_a_seed_of_its_own(tmp_path, flags, seed
     words += ["--num_images", "2", "--num_steps", "1"]
     parser = ArgumentParser(prog="medsd_jax")
     command.add_parser(parser.add_subparsers())
-    wanted = sampling_of_flags(parser.parse_args(words))
-    folder = sample_for_evaluation(wanted, tmp_path / "out")
+    expected = sampling_of_flags(parser.parse_args(words))
+    folder = sample_for_evaluation(expected, tmp_path / "out")
     lines = (folder / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line)["seed"] for line in lines] == seeds
 
@@ -226,14 +226,14 @@ def test_a_model_is_sampled_by_its_phantom_recipe(places, tmp_path, capsys):
     assert {(s["sampler"], s["num_steps"], s["guidance_scale"]) for s in samples} == {
         ("ddim", 2, 4.0)
     }
-    for more, said in (
+    for more, message in (
         ([], "what to sample is missing"),
         (["--prompt", "a", "--prompts_csv", "p.csv"], "not both"),
         (["--prompt", " "], "a prompt is empty"),
         ([*recipe, "--guidance_scale", "nan"], "guidance_scale = nan"),
     ):
         assert main([*words, *more]) == 2
-        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def without_features(places, output, *more):
@@ -334,7 +334,7 @@ def test_another_image_is_not_read_from_the_cache(places, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--features", "vgg=x"], "vgg=x"),
         (["--features", "classifier"], "classifier=PATH"),
@@ -352,7 +352,7 @@ def test_another_image_is_not_read_from_the_cache(places, tmp_path):
         (["--real", "absent:train"], "one prepared data set"),
     ],
 )
-def test_mistakes_are_one_line(places, tmp_path, capsys, words, said):
+def test_mistakes_are_one_line(places, tmp_path, capsys, words, message):
     assert evaluate(places, "alike", tmp_path, *words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("medsd_jax: error:") and said in line
+    assert line.startswith("medsd_jax: error:") and message in line

@@ -159,7 +159,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_verify_finds_a_planted_fault(source, tmp_path, monkeypatch, capsys, fault):
     """The folder is damaged between writing and checking, as a bug of the writer would."""
-    plant, found = FAULTS[fault]
+    plant, differences = FAULTS[fault]
     save = medsd_jax.save
 
     def save_with_fault(model, folder, **settings):
@@ -173,13 +173,13 @@ def test_verify_finds_a_planted_fault(source, tmp_path, monkeypatch, capsys, fau
     assert certificate["passed"] is False
     assert "\nFAIL: " in printed and "PASS" not in printed
     if certificate["error"] is not None:
-        assert found == {"error"} and certificate["error"] in printed
+        assert differences == {"error"} and certificate["error"] in printed
         return
     failed = {name for name, result in certificate["components"].items() if not result["passed"]}
     failed |= set() if certificate["image"]["passed"] else {"image"}
     failed |= set() if certificate["same_prompt_ids"] else {"tokenizer"}
     # A small fault of one network may move the finished image less than its threshold.
-    assert found <= failed <= found | {"image"}
+    assert differences <= failed <= differences | {"image"}
 
 
 def test_an_old_certificate_does_not_outlive_its_weights(source, tmp_path):

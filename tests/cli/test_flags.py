@@ -77,8 +77,8 @@ def _get(config, key):
 )
 def test_override(parse, words, key, value):
     flags = parse(*words)
-    found = _get(flags.config, key)
-    assert found == value and type(found) is type(value)
+    result = _get(flags.config, key)
+    assert result == value and type(result) is type(value)
     assert flags.overrides == {key: value}
 
 

@@ -76,7 +76,7 @@ def test_schema_refuses_what_it_does_not_say(workdir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--workdir", "absent"], "absent/config.json"),
         (["--num_images", "0"], "num_images"),
@@ -85,15 +85,15 @@ def test_schema_refuses_what_it_does_not_say(workdir, tmp_path):
         (["--shadow", "1"], "--shadow"),
     ],
 )
-def test_mistakes_are_one_line(workdir, tmp_path, capsys, words, said):
+def test_mistakes_are_one_line(workdir, tmp_path, capsys, words, message):
     assert attack(workdir, "--output", str(tmp_path / "out"), *words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("medsd_jax: error:") and said in line
+    assert line.startswith("medsd_jax: error:") and message in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda data: data.pop("source"), "config.json has no data.source"),
         (lambda data: data.update(image_size="large"), "data.image_size = 'large' must be of type"),
@@ -101,12 +101,12 @@ def test_mistakes_are_one_line(workdir, tmp_path, capsys, words, said):
         (lambda data: data.update(validation_fraction=float("nan")), "a finite number"),
     ],
 )
-def test_a_config_that_no_run_wrote(workdir, tmp_path, capsys, change, said):
+def test_a_config_that_no_run_wrote(workdir, tmp_path, capsys, change, message):
     config = json.loads((workdir / "config.json").read_text())
     change(config["data"])
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert attack(tmp_path) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_more_timesteps_than_the_model_has(workdir, tmp_path, capsys):
@@ -118,7 +118,9 @@ def test_more_timesteps_than_the_model_has(workdir, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_may_not_be_written_is_told_before_the_work(workdir, capsys, monkeypatch):
+def test_an_output_that_may_not_be_written_is_reported_before_the_work(
+    workdir, capsys, monkeypatch
+):
     def refuse(folder):
         raise UserError(f"{folder} may not be written")
 

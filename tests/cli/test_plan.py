@@ -41,17 +41,17 @@ def test_mistakes_are_one_line_and_2(model, capsys, topology, words, message):
 
 
 def test_words_of_a_plan_that_does_not_fit():
-    found = {
+    result = {
         "topology": "v5e:2x2", "slices": 1, "chips": 4, "mesh": {"data": 4}, "batch_size": 16,
         "images_a_chip": 4.0, "arguments": 9 * 2**30, "temporaries": 8 * 2**30,
         "memory": 16 * 2**30, "fits": False, "operations": 12e12, "bytes": 239e9,
         "seconds_by_arithmetic": 0.06, "seconds_by_memory": 0.32,
     }  # fmt: skip
-    text = in_words(found)
+    text = in_words(result)
     assert "does NOT fit" in text and "17.00 of 16 GiB" in text
     assert "12.00 TFLOP on each chip, 0.06 s at its peak" in text
     assert "239 GB, 0.32 s if all of it" in text
-    assert in_words({**found, "slices": 2, "chips": 8}).startswith("2 slices of v5e:2x2: 8 chips")
+    assert in_words({**result, "slices": 2, "chips": 8}).startswith("2 slices of v5e:2x2: 8 chips")
 
 
 @pytest.mark.tpu_compile
@@ -76,9 +76,9 @@ def test_a_tiny_recipe_is_compiled_for_a_slice(
     flags += ["--slices", str(slices)]
     flags += [f"--config.{word}" for word in words] + ["--output", str(tmp_path / "plan.json")]
     assert exit_code(lambda: run_words(flags, "plan")) == 0
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["fits"] and found["chips"] == chips and found["images_per_chip"] == 2
-    assert found["operations"] > 1e6 and found["arguments"] > 0
+    result = json.loads((tmp_path / "plan.json").read_text())
+    assert result["fits"] and result["chips"] == chips and result["images_per_chip"] == 2
+    assert result["operations"] > 1e6 and result["arguments"] > 0
     assert "fits" in capsys.readouterr().out
 
 

@@ -36,9 +36,11 @@ def places(tmp_path_factory):
         )
         for number in range(300):
             has = rng.integers(2)
-            said = f"{rng.choice(_SIZES)} {rng.choice(_SIDES)} pleural effusion" if has else "clear"
+            message = (
+                f"{rng.choice(_SIZES)} {rng.choice(_SIDES)} pleural effusion" if has else "clear"
+            )
             other = rng.choice(["nodule", "pneumothorax", "cardiomegaly", "no finding"])
-            words = [said, str(other)]
+            words = [message, str(other)]
             rng.shuffle(words)
             text = f"Chest x-ray, {rng.choice(['PA', 'AP'])} view. {', '.join(words)}."
             (data / f"{number}.png").write_bytes(image.getvalue())
@@ -63,9 +65,9 @@ def report(places, tmp_path_factory):
     output = tmp_path_factory.mktemp("out")
     encoders = ("bert", "other", "sd")
     assert run(places, output, "--max_length", "24", encoders=encoders) == 0
-    found = json.loads((output / "report.json").read_text())
-    jsonschema.validate(found, schema_of(TextProbeReport))
-    return found
+    result = json.loads((output / "report.json").read_text())
+    jsonschema.validate(result, schema_of(TextProbeReport))
+    return result
 
 
 def test_a_word_is_found_and_a_coin_is_not(report):
@@ -89,7 +91,7 @@ def test_sides_share_no_patient_and_are_counted(report):
     assert n == sides[1]["num_patients"]
 
 
-def test_encoders_are_told_apart(report, places):
+def test_encoders_are_reported_apart(report, places):
     first, second, third = report["encoders"]
     assert [e["architecture"] for e in report["encoders"]] == ["Bert", "Bert", "CLIP"]
     assert len({e["weights_hash"] for e in report["encoders"]}) == 3
@@ -117,9 +119,9 @@ def test_table_and_a_swapped_encoder(places, tmp_path, capsys):
     words = ("--max_length", "24", "--label", "effusion", "--pooling", "cls", "--attention_mask")
     encoders = ("bert", tmp_path / "in_model")
     assert run(places, tmp_path / "out", *words, encoders=encoders) == 0
-    said = capsys.readouterr().out
-    assert "(Bert, 32 wide)" in said and f"{tmp_path / 'in_model'} minus" in said
-    assert "auroc +0.000 (+0.000 to +0.000)" in said
+    message = capsys.readouterr().out
+    assert "(Bert, 32 wide)" in message and f"{tmp_path / 'in_model'} minus" in message
+    assert "auroc +0.000 (+0.000 to +0.000)" in message
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     one, two = report["encoders"]
     assert one["weights_hash"] == two["weights_hash"] and one["labels"] == two["labels"]
@@ -140,7 +142,7 @@ def test_by_its_phantom_recipe(places, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "encoders", "told"),
+    ("words", "encoders", "message"),
     [
         (("--pooling", "max"), ("bert",), "is none of last, mean, cls, kth:N"),
         (("--pooling", "kth:9"), ("bert",), "has 3 hidden states"),
@@ -153,6 +155,6 @@ def test_by_its_phantom_recipe(places, tmp_path):
         ((), ("data",), "it holds no config.json"),
     ],
 )
-def test_mistakes(places, tmp_path, capsys, words, encoders, told):
+def test_mistakes(places, tmp_path, capsys, words, encoders, message):
     assert run(places, tmp_path / "out", *words, encoders=encoders) == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]

@@ -61,9 +61,9 @@ def test_report(places, tmp_path, capsys):
         == 0
     )
     folder = tmp_path / "new" / "out"
-    report, said = report_of(folder), capsys.readouterr().out
+    report, message = report_of(folder), capsys.readouterr().out
     assert not report["result"]["good_enough"]  # random weights; and yet the exit code is 0
-    assert "not good enough" in said and "not a medical validation" in said
+    assert "not good enough" in message and "not a medical validation" in message
     assert report["measured"] == {
         "num_images": NUM, "num_patients": NUM // 2, "image_size": SIDE, "resize_mode": "pad",
     }  # fmt: skip
@@ -119,14 +119,14 @@ def test_a_workdir_has_its_recipe_s_size(places, tmp_path):
     recipe = {"data": {"image_size": 2 * SIDE, "resize_mode": "crop"}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(recipe))
     model = ["--model", str(tmp_path / "run"), "--num_images", "2"]
-    for words, wanted in (
+    for words, expected in (
         ([], (2 * SIDE, "crop")),
         (["--image_size", "24", "--resize_mode", "squash"], (24, "squash")),
         (["--image_size", "24"], (24, "crop")),
     ):
         assert reconstruct(places, tmp_path / "out", *model, *words) == 0
         measured = report_of(tmp_path / "out")["measured"]
-        assert (measured["image_size"], measured["resize_mode"]) == wanted
+        assert (measured["image_size"], measured["resize_mode"]) == expected
 
 
 def test_by_its_phantom_recipe(places, tmp_path):
@@ -149,7 +149,7 @@ def test_evaluate_mentions_it(capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--real", "{}/none"], "holds no image"),
         (["--real", "{}/one"], "needs at least 2"),
@@ -174,11 +174,11 @@ def test_evaluate_mentions_it(capsys):
         (["--lest_ssim", "1"], "did you mean --least_ssim?"),
     ],
 )
-def test_mistakes_are_one_line(places, tmp_path, capsys, words, said):
+def test_mistakes_are_one_line(places, tmp_path, capsys, words, message):
     words = [word.format(places) for word in words]
     assert reconstruct(places, tmp_path / "out", *words) == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("medsd_jax: error:") and said in line
+    assert line.startswith("medsd_jax: error:") and message in line
     assert not (tmp_path / "out").exists()
 
 

@@ -42,8 +42,8 @@ def test_images_and_what_is_known_about_them(model, tmp_path):
 
 def test_the_image_is_the_one_of_the_python_api(model, tmp_path):
     assert sample(model, tmp_path / "o", "--prompt", "a", "--seed", "3", "--num_images", "1") == 0
-    wanted = medsd_jax.sample(load(model), ["a"], seeds=[3], num_steps=2, progress=False)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
+    expected = medsd_jax.sample(load(model), ["a"], seeds=[3], num_steps=2, progress=False)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), expected[0])
 
 
 def test_sampler_and_rescale_are_written_down(model, tmp_path):
@@ -52,13 +52,13 @@ def test_sampler_and_rescale_are_written_down(model, tmp_path):
     assert sample(model, tmp_path / "o", *flags) == 0
     line = json.loads((tmp_path / "o/samples.jsonl").read_text())
     metadata = read_metadata(tmp_path / "o" / "00000.png")
-    for told in (line, metadata):
-        assert told["sampler"] == "euler_ancestral" and told["guidance_rescale"] == 0.5
-    wanted = medsd_jax.sample(
+    for values in (line, metadata):
+        assert values["sampler"] == "euler_ancestral" and values["guidance_rescale"] == 0.5
+    expected = medsd_jax.sample(
         load(model), ["a"], seeds=[3], num_steps=2, sampler="euler_ancestral",
         guidance_rescale=0.5, progress=False,
     )  # fmt: skip
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), wanted[0])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "o" / "00000.png")), expected[0])
 
 
 def test_prompts_from_a_csv_with_their_own_seeds(model, tmp_path):
@@ -81,9 +81,9 @@ def test_a_caption_that_comes_three_times_gives_three_images(model, tmp_path, ca
     table.write_text("prompt,id\na,1\nb,2\na,3\na,4\n", encoding="utf-8")
     flags = ["--prompts_csv", str(table), "--num_images", "2", "--seed", "5"]
     assert sample(model, tmp_path / "out", *flags) == 0
-    found = seeds_of(tmp_path / "out")
-    assert len(set(found)) == len(found) == 8
-    assert [seed for _, seed in found] == list(range(5, 13))
+    result = seeds_of(tmp_path / "out")
+    assert len(set(result)) == len(result) == 8
+    assert [seed for _, seed in result] == list(range(5, 13))
     drawn = [np.asarray(Image.open(tmp_path / f"out/{i:05d}.png")) for i in (0, 1, 4, 5, 6, 7)]
     assert len({image.tobytes() for image in drawn}) == 6
     assert "copies" not in caplog.text
@@ -116,12 +116,16 @@ def test_a_csv_of_a_spreadsheet(model, tmp_path, caplog):
     flags = ["--prompts_csv", str(table), "--num_images", "1"]
     assert sample(model, tmp_path / "out", *flags) == 0
     assert seeds_of(tmp_path / "out") == [("one, two", 5), ("", 7)]
-    for said in ("1 empty lines are skipped", "1 rows whose prompt is nan", "1 prompts are empty"):
-        assert said in caplog.text
+    for message in (
+        "1 empty lines are skipped",
+        "1 rows whose prompt is nan",
+        "1 prompts are empty",
+    ):
+        assert message in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("prompt,label\none, two,x\n", "line 2 has more cells"),
         ("prompt,label\nfine,x\nshort\n", "line 3 has no label"),
@@ -131,10 +135,10 @@ def test_a_csv_of_a_spreadsheet(model, tmp_path, caplog):
         ("prompt\nnan\n", "no prompt: give"),
     ],
 )
-def test_a_damaged_csv_is_told_by_line(model, tmp_path, capsys, text, said):
+def test_a_damaged_csv_is_reported_by_line(model, tmp_path, capsys, text, message):
     (tmp_path / "p.csv").write_text(text)
     assert sample(model, tmp_path / "o", "--prompts_csv", str(tmp_path / "p.csv")) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path, capsys):
@@ -150,7 +154,7 @@ def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ([], "no prompt"),
         (["--prompt", "a", "--num_steps", "0"], "num_steps = 0"),
@@ -167,10 +171,10 @@ def test_start_latents_take_the_place_of_the_seeds_noise(model, tmp_path, capsys
         (["--prompt", "a", "--num_images", "0"], "at least 1"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(model, tmp_path, capsys, flags, said):
+def test_a_mistake_is_one_line_and_code_2(model, tmp_path, capsys, flags, message):
     assert sample(model, tmp_path / "out", *flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("medsd_jax: error:") and said in error
+    assert error.startswith("medsd_jax: error:") and message in error
     assert not (tmp_path / "out").exists()
 
 

@@ -69,20 +69,20 @@ def test_a_box_of_a_wide_image(places, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "mask"),
     [
         (["--mask", "HERE/mask.png"], "file"),
         (["--mask_polygon", "8,8 39,8 39,23 8,23"], "polygon"),
     ],
 )
-def test_the_same_mask_in_other_words(places, tmp_path, flags, told):
+def test_the_same_mask_in_other_words(places, tmp_path, flags, mask):
     common = [*WHOLE, "--init_image", "HERE/wide.png"]
     assert sample(places, tmp_path / "box", *common, "--mask_box", "8,8,40,24") == 0
     assert sample(places, tmp_path / "other", *common, *flags) == 0
     box, other = (read(tmp_path / name / "00000.png") for name in ("box", "other"))
     np.testing.assert_array_equal(box, other)
     line = json.loads((tmp_path / "other/samples.jsonl").read_text())
-    assert list(line["mask"]) == [told] and line["strength"] == 0.8
+    assert list(line["mask"]) == [mask] and line["strength"] == 0.8
 
 
 def test_a_moved_image_is_the_same_and_another_one_is_refused(places, tmp_path, capsys):
@@ -114,11 +114,11 @@ def test_a_mask_as_a_drawing_program_saves_it(places, tmp_path, caplog):
 def test_without_a_mask_all_of_the_image_changes(places, tmp_path):
     flags = [*WHOLE, "--init_image", "HERE/wide.png", "--resize_mode", "squash", "--seed", "4"]
     assert sample(places, tmp_path / "o", *flags) == 0
-    wanted = medsd_jax.sample(
+    expected = medsd_jax.sample(
         tiny_pipeline(), ["a"], seeds=[4], num_steps=3, progress=False,
         init_images=resize(WIDE, SIDE, "squash"), strength=0.8,
     )  # fmt: skip
-    np.testing.assert_array_equal(read(tmp_path / "o/00000.png"), wanted[0])
+    np.testing.assert_array_equal(read(tmp_path / "o/00000.png"), expected[0])
     assert json.loads((tmp_path / "o/samples.jsonl").read_text())["mask"] is None
 
 
@@ -126,7 +126,7 @@ INIT = ["--init_image", "HERE/wide.png"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         (["--mask", "HERE/mask.png"], "--mask needs --init_image"),
         (["--mask_box", "0,0,4,4"], "--mask_box needs --init_image"),
@@ -154,8 +154,8 @@ INIT = ["--init_image", "HERE/wide.png"]
         ([*INIT, "--resize_mode", "stretch"], "invalid choice: 'stretch'"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(places, tmp_path, capsys, flags, said):
+def test_a_mistake_is_one_line_and_code_2(places, tmp_path, capsys, flags, message):
     assert sample(places, tmp_path / "out", *WHOLE, *flags) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("medsd_jax: error:") and said in error
+    assert error.startswith("medsd_jax: error:") and message in error
     assert not (tmp_path / "out").exists()

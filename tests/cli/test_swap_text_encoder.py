@@ -74,23 +74,23 @@ def test_everything_else_keeps_its_bits(places, tmp_path, capsys):
 
 def test_widths_that_do_not_fit_name_both_and_the_ways_out(places, tmp_path, capsys):
     assert swap(places, tmp_path / "new", encoder="narrow") == 2
-    said = capsys.readouterr().err.splitlines()[-1]
+    message = capsys.readouterr().err.splitlines()[-1]
     for words in ("16 wide", "attends to 32", "linear or mlp", "fresh U-Net"):
-        assert words in said
+        assert words in message
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (("--projection", "mlp", "--fresh_unet"), "take one of the two"),
         (("--hidden_features", "8"), "needs projection = 'mlp'"),
         (("--max_length", "41"), "max_length = 41 must lie between 3 and the 40 positions"),
     ],
 )
-def test_contradictions(places, tmp_path, capsys, words, told):
+def test_contradictions(places, tmp_path, capsys, words, message):
     assert swap(places, tmp_path / "new", *words) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,8 @@ def test_other_recipes_are_refused(tmp_path, capsys, recipe):
         "--config.model.path=x" if recipe == "demo" else "--config.synthetic.path=x"
     ]  # what they require
     assert main(["train-classifier", *words]) == 2
-    said = capsys.readouterr().err
-    assert f"{recipe}.py has a key" in said and "medsd_jax.config.classifier_config" in said
+    message = capsys.readouterr().err
+    assert f"{recipe}.py has a key" in message and "medsd_jax.config.classifier_config" in message
 
 
 def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("labels", "('pleural_efusion',)", "'pleural_efusion'"),
         ("labels", "()", "labels is empty"),
@@ -120,7 +120,7 @@ def test_a_training_that_diverges_leaves_no_classifier(tmp_path, capsys, monkeyp
         ("network__weights", "absent.pth", "absent.pth"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, key, value, said):
+def test_mistakes_are_one_line(tmp_path, capsys, key, value, message):
     assert run(tmp_path, **{key: value}) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith("medsd_jax: error:") and said in line
+    assert line.startswith("medsd_jax: error:") and message in line

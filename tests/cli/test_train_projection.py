@@ -75,8 +75,8 @@ def test_it_learns_and_everything_else_keeps_its_bits(places, trained):
     losses = [row["validation/loss"] for row in read_scalars(trained) if "validation/loss" in row]
     assert len(losses) == 2 and losses[1] < 0.5 * losses[0]
     # It is the prompt's own context that is met on held-out prompts, not some mean of all.
-    found, wanted = (contexts(load(f), held_out(places)) for f in (trained, places / "base"))
-    own, other = (np.mean((found - x) ** 2) for x in (wanted, np.roll(wanted, 1, axis=0)))
+    result, expected = (contexts(load(f), held_out(places)) for f in (trained, places / "base"))
+    own, other = (np.mean((result - x) ** 2) for x in (expected, np.roll(expected, 1, axis=0)))
     print(f"distance to the own context {own:.3f}, to another prompt's {other:.3f}")
     assert own == pytest.approx(losses[1], rel=1e-4) and own < 0.8 * other
     before = with_projection(load(places / "base"), recipe(places))
@@ -115,9 +115,9 @@ def test_the_loss_is_torchs_mse_to_clips_last_hidden_state(places, trained):
     )
     projection.load_state_dict(weights)
     with torch.no_grad():
-        found = projection(bert(torch.from_numpy(ids).long()).last_hidden_state)
-        wanted = clip(torch.from_numpy(wanted_ids).long()).last_hidden_state
-        theirs = torch.nn.functional.mse_loss(found, wanted).item()
+        result = projection(bert(torch.from_numpy(ids).long()).last_hidden_state)
+        expected = clip(torch.from_numpy(wanted_ids).long()).last_hidden_state
+        theirs = torch.nn.functional.mse_loss(result, expected).item()
     ours = [row["validation/loss"] for row in read_scalars(trained) if "validation/loss" in row]
     assert ours[-1] == pytest.approx(theirs, rel=1e-5)  # float32 sums in another order
 
@@ -166,7 +166,7 @@ def test_captions_of_a_data_set_and_the_command(places, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"train__steps": 0}, "train.steps = 0 must be at least 1"),
         ({"data__prompts": "/absent.txt"}, "/absent.txt cannot be read"),
@@ -175,21 +175,21 @@ def test_captions_of_a_data_set_and_the_command(places, tmp_path, capsys):
         ({"model__dtype": "float16"}, "model.dtype = 'float16'"),
     ],
 )
-def test_mistakes(places, tmp_path, changes, told):
+def test_mistakes(places, tmp_path, changes, message):
     from medsd_jax.errors import UserError
 
     with pytest.raises(UserError) as error:
         train_projection(recipe(places, **changes), tmp_path / "run")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_recipes_of_other_kinds_are_refused(tmp_path, capsys):
     command = ["train-projection", "--config", str(ROOT / "configs" / "demo_classifier.py")]
     assert main([*command, "--workdir", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "demo_classifier.py has a key" in said and "text_projection_config" in said
+    message = capsys.readouterr().err
+    assert "demo_classifier.py has a key" in message and "text_projection_config" in message
     words = ["--config", str(ROOT / "configs" / "text_projection.py"), "--workdir", str(tmp_path)]
     words += ["--config.encoder.path=x"]
     assert exit_code(lambda: commands.train(words)) == 2
-    said = capsys.readouterr().err
-    assert "text_projection.py has a key" in said and "training_config" in said
+    message = capsys.readouterr().err
+    assert "text_projection.py has a key" in message and "training_config" in message

@@ -38,13 +38,13 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
 
 
 def keys(config: ConfigDict, prefix: str = "") -> set[str]:
-    found = set()
+    result = set()
     for name, value in config.items(preserve_field_references=True):
         if isinstance(value, ConfigDict):
-            found |= keys(value, f"{prefix}{name}.")
+            result |= keys(value, f"{prefix}{name}.")
         else:
-            found.add(prefix + name)
-    return found
+            result.add(prefix + name)
+    return result
 
 
 BASE = training_config()
@@ -286,10 +286,10 @@ def test_every_key_of_the_sampling_is_read(tmp_path):
     config = sampling_config()
     config.num_steps = 1
     read = set()
-    wanted = sample_for_evaluation.Sampling(
+    expected = sample_for_evaluation.Sampling(
         str(tmp_path / "model"), ("a",), Recorder(config.lock(), read)
     )
-    sample_for_evaluation.sample_for_evaluation(wanted, tmp_path / "run")
+    sample_for_evaluation.sample_for_evaluation(expected, tmp_path / "run")
     # The prompts are Sampling's own: a table may stand in their place.
     assert keys(sampling_config()) - read == {"prompts"}
 

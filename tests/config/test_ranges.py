@@ -93,12 +93,12 @@ def test_every_number_of_every_recipe_has_bounds(factory, key, kind):
     for value in values:
         with pytest.raises(UserError) as refused:
             CHECKS[factory](changed(factory, key, value))
-        said = str(refused.value)
-        assert said.startswith(f"{key} = ") and "\n" not in said and len(said) < 250
+        message = str(refused.value)
+        assert message.startswith(f"{key} = ") and "\n" not in message and len(message) < 250
 
 
 @pytest.mark.parametrize(
-    ("factory", "key", "value", "said"),
+    ("factory", "key", "value", "message"),
     [
         (classifier_config, "labels", ("a", "b", "a"), "labels names 'a' twice"),
         (classifier_config, "labels", ("Pleural Effusion", "pleural_effusion"), "twice"),
@@ -125,8 +125,8 @@ def test_every_number_of_every_recipe_has_bounds(factory, key, kind):
         (sampling_config, "guidance_scale", -1001.0, "at least -1000 and at most 1000"),
     ],
 )
-def test_what_the_bounds_say(factory, key, value, said):
-    with pytest.raises(UserError, match=said):
+def test_what_the_bounds_say(factory, key, value, message):
+    with pytest.raises(UserError, match=message):
         CHECKS[factory](changed(factory, key, value))
 
 
@@ -241,7 +241,7 @@ def as_json(config):
 def test_kinds_of_a_config_that_was_read_from_json():
     base = ConfigDict({"data": training_config().data})
     check_kinds(as_json(base), base, "config.json")
-    for change, said in (
+    for change, message in (
         ({"image_size": "a word"}, r"data\.image_size = 'a word' must be of type int"),
         ({"image_size": True}, "must be of type int"),
         ({"image_size": None}, "must be of type int"),
@@ -250,7 +250,7 @@ def test_kinds_of_a_config_that_was_read_from_json():
     ):
         config = as_json(base)
         config.data = config.data.to_dict() | change
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             check_kinds(config, base, "config.json")
     config = as_json(base)
     config.data.validation_fraction = 0.25
@@ -269,7 +269,7 @@ def test_membership_of_no_run(tmp_path, capsys, content):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("config.data.image_size = 'large'", "line 5: TypeError"),
         ("config.data.image_size = no_such", "line 5: NameError"),
@@ -277,7 +277,7 @@ def test_membership_of_no_run(tmp_path, capsys, content):
         ("config.train.steps = 1 // 0", "line 5: ZeroDivisionError"),
     ],
 )
-def test_a_mistake_in_a_recipe_names_its_line(tmp_path, capsys, line, said):
+def test_a_mistake_in_a_recipe_names_its_line(tmp_path, capsys, line, message):
     recipe = tmp_path / "mine.py"
     recipe.write_text(
         "from medsd_jax.config import training_config\n\n"
@@ -286,4 +286,4 @@ def test_a_mistake_in_a_recipe_names_its_line(tmp_path, capsys, line, said):
     )
     words = ["--config", str(recipe), "--workdir", str(tmp_path / "run")]
     assert exit_code(lambda: commands.train(words)) == 2
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]

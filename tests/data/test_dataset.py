@@ -284,7 +284,7 @@ dataset.open_dataset("phantom", params={"num_images": 8, "image_size": 16}, cach
     words = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
     assert subprocess.run(words, check=False, capture_output=True).returncode == 9
     assert len(list(tmp_path.glob(".*.unfinished"))) == 1
-    found = open_dataset(
+    result = open_dataset(
         "phantom", params={"num_images": 8, "image_size": 16}, cache_dir=tmp_path, progress=False
     )
-    assert list(tmp_path.iterdir()) == [found.info.folder]
+    assert list(tmp_path.iterdir()) == [result.info.folder]

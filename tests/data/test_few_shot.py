@@ -29,8 +29,8 @@ def test_five_with_the_finding_alone_and_five_with_none(split):
     chosen = choose(split, 5)
     assert chosen.texts == (WITH,) * 5 + (WITHOUT,) * 5
     for i, labels in enumerate(chosen.labels):
-        found = [k for k, v in labels.items() if v == 1 and isinstance(v, int)]
-        assert found == (["pleural_effusion"] if i < 5 else ["no_finding"])
+        result = [k for k, v in labels.items() if v == 1 and isinstance(v, int)]
+        assert result == (["pleural_effusion"] if i < 5 else ["no_finding"])
         assert chosen[i].text == chosen.texts[i]
         assert chosen[i].image == split[split.keys.index(chosen.keys[i])].image
     for half in (slice(5), slice(5, 10)):

@@ -16,20 +16,20 @@ from medsd_jax.data.sources.nih14 import WORDS, caption
 def test_every_phantom_caption_is_understood():
     names = [kind.replace(" ", "_") for kind in FINDINGS]
     for record in phantom_records(num_images=1500, seed=5, image_size=16):
-        found = findings_in(record.text)
-        assert {n: found[n] for n in names} == {n: record.labels[n] for n in names}, record.text
+        result = findings_in(record.text)
+        assert {n: result[n] for n in names} == {n: record.labels[n] for n in names}, record.text
 
 
 def test_every_nih_caption_is_understood():
     for number, pair in enumerate(itertools.combinations(WORDS.values(), 2)):
         for key in range(3):
             text = caption(list(pair), "PA", f"{number}-{key}")
-            said = {name for name, there in findings_in(text).items() if there}
-            assert said == {words.replace(" ", "_") for words in pair}, text
+            expected = {name for name, there in findings_in(text).items() if there}
+            assert expected == {words.replace(" ", "_") for words in pair}, text
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("No pleural effusion or pneumothorax.", set()),
         ("No pneumothorax. Large left pleural effusion.", {"pleural_effusion"}),
@@ -44,8 +44,8 @@ def test_every_nih_caption_is_understood():
         ("", set()),
     ],
 )  # fmt: skip
-def test_negation_ends_with_its_clause(text, said):
-    assert {name for name, there in findings_in(text).items() if there} == said
+def test_negation_ends_with_its_clause(text, expected):
+    assert {name for name, there in findings_in(text).items() if there} == expected
 
 
 def test_real_reports_against_their_readers(shared_assets):
@@ -70,10 +70,10 @@ def test_real_reports_against_their_readers(shared_assets):
             majors = {x.text.split("/")[0].strip() for x in report.iter("major") if x.text}
             sections = [x for x in report.iter("AbstractText")
                         if x.get("Label") in ("FINDINGS", "IMPRESSION")]  # fmt: skip
-            found = findings_in(" ".join(x.text or "" for x in sections))
+            result = findings_in(" ".join(x.text or "" for x in sections))
             for name, (term, _, _) in terms.items():
                 coded[name].append(term in majors)
-                read[name].append(bool(found[name]))
+                read[name].append(bool(result[name]))
     for name, (_, least_found, least_right) in terms.items():
         truth, ours = np.array(coded[name]), np.array(read[name])
         assert len(truth) == 3955

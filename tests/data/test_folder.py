@@ -66,9 +66,9 @@ def test_left_out_entries_are_named(tmp_path):
         tmp_path,
         "file_name,text,split\na.png,fine,\ngone.png,x,\nempty.png,,\nheld.png,x,test\n",
     )
-    found = folder.load(tmp_path)
-    assert [record.key for record in found.records] == ["a.png"]
-    by_name = {names: reason for reason, names in found.problems.items()}
+    result = folder.load(tmp_path)
+    assert [record.key for record in result.records] == ["a.png"]
+    by_name = {names: reason for reason, names in result.problems.items()}
     assert "no such file" in by_name[("gone.png",)]
     assert "without a row" in by_name[("untold.png",)]
     assert "no text" in by_name[("empty.png",)]
@@ -81,17 +81,17 @@ def test_texts_that_say_there_is_none_are_no_captions(tmp_path):
         _image(tmp_path / f"{i}.png")
     rows = [json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(texts)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
-    found = folder.load(tmp_path)
-    assert [record.text for record in found.records] == ["Normal."]
-    named = {reason: names for reason, names in found.problems.items()}
+    result = folder.load(tmp_path)
+    assert [record.text for record in result.records] == ["Normal."]
+    named = {reason: names for reason, names in result.problems.items()}
     assert ("0.png", "1.png", "2.png", "5.png") in named.values()
 
 
 def test_a_file_of_another_name_is_hinted_at(tmp_path):
     _image(tmp_path / "images" / "a.png")
     _csv(tmp_path, "file_name,text\nD:\\x\\a.png,x\n")
-    (said,) = (reason for reason in folder.load(tmp_path).problems if "no such file" in reason)
-    assert "there is 'images/a.png': write that" in said
+    (message,) = (reason for reason in folder.load(tmp_path).problems if "no such file" in reason)
+    assert "there is 'images/a.png': write that" in message
 
 
 def test_no_metadata_shows_the_format(tmp_path):

@@ -96,5 +96,5 @@ def test_a_folder_with_a_link_to_itself_is_prepared(tmp_path):
     rows = "".join(f"{i}.png,Chest X-ray.\n" for i in range(4))
     (source / "metadata.csv").write_text("file_name,text\n" + rows)
     (source / "loop.png").symlink_to("loop.png")
-    found = open_dataset("folder", source, cache_dir=tmp_path / "cache", progress=False)
-    assert len(found.train) + len(found.validation) == 4
+    result = open_dataset("folder", source, cache_dir=tmp_path / "cache", progress=False)
+    assert len(result.train) + len(result.validation) == 4

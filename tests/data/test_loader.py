@@ -291,9 +291,9 @@ def test_each_source_has_its_rows_and_an_order_of_its_own(loaders, dataset):
     numbers = np.stack([batch["number"] for batch in batches])
     assert numbers.shape == (44, 8)
     for rows, source in zip((numbers[:, :5], numbers[:, 5:]), sources, strict=True):
-        wanted = sorted(source.columns["number"])
-        epochs = rows.reshape(-1, len(wanted))
-        assert len(epochs) > 9 and all(sorted(epoch) == wanted for epoch in epochs)
+        expected = sorted(source.columns["number"])
+        epochs = rows.reshape(-1, len(expected))
+        assert len(epochs) > 9 and all(sorted(epoch) == expected for epoch in epochs)
     for batch in batches[:3]:
         assert _positions(dataset.train, batch) == list(batch["number"])
 

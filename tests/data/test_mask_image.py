@@ -65,7 +65,7 @@ def test_a_soft_edge_is_cut_at_half_and_told():
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         (saved(grey(0, 0)), "black all over"),
         (saved(colour((0, 0, 0, 0), (255, 255, 255, 255)).convert("RGBA")), "would redraw 86%"),
@@ -73,6 +73,6 @@ def test_a_soft_edge_is_cut_at_half_and_told():
          "is no mask"),
     ],
 )  # fmt: skip
-def test_what_has_two_meanings_is_refused(raw, said):
-    with pytest.raises(UserError, match=f"--mask m .*{said}|--mask m is {said}"):
+def test_what_has_two_meanings_is_refused(raw, message):
+    with pytest.raises(UserError, match=f"--mask m .*{message}|--mask m is {message}"):
         asked(raw)

@@ -100,9 +100,9 @@ def test_mismatched_files_are_named(tmp_path):
     _layout(tmp_path, ROWS)
     (tmp_path / "images" / "1_0.png").unlink()
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "images" / "9_9.png")
-    found = nih14.load(tmp_path)
-    assert [record.key for record in found.records] == ["2_0.png"]
-    assert {names for names in found.problems.values()} == {("1_0.png",), ("9_9.png",)}
+    result = nih14.load(tmp_path)
+    assert [record.key for record in result.records] == ["2_0.png"]
+    assert {names for names in result.problems.values()} == {("1_0.png",), ("9_9.png",)}
 
 
 def test_mistakes(tmp_path):
@@ -137,22 +137,22 @@ def real(shared_assets):
 
 
 def test_real_records(real):
-    found = nih14.load(real)
-    assert len(found.records) == 772 and not found.problems
+    result = nih14.load(real)
+    assert len(result.records) == 772 and not result.problems
     with open(real / "labels.csv", newline="") as file:
         rows = {row["Image Index"]: row for row in csv.DictReader(file)}
-    for record in found.records:
+    for record in result.records:
         row = rows[record.key]
         truth = set(row["Finding Labels"].split("|"))
         assert record.patient_id == row["Patient ID"]
         assert record.labels["pleural_effusion"] == ("Effusion" in truth)
         assert record.labels["no_finding"] == ("No Finding" in truth)
         # An independent reading of the caption: it names what is labelled and nothing else.
-        said = record.text.lower()
+        text = record.text.lower()
         for label in nih14.WORDS:
             word = {"Effusion": "pleural effusion"}.get(label, label.lower().replace("_", " "))
-            assert (word in said) == (label in truth), (said, truth)
-    assert sum(record.labels["pleural_effusion"] for record in found.records) > 80
+            assert (word in text) == (label in truth), (text, truth)
+    assert sum(record.labels["pleural_effusion"] for record in result.records) > 80
 
 
 def test_real_data_prepares_without_a_leak(real, tmp_path):

@@ -104,8 +104,10 @@ def test_first_images_are_those_of_the_first_patients():
     few, more = (first_images(patients, count) for count in (29, 100))
     assert all(more[i] for i in range(300) if few[i])
     # Ten patients whole, but for one image of the last: those that first_patients takes.
-    wanted = {p for p, taken in zip(patients, first_patients(patients, 0.1), strict=True) if taken}
-    assert {p for p, taken in zip(patients, few, strict=True) if taken} == wanted
+    expected = {
+        p for p, taken in zip(patients, first_patients(patients, 0.1), strict=True) if taken
+    }
+    assert {p for p, taken in zip(patients, few, strict=True) if taken} == expected
     for count in (0, 301):
         with pytest.raises(UserError, match=f"{count} images cannot be taken from 300"):
             first_images(patients, count)

@@ -18,16 +18,16 @@ from medsd_jax.data.phantoms.phantom import (
 from medsd_jax.errors import UserError
 
 
-def _with(kind, count, seed=0, **wanted):
+def _with(kind, count, seed=0, **expected):
     """The first phantoms whose only finding is of this kind (and side, size)."""
-    found, index = [], 0
-    while len(found) < count:
+    result, index = [], 0
+    while len(result) < count:
         phantom = describe_phantom(seed, index)
         index += 1
         if len(phantom.findings) == 1 and phantom.findings[0].kind == kind:
-            if all(getattr(phantom.findings[0], k) == v for k, v in wanted.items()):
-                found.append(phantom)
-    return found
+            if all(getattr(phantom.findings[0], k) == v for k, v in expected.items()):
+                result.append(phantom)
+    return result
 
 
 def _effect(phantom, size=64):

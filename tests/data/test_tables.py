@@ -55,7 +55,7 @@ def test_empty_lines_are_counted_and_lines_are_those_of_the_file(tmp_path, caplo
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"text,a,text\nx,1,y\n", "two columns 'text'"),
         (b"text, text\nx,y\n", "two columns 'text'"),
@@ -67,9 +67,9 @@ def test_empty_lines_are_counted_and_lines_are_those_of_the_file(tmp_path, caplo
         (b'a,b\n1,"2\n', "not readable CSV"),
     ],
 )
-def test_a_csv_with_two_meanings_is_refused(tmp_path, content, said):
+def test_a_csv_with_two_meanings_is_refused(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_csv(tmp_path / "t.csv")
     assert "\n" not in str(caught.value)
 
@@ -81,7 +81,7 @@ def test_a_csv_that_is_a_folder_or_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b'{"a": 1}\n{"a": ', "line 2 is not JSON"),
         (b'{"a": 1}{"a": 2}\n', "line 1 is not JSON"),
@@ -97,9 +97,9 @@ def test_a_csv_that_is_a_folder_or_not_there(tmp_path):
         (b'{"a": ' + b"9" * 5000 + b"}\n", "line 1 is not JSON"),
     ],
 )
-def test_lines_that_are_no_objects_are_refused(tmp_path, content, said):
+def test_lines_that_are_no_objects_are_refused(tmp_path, content, message):
     (tmp_path / "t.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         read_json_lines(tmp_path / "t.jsonl")
     assert len(str(caught.value)) < 400
 
@@ -109,8 +109,8 @@ def test_json_lines_hold_whole_pairs_and_other_separators_of_lines(tmp_path):
     lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
     lines.append(r'{"text": "\ud83d\ude00"}')
     (tmp_path / "t.jsonl").write_text("\n\n".join(lines), encoding="utf-8")
-    found = cells(read_json_lines(tmp_path / "t.jsonl"))
-    assert [row["text"] for row in found] == [*texts, "\U0001f600"]
+    result = cells(read_json_lines(tmp_path / "t.jsonl"))
+    assert [row["text"] for row in result] == [*texts, "\U0001f600"]
 
 
 @pytest.mark.parametrize("value", [["a", "b"], {"a": 1}, 3, True, 1.5])
@@ -122,5 +122,5 @@ def test_what_is_no_text_is_no_caption(value):
 def test_numbers_as_ids(caplog):
     caplog.set_level(logging.INFO)
     values = [7, 7.0, "7", " 7 ", None, float("nan")]
-    found = [text_cell({"id": value}, "id", "here", numbers=True) for value in values]
-    assert found == ["7", "7", "7", "7", "", ""]
+    result = [text_cell({"id": value}, "id", "here", numbers=True) for value in values]
+    assert result == ["7", "7", "7", "7", "", ""]

@@ -97,10 +97,10 @@ def test_an_unknown_key_is_warned_of_by_name_and_once(caplog):
     "name", ["LCMScheduler", "TCDScheduler", "SASolverScheduler", "DPMSolverSDEScheduler"]
 )
 def test_classes_of_other_samplers_hold_an_ordinary_schedule(name):
-    said = PNDM_SD15 | {"timestep_spacing": "leading", "set_alpha_to_one": True}
-    ddim = ScheduleConfig.from_dict(said | {"_class_name": "DDIMScheduler"})
-    assert ScheduleConfig.from_dict(said | {"_class_name": name}) == ddim
-    assert ScheduleConfig.from_dict(said | {"_class_name": "FlaxDDIMScheduler"}) == ddim
+    config = PNDM_SD15 | {"timestep_spacing": "leading", "set_alpha_to_one": True}
+    ddim = ScheduleConfig.from_dict(config | {"_class_name": "DDIMScheduler"})
+    assert ScheduleConfig.from_dict(config | {"_class_name": name}) == ddim
+    assert ScheduleConfig.from_dict(config | {"_class_name": "FlaxDDIMScheduler"}) == ddim
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,8 @@ def parse_only(monkeypatch):
         raise Parsed
 
     def missing_keys(config):
-        if found := missing(config):
-            return found
+        if result := missing(config):
+            return result
         raise Parsed
 
     monkeypatch.setattr(flags.ArgumentParser, "parse_args", parse_args)
@@ -193,9 +193,9 @@ def earlier(words: list[str]) -> list[str]:
 
 
 def run(words: list[str]) -> None:
-    for said in (words, earlier(words)):
+    for message in (words, earlier(words)):
         try:
-            code = main(said)
+            code = main(message)
         except SystemExit as e:
             code = e.code
     raise AssertionError(f"refused with exit code {code}")
@@ -227,8 +227,8 @@ def test_commands_are_understood(words, parse_only, monkeypatch, tmp_path):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_of_the_help_are_understood(command, parse_only, monkeypatch):
     monkeypatch.chdir(ROOT)
-    _, found, examples = help_of(command).partition("\nexample")
-    assert found
+    _, result, examples = help_of(command).partition("\nexample")
+    assert result
     for words in commands_in_text(examples):
         if "--help" in words:
             continue

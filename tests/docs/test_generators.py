@@ -184,14 +184,14 @@ def test_every_floor_says_what_it_holds():
 
 def test_every_key_of_every_config_is_explained():
     """As `make docs` does; here it costs no site."""
-    found = pages.config_pages(ROOT)
-    assert set(found) == {f"reference/config/{name}.md" for name in pages.CONFIGS}
+    result = pages.config_pages(ROOT)
+    assert set(result) == {f"reference/config/{name}.md" for name in pages.CONFIGS}
     assert (
         "`data.batch_size` = `64`\n:   Images per optimizer step"
-        in (found["reference/config/classifier.md"])
+        in (result["reference/config/classifier.md"])
     )
     listed = (ROOT / "mkdocs.yml").read_text()
-    for path in found:
+    for path in result:
         assert path in listed, f"mkdocs.yml lists no {path}"
 
 

@@ -71,9 +71,9 @@ def test_unet_in_bfloat16(cpu):
     theirs = forward_and_gradient("xla", jnp.float32, cpu)
     for attend in ("auto", "cudnn", "xla"):
         ours = forward_and_gradient(attend, jnp.bfloat16, jax.devices()[0])
-        found = difference(ours, theirs)
-        print(f"{attend}: {found:.1e}")
-        assert 5e-4 < found < 3e-2
+        result = difference(ours, theirs)
+        print(f"{attend}: {result:.1e}")
+        assert 5e-4 < result < 3e-2
 
 
 def test_vae(cpu):

@@ -208,8 +208,8 @@ moments = latents.encode_split(
     folder=data.info.folder, rows=meshes.process_rows(mesh, 16),
     processes=latents.Processes(is_main_process(), true_everywhere, is_first_on_disk),
 )
-said = {"written": written, "sum": float(np.sum(moments)), "shape": moments.shape}
-Path(words[-1], number).write_text(json.dumps(said))
+reports = {"written": written, "sum": float(np.sum(moments)), "shape": moments.shape}
+Path(words[-1], number).write_text(json.dumps(reports))
 """
 )
 
@@ -218,10 +218,12 @@ Path(words[-1], number).write_text(json.dumps(said))
 def test_each_disk_is_written_once_and_read_by_all(disks, tmp_path):
     """Four processes of one, two and two hosts, whose folders are not shared between hosts."""
     run(ON_DISKS, 4, *(tmp_path / disk for disk in disks), tmp_path)
-    said = [json.loads((tmp_path / str(process)).read_text()) for process in range(4)]
-    assert all((one["sum"], one["shape"]) == (said[0]["sum"], [30, 16, 16, 3]) for one in said)
+    reports = [json.loads((tmp_path / str(process)).read_text()) for process in range(4)]
+    assert all(
+        (one["sum"], one["shape"]) == (reports[0]["sum"], [30, 16, 16, 3]) for one in reports
+    )
     for disk in set(disks):
-        names = [said[process]["written"] for process in range(4) if disks[process] == disk]
+        names = [reports[process]["written"] for process in range(4) if disks[process] == disk]
         assert sum(written.count("_prepare") for written in names) == 1
         assert ["_write" in written for written in names] == [True] + [False] * (len(names) - 1)
         left = [path.name for path in (tmp_path / disk).rglob(".*")]

@@ -37,8 +37,8 @@ def test_the_decoder_alone_changes(places, tmp_path):
     for name, weight in before.params.items():
         same = np.array_equal(after.params[name], weight)
         # A bias of zero that has no gradient stays what it is: see test_step_parity.py.
-        wanted = not name.startswith(("vae.decoder.", "vae.post_quant_conv."))
-        assert same == wanted or name.endswith("to_k.bias"), name
+        expected = not name.startswith(("vae.decoder.", "vae.post_quant_conv."))
+        assert same == expected or name.endswith("to_k.bias"), name
     assert before.vae == after.vae
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "train/perceptual" in metrics

@@ -29,10 +29,10 @@ from pathlib import Path
 from medsd_jax.cli.main import COMMANDS, main
 import medsd_jax
 for words in ([], *(command.split() for command in COMMANDS)):
-    said = io.StringIO()
-    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+    message = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(message):
         main([*words, "--help"])
-    assert said.getvalue().startswith(" ".join(["usage: medsd-jax", *words])), words
+    assert message.getvalue().startswith(" ".join(["usage: medsd-jax", *words])), words
 from medsd_jax.config.recipes import load_config, recipes_folder
 assert recipes_folder().parent == Path(medsd_jax.__file__).parent
 for name in sys.argv[2:]:

@@ -66,7 +66,7 @@ def noise(x):
     return jax.random.uniform(jax.random.key(0), x.shape, minval=-1.0)
 
 
-def expected(originals_u8, images) -> dict[str, np.ndarray]:
+def measure_by_hand(originals_u8, images) -> dict[str, np.ndarray]:
     """(1) to (4) in float64, by scikit-image where it has them."""
     x = originals_u8.astype(np.float64) / 255
     y = np.clip((np.asarray(images, np.float64) + 1) / 2, 0, 1)
@@ -103,22 +103,22 @@ def originals_of(image_set):
 
 def test_numbers_equal_scikit_image(tiny, image_set):
     autoencoder, _ = tiny
-    found = measure(
+    result = measure(
         autoencoder, image_set, list(range(NUM)), batch_size=1, mesh=make_mesh({"data": -1})
     )
     originals = originals_of(image_set)
     images = jax.jit(autoencoder.reconstruct)(autoencoder.params, originals / np.float32(127.5) - 1)
-    wanted = expected(originals, images)
+    expected = measure_by_hand(originals, images)
     for name in ("rmse", "psnr", "ssim", *COLOUR_CAST):
         # float32 sums over 256 pixels, and other shapes on 8 devices than on one
-        np.testing.assert_allclose(found.values[name], wanted[name], rtol=3e-5, err_msg=name)
-    np.testing.assert_array_equal(found.bands["count"], wanted["count"])
-    assert wanted["count"].sum(axis=0).all()
+        np.testing.assert_allclose(result.values[name], expected[name], rtol=3e-5, err_msg=name)
+    np.testing.assert_array_equal(result.bands["count"], expected["count"])
+    assert expected["count"].sum(axis=0).all()
     for name in ("error", "squared"):
-        np.testing.assert_allclose(found.bands[name], wanted[name], rtol=3e-5, atol=3e-5)
+        np.testing.assert_allclose(result.bands[name], expected[name], rtol=3e-5, atol=3e-5)
     # 16 pixels have room for one scale, and MS-SSIM of one scale is SSIM.
-    np.testing.assert_allclose(found.values["ms_ssim"], np.maximum(wanted["ssim"], 0), rtol=3e-5)
-    assert found.num_scales == 1
+    np.testing.assert_allclose(result.values["ms_ssim"], np.maximum(expected["ssim"], 0), rtol=3e-5)
+    assert result.num_scales == 1
 
 
 @pytest.mark.torch
@@ -138,23 +138,23 @@ def test_reconstruction_equals_diffusers(tiny, image_set):
 
 
 def test_summary_is_of_the_images_and_pools_bands(image_set):
-    found = measured_of(lambda x: 0.8 * x, image_set)
-    wanted = expected(originals_of(image_set), 0.8 * (originals_of(image_set) / 127.5 - 1))
+    result = measured_of(lambda x: 0.8 * x, image_set)
+    expected = measure_by_hand(originals_of(image_set), 0.8 * (originals_of(image_set) / 127.5 - 1))
     patients = ["a", "b", "c", "d"] * 3
-    similarity, _, bands = summarise(found, patients[:NUM], seed=0)
+    similarity, _, bands = summarise(result, patients[:NUM], seed=0)
     for name in ("rmse", "psnr", "ssim"):
-        entry, values = getattr(similarity, name), wanted[name]
+        entry, values = getattr(similarity, name), expected[name]
         np.testing.assert_allclose(entry.mean.value, values.mean(), rtol=1e-4)
         np.testing.assert_allclose(entry.std, values.std(ddof=1), rtol=1e-3)
         np.testing.assert_allclose(entry.quantiles["0.05"], np.quantile(values, 0.05), rtol=1e-4)
         assert entry.mean.n == 4
         low, high = entry.mean.ci95
         assert low < entry.mean.value < high
-    count = wanted["count"].sum(axis=0)
+    count = expected["count"].sum(axis=0)
     for k, band in enumerate(bands):
         assert (band.low, band.high) == (k / 4, (k + 1) / 4)
         np.testing.assert_allclose(band.share.value, count[k] / count.sum(), rtol=1e-6)
-        bias, squares = (wanted[name].sum(axis=0)[k] / count[k] for name in ("error", "squared"))
+        bias, squares = (expected[name].sum(axis=0)[k] / count[k] for name in ("error", "squared"))
         np.testing.assert_allclose(band.bias.value, bias, rtol=1e-4)
         np.testing.assert_allclose(band.rmse.value, squares**0.5, rtol=1e-4)
     # Less contrast: dark parts come out too bright and bright ones too dark.
@@ -174,10 +174,10 @@ def test_one_patient_has_no_interval_and_an_empty_band_no_number(tmp_path):
 
 
 def test_a_colour_cast_is_seen(image_set):
-    found = measured_of(lambda x: 0.5 * x + jnp.array([0.2, 0, 0])[None, None, None], image_set)
+    result = measured_of(lambda x: 0.5 * x + jnp.array([0.2, 0, 0])[None, None, None], image_set)
     grey = slice(0, NUM - 2)  # 0.2 on [-1, 1] is 0.1 on [0, 1]
     for name, cast in zip(COLOUR_CAST, (0.1, 0.0, 0.1), strict=True):
-        np.testing.assert_allclose(found.values[name][grey], cast, atol=1e-6)
+        np.testing.assert_allclose(result.values[name][grey], cast, atol=1e-6)
     same = measured_of(lambda x: x, image_set)
     for name in COLOUR_CAST:  # the colours of the original are no cast
         np.testing.assert_allclose(same.values[name], 0.0, atol=1e-6)
@@ -190,12 +190,12 @@ def destroys(x):
 
 
 def test_a_destroyed_region_is_the_first_worst_case(image_set):
-    found = measured_of(destroys, image_set)
-    assert found.worst[0].row == MARKED
-    assert found.worst[0].values["rmse"] > 1.1 * found.worst[1].values["rmse"]
-    rmse = [case.values["rmse"] for case in found.worst]
-    assert rmse == sorted(found.values["rmse"].tolist(), reverse=True)[: len(rmse)]
-    case = found.worst[0]
+    result = measured_of(destroys, image_set)
+    assert result.worst[0].row == MARKED
+    assert result.worst[0].values["rmse"] > 1.1 * result.worst[1].values["rmse"]
+    rmse = [case.values["rmse"] for case in result.worst]
+    assert rmse == sorted(result.values["rmse"].tolist(), reverse=True)[: len(rmse)]
+    case = result.worst[0]
     np.testing.assert_array_equal(case.original, originals_of(image_set)[MARKED])
     assert (case.reconstruction[:8, :8] == 0).all() and (case.reconstruction[8:] > 0).all()
 

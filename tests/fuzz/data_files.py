@@ -50,8 +50,8 @@ def _image_set(work: Path) -> Read:
 
     def read(mutator: Mutator) -> None:
         (work / "0.png").write_bytes(mutator.image(mutator.rng.choice(IMAGES)))
-        found = open_images(work)
-        assert [found.read(i).dtype for i in range(len(found))]
+        result = open_images(work)
+        assert [result.read(i).dtype for i in range(len(result))]
 
     return read
 
@@ -142,10 +142,10 @@ def _tables(name: str, rows: list) -> Callable[[Path], Read]:
         def read(mutator: Mutator) -> None:
             csv = name.endswith(".csv")
             (work / name).write_bytes(mutator.table(rows) if csv else mutator.lines(rows))
-            found = read_table(work / name)
-            texts = [row.text for row in found]
-            labels = labels_or_words(texts, [row.labels for row in found])
-            numbered_ids(name, [row.id for row in found], texts, [str(r.path) for r in found])
+            result = read_table(work / name)
+            texts = [row.text for row in result]
+            labels = labels_or_words(texts, [row.labels for row in result])
+            numbered_ids(name, [row.id for row in result], texts, [str(r.path) for r in result])
             assert all(isinstance(chexpert_cell(x), str) for x in labels)
 
         return read
@@ -159,10 +159,10 @@ def _export_images(work: Path) -> Read:
 
     def read(mutator: Mutator) -> None:
         (work / "t.csv").write_bytes(mutator.table(GENERATIONS))
-        found = open_images(work / "t.csv")
-        labels = known_labels(found)
+        result = open_images(work / "t.csv")
+        labels = known_labels(result)
         output = work / f"out{mutator.rng.random()}"
-        write_image_folders(output, found, found, {"real": labels, "synthetic": labels})
+        write_image_folders(output, result, result, {"real": labels, "synthetic": labels})
 
     return read
 
@@ -187,12 +187,12 @@ def _prompts(work: Path) -> Read:
 def _prompt_labels(work: Path) -> Read:
     (work / "0.png").write_bytes(IMAGES[0])
     (work / "samples.jsonl").write_bytes(dumped({"file": "0.png", "prompt": "x"}) + b"\n")
-    found = open_images(work)
+    result = open_images(work)
     rows = [["prompt", "pleural_effusion", "cardiomegaly"], ["x", "1", ""], ["y", "-1", "0"]]
 
     def read(mutator: Mutator) -> None:
         (work / "labels.csv").write_bytes(mutator.table(rows))
-        labels_by_prompt(found, work / "labels.csv")
+        labels_by_prompt(result, work / "labels.csv")
 
     return read
 

@@ -164,8 +164,8 @@ def _samples_begun(work: Path) -> Read:
         for name in names:
             (work / name).write_bytes(encoded())
         (work / "samples.jsonl").write_bytes(mutator.lines(rows))
-        with SampleFolder(work, "files", entries) as found:
-            assert 0 <= found.done <= 3
+        with SampleFolder(work, "files", entries) as result:
+            assert 0 <= result.done <= 3
 
     return read
 

@@ -47,8 +47,8 @@ def _bomb() -> bytes:
 def test_a_bomb_in_an_evaluation_set_is_left_out(tmp_path):
     (tmp_path / "bomb.png").write_bytes(_bomb())
     (tmp_path / "whole.png").write_bytes(encoded())
-    found = open_images(tmp_path)
-    assert len(found) == 1 and len(found.unreadable) == 1
+    result = open_images(tmp_path)
+    assert len(result) == 1 and len(result.unreadable) == 1
 
 
 SAMPLE = '{"file": "a.png", "prompt": "x", "row": %s}\n'
@@ -171,8 +171,8 @@ def test_a_link_to_itself_among_the_images(tmp_path):
     (tmp_path / "f/metadata.csv").write_text(
         "file_name,text,patient_id,split\na.png,x,1,train\nb.png,y,2,validation\n"
     )
-    found = open_dataset("folder", tmp_path / "f", cache_dir=tmp_path / "c", progress=False)
-    assert found.info.num_images == {"train": 1, "validation": 1}
+    result = open_dataset("folder", tmp_path / "f", cache_dir=tmp_path / "c", progress=False)
+    assert result.info.num_images == {"train": 1, "validation": 1}
 
 
 @pytest.mark.parametrize(

@@ -82,11 +82,11 @@ def test_everything_that_does_not_fit_is_one_error(folder):
     rewrite(folder, damaged)
     with pytest.raises(UserError) as error:
         load_bert(folder)
-    said = str(error.value)
-    assert "1 missing: encoder.layer.1.output.dense.bias [32]" in said
-    assert "1 not expected: encoder.layer.2.output.dense.bias [32]" in said
-    assert "1 of the wrong shape: embeddings.LayerNorm.weight [7] instead of [32]" in said
-    assert "\n" not in said
+    message = str(error.value)
+    assert "1 missing: encoder.layer.1.output.dense.bias [32]" in message
+    assert "1 not expected: encoder.layer.2.output.dense.bias [32]" in message
+    assert "1 of the wrong shape: embeddings.LayerNorm.weight [7] instead of [32]" in message
+    assert "\n" not in message
 
 
 def test_half_a_pooler_is_an_error(folder):
@@ -109,12 +109,12 @@ def test_roberta_is_refused_by_name(folder):
 
 
 @pytest.mark.parametrize(
-    ("lost", "told"),
+    ("lost", "message"),
     [("config.json", "no config.json"), ("vocab.txt", r"expected vocab.txt \(or tokenizer.json\)")],
 )
-def test_missing_files(folder, lost, told):
+def test_missing_files(folder, lost, message):
     (folder / lost).unlink()
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_bert(folder)
 
 
@@ -274,7 +274,7 @@ def test_any_text_encoder_by_hub_id(hub, monkeypatch, tiny_folder, tiny_model, s
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("num_hidden_layers", 10**7, r"num_hidden_layers = 10000000 is not supported \(at most"),
         ("hidden_size", 4 * 10**6, r"of the wrong shape: .*instead of \[4000000"),
@@ -282,10 +282,10 @@ def test_any_text_encoder_by_hub_id(hub, monkeypatch, tiny_folder, tiny_model, s
         ("layer_norm_eps", float("nan"), "layer_norm_eps = nan is not supported"),
     ],
 )
-def test_an_absurd_size_asks_for_no_memory(folder, key, value, told):
+def test_an_absurd_size_asks_for_no_memory(folder, key, value, message):
     """Without a pooler, in whose place zeros of the width's square are put."""
     rewrite(folder, lambda x: {k: v for k, v in x.items() if not k.startswith("pooler.")})
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         load_bert(folder)

@@ -60,14 +60,14 @@ def test_the_u_net_is_torch_s(folder, name):
     graphdef, _ = abstract(lambda rngs: UNet2DConditionModel(model.unet, rngs=rngs))
     ours = networks.run(graphdef, component(model.params, "unet"), latents, times, context)
     with torch.no_grad():
-        wanted = theirs(
+        expected = theirs(
             torch.from_numpy(latents.transpose(0, 3, 1, 2).copy()),
             torch.from_numpy(times),
             torch.from_numpy(context),
         ).sample.numpy()
-    wanted = wanted.transpose(0, 2, 3, 1)
+    expected = expected.transpose(0, 2, 3, 1)
     # Float32 sums in another order, as in the parity tests.
-    assert np.abs(ours - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert np.abs(ours - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.torch

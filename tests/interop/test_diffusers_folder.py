@@ -107,7 +107,7 @@ def test_a_value_that_float16_cannot_hold(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float12", np.float64])
-def test_other_dtypes_are_told(tiny_model, tiny_folder, tmp_path, dtype):
+def test_other_dtypes_are_reported(tiny_model, tiny_folder, tmp_path, dtype):
     with pytest.raises(UserError, match="use one of float32, float16, bfloat16"):
         load_pipeline(tiny_folder, dtype=dtype)
     with pytest.raises(UserError, match="use one of float32, float16, bfloat16"):
@@ -388,7 +388,7 @@ def test_a_config_that_is_no_file_of_json(tiny_folder, name):
 
 
 @pytest.mark.parametrize(
-    "part, changes, told",
+    "part, changes, message",
     [
         ("unet", {"block_out_channels": [], "down_block_types": [], "up_block_types": []}, "has 0"),
         ("unet", {"norm_eps": float("nan")}, "norm_eps = nan"),
@@ -400,9 +400,9 @@ def test_a_config_that_is_no_file_of_json(tiny_folder, name):
         ("text_encoder", {"vocab_size": 10**7}, r"instead of \[10000000, 16\]"),
     ],
 )
-def test_numbers_that_no_model_has(tiny_folder, part, changes, told):
+def test_numbers_that_no_model_has(tiny_folder, part, changes, message):
     """At once, and before memory of that size is asked for."""
     _edit(tiny_folder / part / "config.json", **changes)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_pipeline(tiny_folder)
     assert "\n" not in str(error.value)

@@ -97,10 +97,14 @@ def flax_folder(torch_folder, tmp_path):
 def test_a_flax_folder_is_the_same_model(torch_folder, flax_folder, tmp_path, same_bits):
     from diffusers import StableDiffusionPipeline
 
-    wanted = load_pipeline(torch_folder)
+    expected = load_pipeline(torch_folder)
     model = load_pipeline(flax_folder)
-    same_bits(model.params, wanted.params)
-    assert (model.unet, model.vae, model.scheduler) == (wanted.unet, wanted.vae, wanted.scheduler)
+    same_bits(model.params, expected.params)
+    assert (model.unet, model.vae, model.scheduler) == (
+        expected.unet,
+        expected.vae,
+        expected.scheduler,
+    )
     same_bits(load_vae(flax_folder).params, load_vae(torch_folder).params)
     save_pipeline(model, tmp_path / "new")
     written = StableDiffusionPipeline.from_pretrained(tmp_path / "new")
@@ -176,7 +180,7 @@ for _ in range(60):
 
 
 @pytest.mark.parametrize(
-    "content, told",
+    "content, message",
     [
         (b"", "damaged or cut short"),
         (GOOD[:-7], "damaged or cut short"),
@@ -194,10 +198,10 @@ for _ in range(60):
         (flax.serialization.to_bytes(DEEP), "nested too deep"),
     ],
 )
-def test_a_damaged_file_is_one_line(tmp_path, content, told):
+def test_a_damaged_file_is_one_line(tmp_path, content, message):
     path = tmp_path / "flax_model.msgpack"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         dict(read_flax_weights(path))
     assert str(path) in str(error.value) and len(str(error.value)) < len(str(path)) + 300
     assert "\n" not in str(error.value)
@@ -228,9 +232,9 @@ def test_a_hub_repository_of_flax_weights():
     names = ["model_index.json"]
     for part, stem in STEMS.items():
         names += [f"{part}/config.json", f"{part}/{stem}.msgpack", f"{part}/pytorch_model.bin"]
-    wanted = _wanted(names, "org/name", None)
-    assert {f"{part}/{stem}.msgpack" for part, stem in STEMS.items()} <= set(wanted)
-    assert not any(name.endswith(".bin") for name in wanted)
+    expected = _wanted(names, "org/name", None)
+    assert {f"{part}/{stem}.msgpack" for part, stem in STEMS.items()} <= set(expected)
+    assert not any(name.endswith(".bin") for name in expected)
     shards = [f"text_encoder/flax_model-0000{n}-of-00002.msgpack" for n in (1, 2)]
     names.remove("text_encoder/flax_model.msgpack")
     names += [*shards, "text_encoder/flax_model.msgpack.index.json"]
@@ -242,24 +246,26 @@ def test_what_the_last_upstream_flax_computed(shared_assets):
     folder = shared_assets / "flax_pipelines" / "sd1_like"
     if not folder.is_dir():
         pytest.skip("no folder of the former Flax trainer")
-    model, wanted = load_pipeline(folder), np.load(folder / "expected.npz")
+    model, expected = load_pipeline(folder), np.load(folder / "expected.npz")
 
     def run(cls, part, *inputs, method="__call__"):
         graphdef, _ = abstract(lambda rngs: cls(getattr(model, part), rngs=rngs))
         return networks.run(graphdef, component(model.params, part), *inputs, method=method)
 
     def error(ours, name):
-        theirs = wanted[name]
+        theirs = expected[name]
         theirs = theirs.transpose(0, 2, 3, 1) if name in ("unet", "decoded") else theirs
         return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
-    latents = wanted["latents"].transpose(0, 2, 3, 1)
-    denoised = run(UNet2DConditionModel, "unet", latents, wanted["timesteps"], wanted["context"])
+    latents = expected["latents"].transpose(0, 2, 3, 1)
+    denoised = run(
+        UNet2DConditionModel, "unet", latents, expected["timesteps"], expected["context"]
+    )
     # Upstream's feed-forward has GELU's approximation by tanh: torch's own U-Net is as far off.
     assert error(denoised, "unet") < 3e-4
-    assert error(run(CLIPTextModel, "text_encoder", wanted["ids"]), "text") < 1e-5
+    assert error(run(CLIPTextModel, "text_encoder", expected["ids"]), "text") < 1e-5
     assert error(run(AutoencoderKL, "vae", latents, method="decode"), "decoded") < 1e-5
-    pixels = wanted["pixels"].transpose(0, 2, 3, 1)
+    pixels = expected["pixels"].transpose(0, 2, 3, 1)
     mean, logvar = run(AutoencoderKL, "vae", pixels, method="encode")
     assert error(mean, "mean") < 1e-5
     assert error(np.clip(logvar, -30, 20), "logvar") < 1e-5

@@ -90,7 +90,7 @@ def test_offline_by_a_variable_that_was_set_late(online, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "lost, told",
+    "lost, message",
     [
         ("unet/diffusion_pytorch_model.safetensors", "no weights"),
         ("model_index.json", "lacks model_index.json"),
@@ -98,9 +98,9 @@ def test_offline_by_a_variable_that_was_set_late(online, monkeypatch):
         ("scheduler/scheduler_config.json", "lacks scheduler"),
     ],
 )
-def test_offline_and_half_cached(tiny_folder, cache, lost, told):
+def test_offline_and_half_cached(tiny_folder, cache, lost, message):
     os.remove(cache("org/name", tiny_folder) / lost)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         resolve("org/name")
 
 
@@ -269,7 +269,7 @@ def test_a_single_file_checkpoint(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names, told",
+    "names, message",
     [
         (["pytorch_lora_weights.safetensors"], "this folder as its LoRA"),
         (["learned_embeds.safetensors"], "the file as its embedding"),
@@ -280,10 +280,10 @@ def test_a_single_file_checkpoint(tiny_folder, tmp_path):
         (["checkpoint-10", "checkpoint-20"], "a trainer's own states"),
     ],
 )
-def test_what_else_a_folder_may_be(tmp_path, names, told):
+def test_what_else_a_folder_may_be(tmp_path, names, message):
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UserError, match=f"no model_index.json among .*{told}") as error:
+    with pytest.raises(UserError, match=f"no model_index.json among .*{message}") as error:
         resolve(tmp_path)
     assert "\n" not in str(error.value)
 

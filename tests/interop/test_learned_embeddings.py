@@ -68,9 +68,9 @@ def test_we_read_what_diffusers_example_writes(tmp_path):
     """{token: [k, D]} in safetensors; a single vector may have lost its axis."""
     for name, rows in (("one", rows_of(1)[0]), ("two", rows_of(2))):
         save_file({TOKEN: rows}, tmp_path / f"{name}.safetensors")
-        placeholder_token, found = read_embeddings(tmp_path / f"{name}.safetensors")
+        placeholder_token, result = read_embeddings(tmp_path / f"{name}.safetensors")
         assert placeholder_token == TOKEN
-        np.testing.assert_array_equal(found, np.atleast_2d(rows))
+        np.testing.assert_array_equal(result, np.atleast_2d(rows))
 
 
 def test_every_other_row_stays_and_the_word_is_spelled_out():
@@ -192,7 +192,7 @@ def test_training_a_word_of_a_larger_table():
     np.testing.assert_array_equal(rows, model.params[TABLE][512:514])
 
 
-def test_words_that_begin_alike_are_told_apart():
+def test_words_that_begin_alike_are_reported_apart():
     model = with_embeddings(tiny_pipeline(), "bad", rows_of(2))
     model = with_embeddings(model, "bad-hands", rows_of(3))
     (ids,) = encode_prompts(model.tokenizer, ["bad-hands bad"])
@@ -243,7 +243,7 @@ def test_a_word_longer_than_a_prompt():
 
 
 @pytest.mark.parametrize(
-    "text, wanted",
+    "text, expected",
     [
         ("there.safetensors", ("there.safetensors", None)),
         ("there.safetensors:<x>", ("there.safetensors", "<x>")),
@@ -251,12 +251,12 @@ def test_a_word_longer_than_a_prompt():
         ("a:b.safetensors:w", ("a:b.safetensors", "w")),
     ],
 )
-def test_the_flag_names_a_file_and_a_word(tmp_path, monkeypatch, text, wanted):
+def test_the_flag_names_a_file_and_a_word(tmp_path, monkeypatch, text, expected):
     monkeypatch.chdir(tmp_path)
     for name in ("there.safetensors", "a:b.safetensors"):
         (tmp_path / name).touch()
     path, placeholder_token = model_flags._parse_embedding(text)
-    assert (str(path), placeholder_token) == wanted
+    assert (str(path), placeholder_token) == expected
     with pytest.raises(UserError, match="there is no token"):
         model_flags._parse_embedding("there.safetensors: ")
 

@@ -82,8 +82,8 @@ def test_diffusers_reads_ours_and_draws_the_same(model, written, name):
 @pytest.mark.parametrize("name", [PEFT_FILE, KOHYA_FILE])
 def test_round_trip(model, written, name):
     _, files, matrices = written
-    found = read_lora(files / name, model.params)
-    assert found.matrices.keys() == matrices.keys()
+    result = read_lora(files / name, model.params)
+    assert result.matrices.keys() == matrices.keys()
     adapted = lora(LoraSettings(TARGETS, RANK, ALPHA)).apply(model.params, matrices)
     merged = add_lora(model, files / name).params
     for kernel in adapted_kernels(matrices):

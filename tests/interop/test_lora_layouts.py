@@ -146,9 +146,9 @@ def test_the_alpha_of_pefts_own_file_stands_beside_it(tmp_path, caplog):
     torch = pytest.importorskip("torch")
     save_pipeline(tiny_pipeline(), tmp_path / "model")
     unet = torch_verify.TorchPipeline(tmp_path / "model")._pipe.unet
-    wanted = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["to_q"], init_lora_weights=False)
+    expected = peft.LoraConfig(r=2, lora_alpha=6, target_modules=["to_q"], init_lora_weights=False)
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(unet, wanted)
+    adapted = peft.get_peft_model(unet, expected)
     adapted.save_pretrained(tmp_path / "adapter")
     merged = adapted.merge_and_unload().state_dict()
     ours = add_lora(tiny_pipeline(), tmp_path / "adapter").params

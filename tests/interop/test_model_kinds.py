@@ -49,7 +49,7 @@ def test_a_pipeline_of_the_same_parts(tiny_folder, tiny_model, tmp_path, caplog,
 
 
 @pytest.mark.parametrize(
-    "changes, told",
+    "changes, message",
     [
         ({"_class_name": "StableDiffusionXLPipeline"}, "'StableDiffusionXLPipeline'; only"),
         ({"_class_name": "StableDiffusionXLImg2ImgPipeline"}, "only StableDiffusionPipeline"),
@@ -80,18 +80,18 @@ def test_a_pipeline_of_the_same_parts(tiny_folder, tiny_model, tmp_path, caplog,
         ({"tokenizer": []}, "tokenizer is a None"),
     ],
 )
-def test_other_parts_are_another_kind(tiny_folder, changes, told):
+def test_other_parts_are_another_kind(tiny_folder, changes, message):
     _edit(tiny_folder / "model_index.json", **changes)
     for load in (load_pipeline, load_vae, load_structure):
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(UserError, match=message) as error:
             load(tiny_folder)
         assert "\n" not in str(error.value) and "model_index.json" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    "more, told", [(5, "inpainting"), (4, "editing"), (2, "but the VAE's latents have 4")]
+    "more, message", [(5, "inpainting"), (4, "editing"), (2, "but the VAE's latents have 4")]
 )
-def test_a_u_net_that_takes_more_than_latents(tiny_folder, more, told):
+def test_a_u_net_that_takes_more_than_latents(tiny_folder, more, message):
     """Those of inpainting come as StableDiffusionInpaintPipeline, which has the same parts."""
     _edit(tiny_folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
     _edit(tiny_folder / "unet" / "config.json", in_channels=4 + more)
@@ -101,7 +101,7 @@ def test_a_u_net_that_takes_more_than_latents(tiny_folder, more, told):
     tensors["conv_in.weight"] = np.ascontiguousarray(wide)
     save_file(tensors, tiny_folder / UNET)
     for load in (load_pipeline, load_structure):
-        with pytest.raises(UserError, match=rf"in_channels = {4 + more}.*{told}"):
+        with pytest.raises(UserError, match=rf"in_channels = {4 + more}.*{message}"):
             load(tiny_folder)
 
 
@@ -156,16 +156,16 @@ def test_a_trainer_s_checkpoint_is_spoken_of_as_one(tiny_folder):
 
 
 @pytest.mark.parametrize(
-    "name, told",
+    "name, message",
     [
         ("pytorch_lora_weights.safetensors", "this folder as its LoRA"),
         ("model.safetensors", "go on"),
     ],
 )
-def test_a_trainer_s_checkpoint_without_parts(tiny_folder, name, told):
+def test_a_trainer_s_checkpoint_without_parts(tiny_folder, name, message):
     folder = _checkpoint(tiny_folder)
     (folder / name).write_bytes(b"")
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         resolve(folder)
     assert "from_single_file" not in str(error.value)
 

@@ -133,7 +133,7 @@ def test_a_pickle_beside_safetensors_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
-def test_a_truncated_file_is_told(tmp_path, kept):
+def test_a_truncated_file_is_reported(tmp_path, kept):
     write_weights(tmp_path, "model.safetensors", _tensors())
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
@@ -142,7 +142,7 @@ def test_a_truncated_file_is_told(tmp_path, kept):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_git_lfs_pointer_is_told(tmp_path):
+def test_a_git_lfs_pointer_is_reported(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 34\n")
     with pytest.raises(UserError, match="git-lfs pointer"):
@@ -184,7 +184,7 @@ def test_an_index_is_not_trusted(tmp_path, weight_map, why):
         read_weights(tmp_path, STEM)
 
 
-def test_a_tensor_in_two_shards_is_told(tmp_path):
+def test_a_tensor_in_two_shards_is_reported(tmp_path):
     for name in ("a", "b"):
         save_file({"x": np.ones(1)}, tmp_path / f"{name}.safetensors")
     weight_map = {"x": "a.safetensors", "y": "b.safetensors"}
@@ -245,7 +245,7 @@ def test_no_length_of_a_header_looks_like_a_pickle(tmp_path, length):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_weight_that_is_not_finite_is_told(dtype, value):
+def test_a_weight_that_is_not_finite_is_reported(dtype, value):
     x = np.ones(5, dtype)
     require_finite("x", x, "unet")
     require_finite("ids", np.arange(3), "unet")

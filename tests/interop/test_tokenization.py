@@ -127,7 +127,7 @@ def test_saved_files_hold_no_trace_of_use_or_machine(tokenizer, tmp_path):
         assert str(tmp_path) not in (tmp_path / "b" / name).read_text()
 
 
-def test_a_cut_prompt_is_told_with_what_was_lost(tokenizer, caplog):
+def test_a_cut_prompt_is_reported_with_what_was_lost(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         ids = encode_prompts(tokenizer, ["lung", "lung lung lung lung lung effusion"])
     assert ids.shape == (2, 12)
@@ -181,12 +181,12 @@ def test_no_prompts(tokenizer):
         ([3.5], "prompt 0"),
     ],
 )
-def test_what_is_no_text_is_told(tokenizer, prompts, why):
+def test_what_is_no_text_is_reported(tokenizer, prompts, why):
     with pytest.raises(UserError, match=why):
         encode_prompts(tokenizer, prompts)
 
 
-def test_missing_and_damaged_files_are_told(tokenizer, tmp_path):
+def test_missing_and_damaged_files_are_reported(tokenizer, tmp_path):
     with pytest.raises(UserError, match=r"no tokenizer; expected .* found nothing"):
         load_tokenizer(tmp_path / "absent")
     save_tokenizer(tokenizer, tmp_path)

@@ -74,8 +74,8 @@ def test_equal_texts_give_equal_ids_in_every_process():
 def test_the_same_ids_after_a_round_trip_through_the_old_files(tmp_path):
     tokenizer = trained()
     save_tokenizer(tokenizer, tmp_path)
-    wanted = encode_prompts(tokenizer, CAPTIONS)
-    np.testing.assert_array_equal(encode_prompts(load_tokenizer(tmp_path), CAPTIONS), wanted)
+    expected = encode_prompts(tokenizer, CAPTIONS)
+    np.testing.assert_array_equal(encode_prompts(load_tokenizer(tmp_path), CAPTIONS), expected)
     (tmp_path / "tokenizer.json").unlink()  # what transformers before version 5 reads
     assert "chest</w>" in json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
-    np.testing.assert_array_equal(encode_prompts(load_tokenizer(tmp_path), CAPTIONS), wanted)
+    np.testing.assert_array_equal(encode_prompts(load_tokenizer(tmp_path), CAPTIONS), expected)

@@ -63,13 +63,13 @@ def errors(name: str, shape, dtype) -> dict[str, float]:
         out, back = jax.vjp(attend, query, key, value)
         return out, *back(cotangent)
 
-    found = run(*(jnp.asarray(x, dtype) for x in numbers))
-    assert {x.dtype for x in found} == {jnp.dtype(dtype)}
+    result = run(*(jnp.asarray(x, dtype) for x in numbers))
+    assert {x.dtype for x in result} == {jnp.dtype(dtype)}
     expected = oracle(*numbers, is_causal)
     parts = ("output", "query", "key", "value")
     return {
         part: float(np.linalg.norm(np.asarray(a, np.float64) - b) / np.linalg.norm(b))
-        for part, a, b in zip(parts, found, expected, strict=True)
+        for part, a, b in zip(parts, result, expected, strict=True)
     }
 
 
@@ -80,9 +80,9 @@ LIMITS = {"float32": 3e-6, "bfloat16": 1e-2}
 
 def check(name: str, shape: str, dtype: str) -> None:
     with jax.default_matmul_precision("highest"):  # a GPU's default for float32 is TF32
-        found = errors(name, SHAPES[shape], dtype)
-    print(f"{name} {shape} {dtype}: {', '.join(f'{k} {v:.1e}' for k, v in found.items())}")
-    assert max(found.values()) <= LIMITS[dtype], found
+        result = errors(name, SHAPES[shape], dtype)
+    print(f"{name} {shape} {dtype}: {', '.join(f'{k} {v:.1e}' for k, v in result.items())}")
+    assert max(result.values()) <= LIMITS[dtype], result
 
 
 @pytest.mark.parametrize("dtype", LIMITS)

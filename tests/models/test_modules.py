@@ -166,7 +166,7 @@ def test_sample_posterior():
     np.testing.assert_allclose(vae.sample_posterior(mean, logvar, noise), 5.0, rtol=1e-6)
 
 
-def test_too_long_prompts_are_told():
+def test_too_long_prompts_are_reported():
     """JAX would read the last position's embedding again, or NaN, and go on."""
     graphdef, weights = networks.random_weights(MODULES["clip"])
     most = networks.CLIP_SD1.max_position_embeddings

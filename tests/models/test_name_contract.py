@@ -62,8 +62,8 @@ def test_names_and_shapes_equal_published_checkpoints(config, cls, keys, count):
 
 def test_every_published_key_list_is_covered():
     oracles.published("sd_vae.keys")  # skips where there are none
-    found = {p.name.removesuffix(".json") for p in oracles.PUBLISHED.glob("*.keys.json")}
-    assert found == {keys for _, _, keys, _ in PUBLISHED}
+    result = {p.name.removesuffix(".json") for p in oracles.PUBLISHED.glob("*.keys.json")}
+    assert result == {keys for _, _, keys, _ in PUBLISHED}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -78,8 +78,8 @@ def test_statistics_and_softmax_are_float32(name):
     traced = jax.make_jaxpr(lambda p, *a: getattr(params.bind(graphdef, p), method)(*a))(
         like, *inputs
     )
-    found = list(equations(traced.jaxpr))
-    sensitive = [e for e in found if e.primitive.name in FLOAT32_ONLY and float_dtypes(e.invars)]
+    result = list(equations(traced.jaxpr))
+    sensitive = [e for e in result if e.primitive.name in FLOAT32_ONLY and float_dtypes(e.invars)]
     for eqn in sensitive:
         assert float_dtypes(eqn.invars) == {"float32"}, eqn
     counted = [e.primitive.name for e in sensitive]
@@ -91,7 +91,7 @@ def test_statistics_and_softmax_are_float32(name):
         k.endswith(("to_k.kernel", "k_proj.kernel")) for k in runs
     )
     # And the rest is what makes bfloat16 fast: no large product was left in float32.
-    products = [e for e in found if e.primitive.name in ("dot_general", "conv_general_dilated")]
+    products = [e for e in result if e.primitive.name in ("dot_general", "conv_general_dilated")]
     assert products
     for eqn in products:
         assert float_dtypes(eqn.invars) == {"bfloat16"}, eqn
@@ -132,7 +132,7 @@ def test_float32_products_are_not_rounded(name, dtype):
     with jax.default_matmul_precision(None):
         traced = jax.make_jaxpr(jax.grad(loss))(like, *inputs)
     products = ("dot_general", "conv_general_dilated")
-    found = [e for e in equations(traced.jaxpr) if e.primitive.name in products]
+    result = [e for e in equations(traced.jaxpr) if e.primitive.name in products]
     highest = jax.lax.Precision.HIGHEST
-    exact = [e.params["precision"] in (highest, (highest, highest)) for e in found]
-    assert len(found) > 10 and set(exact) == {dtype == jnp.float32}
+    exact = [e.params["precision"] in (highest, (highest, highest)) for e in result]
+    assert len(result) > 10 and set(exact) == {dtype == jnp.float32}

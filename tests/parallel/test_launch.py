@@ -100,8 +100,8 @@ def test_mpi_on_one_host_and_on_several():
     unknown = {**OPEN_MPI_5, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}
     with pytest.raises(UserError, match=r"Open MPI; say, too, where process 0 is: --coordinator"):
         find_launch(HostFlags(), unknown)
-    told = find_launch(HostFlags(coordinator="box0:1234"), unknown)
-    assert (told.num_processes, told.process_id, told.coordinator) == (2, 1, "box0:1234")
+    launch = find_launch(HostFlags(coordinator="box0:1234"), unknown)
+    assert (launch.num_processes, launch.process_id, launch.coordinator) == (2, 1, "box0:1234")
     hydra = {"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "0"}
     assert find_launch(HostFlags(), hydra).process_id == 0
 
@@ -135,7 +135,7 @@ def test_a_slice_of_gke_needs_nothing_but_its_own_variables():
 
 
 @pytest.mark.parametrize(
-    "flags, variables, said",
+    "flags, variables, message",
     [
         (HostFlags(), {"JAX_COORDINATOR_ADDRESS": "a:1"}, "say, too, how many.*which one this is"),
         (HostFlags(num_processes=2), {}, "which one this is.*where process 0 is"),
@@ -152,7 +152,7 @@ def test_a_slice_of_gke_needs_nothing_but_its_own_variables():
         (HostFlags(), {**SLURM, "SLURM_NTASKS": "?", "SLURM_STEP_NUM_TASKS": ""}, "SLURM_NTASKS"),
     ],
 )
-def test_what_contradicts_or_lacks_is_one_line(flags, variables, said):
-    with pytest.raises(UserError, match=said) as caught:
+def test_what_contradicts_or_lacks_is_one_line(flags, variables, message):
+    with pytest.raises(UserError, match=message) as caught:
         find_launch(flags, variables)
     assert "\n" not in str(caught.value)

@@ -232,8 +232,8 @@ def test_two_processes_started_by_variables_alone_share_a_mesh(scheduler):
         )
         for number in range(2)
     ]  # fmt: skip
-    said = [process.communicate(timeout=120) for process in started]
-    last = [output.splitlines()[-1:] for output, _ in said]  # after lines of the library Gloo
-    assert last == [["0 True 28.0"], ["1 False 28.0"]], said
-    for number, (_, log) in enumerate(said):
+    outputs = [process.communicate(timeout=120) for process in started]
+    last = [output.splitlines()[-1:] for output, _ in outputs]  # after lines of the library Gloo
+    assert last == [["0 True 28.0"], ["1 False 28.0"]], outputs
+    for number, (_, log) in enumerate(outputs):
         assert f"process {number} of 2, 4 devices, 2 of them here" in log

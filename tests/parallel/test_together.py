@@ -48,7 +48,7 @@ sys.exit(code)
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
-    ("how", "code", "said"),
+    ("how", "code", "message"),
     [
         ("signal 1", 130, "medsd_jax: process 1 has ended (interrupted), and so does this\n"),
         ("mistake 0", 2, "medsd_jax: process 0 has ended (a mistake of one host), and so "),
@@ -56,7 +56,7 @@ sys.exit(code)
         ("well 0", 0, ""),
     ],
 )
-def test_what_ends_one_process_ends_the_other(how, code, said):
+def test_what_ends_one_process_ends_the_other(how, code, message):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -77,5 +77,5 @@ def test_what_ends_one_process_ends_the_other(how, code, said):
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [code, code], errors
-    assert said in errors[1 - int(how[-1])]
+    assert message in errors[1 - int(how[-1])]
     assert time.monotonic() - began < 90

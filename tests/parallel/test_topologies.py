@@ -152,8 +152,8 @@ import json, sys
 from jax.experimental import topologies
 keys = ("id", "process_index", "coords", "core_on_chip", "device_kind", "platform")
 for name, settings in json.loads(sys.argv[1]):
-    found = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices
-    print(json.dumps([[getattr(device, key) for key in keys] for device in found]))
+    result = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices
+    print(json.dumps([[getattr(device, key) for key in keys] for device in result]))
 """
 
 

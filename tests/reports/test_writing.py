@@ -31,8 +31,8 @@ def make_report(**changes):
 
 def test_the_schemas_on_disk_are_the_generated_ones():
     """Else: .venv/bin/python -m medsd_jax.reports.schema_files."""
-    found = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
-    assert found == schema_texts()
+    result = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.iterdir()}
+    assert result == schema_texts()
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.kind)
@@ -76,7 +76,7 @@ def test_a_report_that_its_type_forbids_is_not_written(tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda r: r.update(kind="plan"), "has kind = 'plan', not 'classifier'"),
         (lambda r: r.update(schema_version=2), "has schema_version = 2, not 1"),
@@ -87,7 +87,7 @@ def test_a_report_that_its_type_forbids_is_not_written(tmp_path, changes):
         (lambda r: r["labels"]["effusion"].update(brier="0.1"), "(labels.effusion.brier: "),
     ],
 )
-def test_a_file_that_is_no_such_report_is_one_line(tmp_path, change, said):
+def test_a_file_that_is_no_such_report_is_one_line(tmp_path, change, message):
     path = tmp_path / "a.json"
     content = to_json(make_report())
     change(content)
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_such_report_is_one_line(tmp_path, change, said):
     with pytest.raises(UserError) as error:
         read_report(path, ClassifierReport, AGAIN)
     line = str(error.value)
-    assert said in line and line.startswith(str(path)) and line.endswith(AGAIN)
+    assert message in line and line.startswith(str(path)) and line.endswith(AGAIN)
     assert "\n" not in line
 
 

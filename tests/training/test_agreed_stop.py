@@ -32,19 +32,19 @@ toy_run.ToyBatches.__next__ = lambda self: {"x": whole(self)["x"][process_rows(m
 
 def train(name, on_batch=lambda position: None):
     true_everywhere(True)  # nobody starts before the other one has ended
-    run, found = toy_run.ToyRun(folder / name), {}
+    run, result = toy_run.ToyRun(folder / name), {}
     run.validation = None
     def body():
-        found.update({k: fetch(x) for k, x in run(STEPS, on_batch=on_batch).items()})
+        result.update({k: fetch(x) for k, x in run(STEPS, on_batch=on_batch).items()})
     code = exit_code(body)
     checkpoints = sorted(int(path.name) for path in (run.workdir / "checkpoints").iterdir())
     losses = [row["train/loss"] for row in read_scalars(run.workdir)] if number == 0 else []
-    return {"code": code, "checkpoints": checkpoints}, found, losses
+    return {"code": code, "checkpoints": checkpoints}, result, losses
 
 _, straight, losses = train("straight")
-told = {"different": (20, 24), "one only": (None, 9)}
+signals = {"different": (20, 24), "one only": (None, 9)}
 results = {}
-for name, steps in told.items():
+for name, steps in signals.items():
     stop_at = lambda now: now == steps[number] and os.kill(os.getpid(), signal.SIGTERM)
     results[name], _, _ = train(name, stop_at)
     resumed, weights, again = train(name)
@@ -57,7 +57,7 @@ for name, steps in told.items():
 
 
 @pytest.mark.timeout(180)
-def test_processes_that_are_told_at_different_steps_save_the_same_one(tmp_path):
+def test_processes_that_are_reported_at_different_steps_save_the_same_one(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -78,9 +78,9 @@ def test_damaged_newest_checkpoint_is_named_and_the_older_one_used(saved, tmp_pa
     damage(tmp_path / "run/checkpoints/4")
     with caplog.at_level(logging.WARNING):
         result = ToyRun(tmp_path / "run")(6)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 1 and "\n" not in said[0]
-    assert "damaged (4: " in said[0] and "goes on from step 2" in said[0]
+    message = [record.getMessage() for record in caplog.records]
+    assert len(message) == 1 and "\n" not in message[0]
+    assert "damaged (4: " in message[0] and "goes on from step 2" in message[0]
     for name, value in expected.items():
         np.testing.assert_array_equal(result[name], value, err_msg=name)
     steps = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
@@ -97,10 +97,10 @@ def test_no_whole_checkpoint_is_one_line_that_names_the_folder(saved, tmp_path, 
         damage(step)
     with pytest.raises(UserError) as refused:
         ToyRun(tmp_path / "run")(6)
-    said = str(refused.value)
-    assert "\n" not in said and len(said) < 600
-    assert f"{tmp_path}/run/checkpoints holds no checkpoint that is whole (4: " in said
-    assert "remove that folder" in said
+    message = str(refused.value)
+    assert "\n" not in message and len(message) < 600
+    assert f"{tmp_path}/run/checkpoints holds no checkpoint that is whole (4: " in message
+    assert "remove that folder" in message
     assert {path.name for path in (tmp_path / "run/checkpoints").iterdir()} == {"2", "4"}
 
 
@@ -145,8 +145,8 @@ def test_foreign_lines_of_the_curves_are_counted_and_left_out(saved, tmp_path, a
     path.write_bytes(path.read_bytes() + added)
     with caplog.at_level(logging.WARNING):
         ToyRun(tmp_path / "run")(6)
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == (lost > 0) and all(f"{lost} lines" in line for line in said)
+    message = [record.getMessage() for record in caplog.records]
+    assert len(message) == (lost > 0) and all(f"{lost} lines" in line for line in message)
     rows = read_scalars(tmp_path / "run")
     assert rows[: len(before)] == before
     assert [r["step"] for r in rows if "train/loss" in r] == [1, 2, 3, 4, 5, 6]

@@ -175,8 +175,8 @@ def test_changed_config_is_said(tmp_path, caplog):
     run(2)
     with caplog.at_level(logging.WARNING):
         run(4, learning_rate=0.5)
-    said = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert said == ["resumed with another optim.learning_rate: 0.5, before 0.01"]
+    message = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert message == ["resumed with another optim.learning_rate: 0.5, before 0.01"]
     assert rows_of(run, "train/learning_rate")[3] == 0.5
     assert json.loads((tmp_path / "config.json").read_text())["optim"]["learning_rate"] == 0.5
 

@@ -40,8 +40,10 @@ def test_a_cast_weight_is_kept():
     def loss(w, x):
         return jnp.sum((x @ w.astype(jnp.bfloat16)).astype(jnp.float32)) * jnp.sum(w)
 
-    found = kept_for_backward(lambda x, w: loss(w, x), shape(7, 5, dtype=jnp.bfloat16), shape(5, 3))
-    assert 2 * 5 * 3 <= found <= 2 * 5 * 3 + 2 * 4  # and the two sums
+    result = kept_for_backward(
+        lambda x, w: loss(w, x), shape(7, 5, dtype=jnp.bfloat16), shape(5, 3)
+    )
+    assert 2 * 5 * 3 <= result <= 2 * 5 * 3 + 2 * 4  # and the two sums
 
 
 def test_of_a_block_its_inside_is_counted_apart():
@@ -68,17 +70,17 @@ def test_the_parts_of_a_step():
     size = {k: 4 * x.size for k, x in model.params.items()}
     unet = sum(n for k, n in size.items() if k.startswith("unet."))
     changes = {"train__ema_decay": 0.5, "train__accumulation_steps": 2}
-    found = step_memory(recipe("m", "d", **changes), model)
-    assert found.weights == sum(size.values()) == num_bytes(model.params)
-    assert found.average == unet and found.gradients == 2 * unet
-    assert 2 * unet <= found.moments <= 2 * unet + 64  # Adam's two, and its counters
+    result = step_memory(recipe("m", "d", **changes), model)
+    assert result.weights == sum(size.values()) == num_bytes(model.params)
+    assert result.average == unet and result.gradients == 2 * unet
+    assert 2 * unet <= result.moments <= 2 * unet + 64  # Adam's two, and its counters
     changes = {"train__ema_decay": 0.0, "train__accumulation_steps": 1}
     plain = step_memory(recipe("m", "d", **changes), model)
     assert plain.average == 0 and plain.gradients == unet and plain.block == 0
-    assert plain.kept > 1.5 * found.kept  # twice the images
+    assert plain.kept > 1.5 * result.kept  # twice the images
     remat = step_memory(recipe("m", "d", model__remat=True, **changes), model)
     assert remat.block > 0 and remat.kept < plain.kept
-    assert found.total == sum(vars(found).values())
+    assert result.total == sum(vars(result).values())
 
 
 @pytest.fixture(scope="module")
@@ -138,5 +140,5 @@ def test_without_its_savings_few_shot_keeps_what_was_counted_before(stable_diffu
     config = load_config(CONFIGS / "few_shot.py")
     config.model.update(dtype="float32", remat=False)
     config.train.accumulation_steps = 1
-    found = step_memory(config, stable_diffusion)
-    assert found.kept == pytest.approx(143.7e9, rel=0.02)
+    result = step_memory(config, stable_diffusion)
+    assert result.kept == pytest.approx(143.7e9, rel=0.02)

@@ -49,7 +49,7 @@ def one_device():
     ],
 )
 def test_sharded_equals_one_device(one_device, axes, accumulation_steps):
-    wanted, wanted_losses = one_device
+    expected, wanted_losses = one_device
     state, losses = two_steps(axes, accumulation_steps=accumulation_steps)
     np.testing.assert_allclose(losses, wanted_losses, rtol=1e-5)
     kernel = "unet.mid_block.resnets.0.conv1.kernel"
@@ -57,7 +57,7 @@ def test_sharded_equals_one_device(one_device, axes, accumulation_steps):
         assert tree[kernel].addressable_shards[0].data.shape == (3, 3, 32, 16)
     leaves = jax.tree_util.tree_leaves_with_path
     worst = 0.0
-    for (path, x), (_, y) in zip(leaves(state), leaves(wanted), strict=True):
+    for (path, x), (_, y) in zip(leaves(state), leaves(expected), strict=True):
         worst = max(worst, float(np.abs(np.asarray(x) - np.asarray(y)).max()))
         # A step moves a weight by up to 1e-2; sums over 8 devices are in another order.
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-6, err_msg=str(path))

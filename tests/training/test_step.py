@@ -154,9 +154,9 @@ def test_validation_loss_leaves_padding_out():
     short = {**{k: x[:2] for k, x in batch.items()}, "mask": np.ones(2, np.float32)}
     first = jnp.int32(8)
     total, count = eval_step({}, params, padded, jax.random.key(1), first)
-    wanted, _ = eval_step({}, params, short, jax.random.key(1), first)
+    expected, _ = eval_step({}, params, short, jax.random.key(1), first)
     assert float(count) == 2
-    np.testing.assert_allclose(total, wanted, rtol=1e-6)
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
     changed = {**padded, "images": padded["images"] // np.uint8([1, 1, 9, 9])[:, None, None, None]}
     assert float(eval_step({}, params, changed, jax.random.key(1), first)[0]) == float(total)
 
@@ -165,24 +165,24 @@ def test_prior_adds_lambda_times_its_own_mean():
     """Whatever the number of its rows; and the same with accumulation."""
     batch = make_batch(6, latents=True)
     rows = np.array([0, 0, 1, 1, 1, 1], np.float32)
-    found = {}
+    result = {}
     for weight, steps in ((0.0, 1), (0.5, 1), (2.0, 2)):
         settings = {"prior_weight": weight, "accumulation_steps": steps}
         step, state, frozen = make_run(patterns=(UNET,), **settings)
         marked = {**batch, "is_prior": rows}
         after, metrics = jit(step)(state, frozen, marked, jax.random.key(5))
-        found[weight] = after.opt_state, {k: float(x) for k, x in metrics.items()}
-    apart = found[0.5][1]
+        result[weight] = after.opt_state, {k: float(x) for k, x in metrics.items()}
+    apart = result[0.5][1]
     whole = (2 * apart["data_loss"] + 4 * apart["prior_loss"]) / 6
-    assert found[0.0][1]["loss"] == pytest.approx(whole, rel=1e-6)
+    assert result[0.0][1]["loss"] == pytest.approx(whole, rel=1e-6)
     for weight in (0.5, 2.0):
-        wanted = apart["data_loss"] + weight * apart["prior_loss"]
-        assert found[weight][1]["loss"] == pytest.approx(wanted, rel=1e-6)
+        expected = apart["data_loss"] + weight * apart["prior_loss"]
+        assert result[weight][1]["loss"] == pytest.approx(expected, rel=1e-6)
     # g = g_data + lambda g_prior; of all rows alike it is (2 g_data + 4 g_prior) / 6.
-    for name, half in found[0.5][0].items():
-        two = found[2.0][0][name]
+    for name, half in result[0.5][0].items():
+        two = result[2.0][0][name]
         of_prior = (two - half) / 1.5
         mean = (2 * (half - 0.5 * of_prior) + 4 * of_prior) / 6
-        of_whole = found[0.0][0][name]
+        of_whole = result[0.0][0][name]
         scale = np.abs(of_whole).max() + np.abs(two).max()
         np.testing.assert_allclose(mean, of_whole, rtol=0, atol=2e-5 * scale, err_msg=name)

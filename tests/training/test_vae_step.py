@@ -122,11 +122,11 @@ def test_the_term_is_added_and_accumulates():
 
 def test_its_gradient_reaches_the_decoder_alone():
     _, without = gradients(DECODER, 0.0)
-    _, found = gradients(DECODER, 1.0)
-    assert found.keys() == {
+    _, result = gradients(DECODER, 1.0)
+    assert result.keys() == {
         n for n in tiny_model().params if n.startswith(("vae.decoder.", "vae.post_"))
     }
-    for name, grad in found.items():
+    for name, grad in result.items():
         if not name.endswith("to_k.bias"):
             assert np.abs(grad - without[name]).max() > 1e-3 * np.abs(grad).max(), name
     # With the whole VAE trained it reaches the encoder as well, and the network never.
@@ -145,8 +145,8 @@ def test_distance_equals_numpy():
         return [images @ weights["first"], jnp.maximum(images[:, ::2, ::2] @ weights["second"], 0)]
 
     weights = {"first": scales[0], "second": scales[1]}
-    found = jax.jit(functools.partial(perceptual_distance, features))(weights, x, y)
-    wanted = np.zeros(3)
+    result = jax.jit(functools.partial(perceptual_distance, features))(weights, x, y)
+    expected = np.zeros(3)
     for layer, (stride, scale) in enumerate(((1, scales[0]), (2, scales[1]))):
         for b in range(3):
             far = []
@@ -157,9 +157,9 @@ def test_distance_equals_numpy():
                         u, v = np.maximum(u, 0), np.maximum(v, 0)
                     u, v = (p / max(np.linalg.norm(p), 1e-30) for p in (u, v))
                     far.append(np.sum((u - v) ** 2))
-            wanted[b] += np.mean(far) / 2
+            expected[b] += np.mean(far) / 2
     # The epsilon of 1e-10 beside squared norms of about 1.
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
 def test_equal_images_and_dead_maps_have_no_distance_and_a_finite_gradient():
@@ -200,11 +200,11 @@ def test_loss_and_gradients_equal_torch_autograd():
     loss = torch.abs(y - x).mean() + KL * posterior.kl().sum() / x.numel() + 0.7 * distance
     loss.backward()
 
-    metrics, found = gradients(ALL, 0.7)
+    metrics, result = gradients(ALL, 0.7)
     assert metrics["perceptual"] == pytest.approx(distance.item(), rel=1e-5)
     assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
     theirs = torch_reference.gradients({"vae": module}, ("vae",))
-    ours = torch_reference.ours_in_torch(found, ("vae",))
+    ours = torch_reference.ours_in_torch(result, ("vae",))
     assert ours.keys() == theirs.keys()
     for name in ours:
         if not name.endswith("to_k.bias"):  # no gradient but rounding: see test_step_parity.py

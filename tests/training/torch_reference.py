@@ -78,8 +78,8 @@ def diffusion_loss(modules, model: StableDiffusion, batch, draws, *, empty, gamm
     context = modules["text_encoder"](torch.from_numpy(ids).long()).last_hidden_state
     output = modules["unet"](noisy, timesteps, context).sample
     v_prediction = scheduler.config.prediction_type == "v_prediction"
-    wanted = scheduler.get_velocity(latents, noise, timesteps) if v_prediction else noise
-    losses = torch.nn.functional.mse_loss(output, wanted, reduction="none").mean(dim=(1, 2, 3))
+    expected = scheduler.get_velocity(latents, noise, timesteps) if v_prediction else noise
+    losses = torch.nn.functional.mse_loss(output, expected, reduction="none").mean(dim=(1, 2, 3))
     if gamma is not None:
         snr = compute_snr(scheduler, timesteps)
         losses = losses * torch.clamp(snr, max=gamma) / (snr + 1 if v_prediction else snr)

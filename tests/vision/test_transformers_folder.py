@@ -124,7 +124,7 @@ def test_folders_of_other_models(folders, tmp_path):
     assert "no such folder" in _line("clip", folders / "clip" / "model.safetensors")
 
 
-def test_an_input_that_clip_does_not_take_is_told_when_opened(folders):
+def test_an_input_that_clip_does_not_take_is_reported_when_opened(folders):
     path = folders / "clip" / "preprocessor_config.json"
     path.write_text(json.dumps(towers.CLIP_PROCESSOR))
     assert "images of 224x224: this CLIP was trained on 24x24" in _line("clip", folders / "clip")

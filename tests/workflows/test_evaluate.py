@@ -73,31 +73,31 @@ def test_arrays_are_measured_as_their_files_are(folders):
 
 def test_the_report_is_that_of_the_command(folders, tmp_path):
     real, synthetic = draw(0, 128), draw(1, 100)
-    found = medsd_jax.evaluate(real, synthetic, features="thumbnail", train=synthetic, seed=3)
+    result = medsd_jax.evaluate(real, synthetic, features="thumbnail", train=synthetic, seed=3)
     words = ["--real", str(folders / "real"), "--synthetic", str(folders / "synthetic")]
     words += ["--train", str(folders / "synthetic"), "--features", "thumbnail", "--seed", "3"]
     assert main(["evaluate", *words, "--output", str(tmp_path)]) == 0
     written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    ours = to_json(found)
+    ours = to_json(result)
     for report in (ours, written):  # names of files, and of the whole set
         del report["sets"]
         for row in report["memorization"]["most_suspicious"]:
             del row["image"], row["nearest"]
     assert ours == written
-    assert found.memorization.spaces["pixels"].num_suspicious == NUM  # trained on themselves
-    assert found.sets["real"].num_images == NUM and found.prompt_adherence is None
+    assert result.memorization.spaces["pixels"].num_suspicious == NUM  # trained on themselves
+    assert result.sets["real"].num_images == NUM and result.prompt_adherence is None
 
 
 def test_an_output_gets_the_files_and_keeps_the_features(folders, tmp_path, caplog):
-    found = medsd_jax.evaluate(folders / "real", draw(1, 100), output=tmp_path / "out")
+    result = medsd_jax.evaluate(folders / "real", draw(1, 100), output=tmp_path / "out")
     assert "no feature space is named: distances are measured in thumbnail" in caplog.text
-    assert found.feature_spaces["thumbnail"].rough
+    assert result.feature_spaces["thumbnail"].rough
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"report.json", "report.html", "features"}
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         (np.zeros((4, 8, 8, 3)), "images are float64 [4, 8, 8, 3]; give uint8"),
         (np.zeros((4, 8, 8, 4), np.uint8), "images are uint8 [4, 8, 8, 4]; give uint8"),
@@ -105,10 +105,10 @@ def test_an_output_gets_the_files_and_keeps_the_features(folders, tmp_path, capl
         (np.zeros((0, 8, 8), np.uint8), "the array holds no image"),
     ],
 )
-def test_arrays_that_are_no_images_are_told(images, said):
+def test_arrays_that_are_no_images_are_reported(images, message):
     with pytest.raises(medsd_jax.UserError) as error:
         medsd_jax.fid(draw(0, 128), images, "thumbnail")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_what_is_sampled_needs_a_folder():

@@ -93,15 +93,15 @@ def test_a_killed_run_goes_on_by_the_same_command(model, killed, tmp_path, monke
 
 def test_a_lost_image_is_made_again(model, killed, tmp_path):
     folder, flags = killed
-    wanted = images(folder)["00004.png"]
+    expected = images(folder)["00004.png"]
     (folder / "00004.png").unlink()
     assert sample(model, folder, *flags) == 0
-    np.testing.assert_array_equal(images(folder)["00004.png"], wanted)
+    np.testing.assert_array_equal(images(folder)["00004.png"], expected)
     assert [line["file"] for line in lines(folder)] == [f"{i:05d}.png" for i in range(18)]
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         (["--guidance_scale", "3"], "00000.png was made with guidance_scale = 7.5, not 3.0"),
         (["--seed", "1"], "00000.png was made with seed = 0, not 1"),
@@ -110,12 +110,12 @@ def test_a_lost_image_is_made_again(model, killed, tmp_path):
         (["--layout", "roentgen"], "made with file = '00000.png', not 'p1_0.jpg'"),
     ],
 )
-def test_other_settings_are_refused_by_name(model, killed, capsys, more, said):
+def test_other_settings_are_refused_by_name(model, killed, capsys, more, message):
     folder, flags = killed
     manifest = (folder / "samples.jsonl").read_text()
     assert sample(model, folder, *flags, *more) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "holds samples already" in error and said in error
+    assert "holds samples already" in error and message in error
     assert (folder / "samples.jsonl").read_text() == manifest
 
 
@@ -152,14 +152,14 @@ def test_two_samplings_into_one_folder(model, killed, capsys, monkeypatch):
             patch.setattr("medsd_jax.workflows.sample_to_folder.sample_batches", None)
             assert sample(model, folder, *flags) == 2
         other.stdin.close()
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{folder} is in use by a sampling of process {other.pid}" in said
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{folder} is in use by a sampling of process {other.pid}" in message
     assert (folder / "samples.jsonl").read_text() == before
     assert sample(model, folder, *flags) == 0
     assert len(lines(folder)) == 18
 
 
-def test_an_output_that_cannot_be_written_is_told_before_drawing(
+def test_an_output_that_cannot_be_written_is_reported_before_drawing(
     model, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "file").write_text("")
@@ -173,8 +173,8 @@ def test_a_manifest_that_is_none_is_one_line(model, killed, capsys, content):
     folder, flags = killed
     (folder / "samples.jsonl").write_bytes(content)
     assert sample(model, folder, *flags) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "samples.jsonl" in said and "remove it" in said
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "samples.jsonl" in message and "remove it" in message
 
 
 def test_hidden_parts_of_a_killed_run_go(model, killed):
@@ -205,8 +205,8 @@ def test_roentgens_names(model, table, tmp_path):
     ours, theirs = (np.asarray(Image.open(tmp_path / x)) for x in ("o/p2_1.jpg", "plain.jpg"))
     # Another batch size is another program: a level more or less, now and then.
     assert np.abs(ours.astype(int) - theirs).mean() < 0.5
-    found = open_images(tmp_path / "o")
-    assert len(found) == 6 and found.ids[2:4] == ("p2", "p2") and found.texts[2] == "two"
+    result = open_images(tmp_path / "o")
+    assert len(result) == 6 and result.ids[2:4] == ("p2", "p2") and result.texts[2] == "two"
 
 
 def test_chexgenbenchs_table(model, table, tmp_path):
@@ -239,18 +239,18 @@ def test_chexgenbenchs_own_columns_are_handed_on(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "flags", "said"),
+    ("text", "flags", "message"),
     [
         ("id,prompt\na,one\n", ["--num_images", "2"], "one image a prompt, id 'a' has more"),
         ("id,prompt\na,one\na,one\n", [], "one image a prompt, id 'a' has more"),
         ("id,prompt\na,one\na,two\n", [], "id 'a' has the prompts 'one' and 'two'"),
     ],
 )
-def test_ids_that_clash(model, tmp_path, capsys, text, flags, said):
+def test_ids_that_clash(model, tmp_path, capsys, text, flags, message):
     (tmp_path / "p.csv").write_text(text)
     words = ["--prompts_csv", tmp_path / "p.csv", "--layout", "chexgenbench", *flags]
     assert sample(model, tmp_path / "o", *words) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
 
 

@@ -133,7 +133,9 @@ def test_of_two_trainings_at_once_one_goes_on(tmp_path):
         time.sleep(0.05)
     (tmp_path / "go").touch()
     errors = [process.communicate()[1] for process in started]
-    by_code = {process.returncode: said for process, said in zip(started, errors, strict=True)}
+    by_code = {
+        process.returncode: message for process, message in zip(started, errors, strict=True)
+    }
     assert sorted(by_code) == [0, 2], errors
     assert "is in use by a training of process" in by_code[2].splitlines()[-1]
     assert "Traceback" not in by_code[2]
@@ -172,11 +174,11 @@ def test_all_processes_of_a_run_are_refused(held):
         for number in range(2)
     ]
     try:
-        told = [process.communicate(timeout=100) for process in started]
+        outputs = [process.communicate(timeout=100) for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [2, 2], told
-    assert "went on" not in told[0][0] + told[1][0]
-    assert f"in use by a training of process {held[1].pid}" in told[0][1]
-    assert "see the main process" in told[1][1]
+    assert [process.returncode for process in started] == [2, 2], outputs
+    assert "went on" not in outputs[0][0] + outputs[1][0]
+    assert f"in use by a training of process {held[1].pid}" in outputs[0][1]
+    assert "see the main process" in outputs[1][1]

@@ -77,11 +77,11 @@ class Phantom:
         by_kind = {f.kind: f for f in self.findings}
         labels: dict[str, str | int | float] = {"no_finding": int(not self.findings)}
         for kind in FINDINGS:
-            name, found = kind.replace(" ", "_"), by_kind.get(kind)
-            labels[name] = int(found is not None)
+            name, result = kind.replace(" ", "_"), by_kind.get(kind)
+            labels[name] = int(result is not None)
             if kind != CARDIOMEGALY:
-                labels[f"{name}_side"] = found.side if found else ""
-            labels[f"{name}_size"] = found.size if found else ""
+                labels[f"{name}_side"] = result.side if result else ""
+            labels[f"{name}_size"] = result.size if result else ""
         labels["cardiothoracic_ratio"] = round(self.anatomy.cardiothoracic_ratio, 3)
         labels["view"], labels["sex"] = self.view, self.sex
         return labels
@@ -229,16 +229,16 @@ def describe_phantom(seed: int, index: int, findings: Sequence[str] = FINDINGS) 
     view = "AP" if rng.random() < 0.35 else "PA"
     own = _draw_finding(rng, allowed, heart is not None)
     exposure = _draw_exposure(rng, view)
-    found = tuple(f for f in (own, heart) if f is not None)
+    result = tuple(f for f in (own, heart) if f is not None)
     return Phantom(
         key=f"phantom_{seed}_{index:06d}",
         patient_id=f"phantom_{seed}_{block:05d}_{number:02d}",
-        findings=found,
+        findings=result,
         view=view,
         sex=sex,
         geometry=_draw_geometry(rng, own, anatomy, exposure.inspiration),
         exposure=exposure,
-        caption=varied_caption(found, view, rng),
+        caption=varied_caption(result, view, rng),
         anatomy=anatomy,
     )
 

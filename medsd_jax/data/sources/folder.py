@@ -121,13 +121,13 @@ def _read_table(folder: Path) -> tuple[Path, Table]:
 
 def _below(folder: Path) -> str:
     """Which subfolders have a table, as the splits of Hugging Face's image folders do."""
-    found = [p for name in METADATA_NAMES for p in sorted(folder.glob(f"*/{name}")) if p.is_file()]
-    if not found:
+    result = [p for name in METADATA_NAMES for p in sorted(folder.glob(f"*/{name}")) if p.is_file()]
+    if not result:
         return ""
-    told = ", ".join(repr(p.relative_to(folder).as_posix()) for p in found[:3])
-    more = ", ..." if len(found) > 3 else ""
+    shown = ", ".join(repr(p.relative_to(folder).as_posix()) for p in result[:3])
+    more = ", ..." if len(result) > 3 else ""
     return (
-        f", but there is {told}{more}; give one of these folders, or write one table here with a "
+        f", but there is {shown}{more}; give one of these folders, or write one table here with a "
         "column split"
     )
 
@@ -135,8 +135,8 @@ def _below(folder: Path) -> str:
 def _check_columns(where: Path | str, names: Sequence[str] | dict[str, Any]) -> None:
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
-        found = ", ".join(names) or "nothing"
-        raise UserError(f"{where} has no {' and no '.join(missing)} (it has {found}): {EXPECTED}")
+        result = ", ".join(names) or "nothing"
+        raise UserError(f"{where} has no {' and no '.join(missing)} (it has {result}): {EXPECTED}")
 
 
 def write_image_folder(records: Sequence[Record], folder: Path, *, progress: bool = True) -> None:

@@ -47,10 +47,10 @@ class ImageFiles:
         """Say how many files were passed over, by suffix."""
         if self.others:
             counts = collections.Counter(self.others.values())
-            told = ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common())
+            shown = ", ".join(f"{suffix} ({n})" for suffix, n in counts.most_common())
             _log.warning(
                 "%s: %d files or folders are not read as images: %s; images end in %s",
-                folder, len(self.others), told, ", ".join(IMAGE_SUFFIXES),
+                folder, len(self.others), shown, ", ".join(IMAGE_SUFFIXES),
             )  # fmt: skip
 
 
@@ -70,16 +70,16 @@ def list_images(folder: Path) -> ImageFiles:
             if name.startswith("."):
                 continue
             file = Path(parent) / name
-            told = printable(file.relative_to(folder))
-            if told != file.relative_to(folder).as_posix():
-                others[told] = "name that is not UTF-8"
+            shown = printable(file.relative_to(folder))
+            if shown != file.relative_to(folder).as_posix():
+                others[shown] = "name that is not UTF-8"
             elif name.lower().endswith(IMAGE_SUFFIXES):
                 if is_file(file):
-                    images[told] = file
+                    images[shown] = file
                 else:
-                    others[told] = _NO_FILE
+                    others[shown] = _NO_FILE
             elif not name.lower().endswith(_BESIDE_IMAGES):
-                others[told] = _suffix(name)
+                others[shown] = _suffix(name)
     return ImageFiles(images, others)
 
 
@@ -144,9 +144,9 @@ class FileFinder:
         """
         listed = [(image, _parts(image)) for image in images]
         for name in self._missing[:_MAX_HINTS]:
-            found = _most_alike(_parts(name), listed)
-            if found is not None:
-                return f" (for {name!r} there is {found!r}: write that)"
+            result = _most_alike(_parts(name), listed)
+            if result is not None:
+                return f" (for {name!r} there is {result!r}: write that)"
         return ""
 
     def warn(self, table: Path) -> None:
@@ -170,18 +170,18 @@ def _parts(name: str) -> list[str]:
     return [file.removesuffix(suffix), suffix, *reversed(folders)]
 
 
-def _most_alike(wanted: list[str], listed: list[tuple[str, list[str]]]) -> str | None:
+def _most_alike(expected: list[str], listed: list[tuple[str, list[str]]]) -> str | None:
     """The one image of the same stem that shares most of suffix and folders; None where two do."""
     best, names = -1, []
     for name, parts in listed:
-        if parts[0] != wanted[0]:
+        if parts[0] != expected[0]:
             continue
         shared = 0
-        for ours, theirs in zip(wanted[2:], parts[2:], strict=False):
+        for ours, theirs in zip(expected[2:], parts[2:], strict=False):
             if ours != theirs:
                 break
             shared += 1
-        score = 2 * shared + (parts[1] == wanted[1])
+        score = 2 * shared + (parts[1] == expected[1])
         if score > best:
             best, names = score, []
         if score == best:

@@ -149,8 +149,8 @@ def read_csv(file: Path, *, whole_rows: bool = False) -> Table:
 
 def _separator(text: str, file: Path) -> tuple[str, str, int]:
     """The separator, the text from the header on, and how many lines stand before it."""
-    if said := _SEPARATOR_LINE.match(text):
-        return said[1].replace("\\t", "\t"), text[said.end() :], 1
+    if match := _SEPARATOR_LINE.match(text):
+        return match[1].replace("\\t", "\t"), text[match.end() :], 1
     counts = {}
     for separator in (",", *_SEPARATORS):
         try:
@@ -179,8 +179,8 @@ def _columns(header: list[str], where: str) -> dict[str, int]:
             raise UserError(f"{where} has two columns {name!r}: rename or remove one of them")
         columns[name] = place
     if columns and len(columns) < len(header):
-        said = "a column" if len(header) - len(columns) == 1 else "columns"
-        _log.info("%s: %s without a name is not read", where, said)
+        what = "a column" if len(header) - len(columns) == 1 else "columns"
+        _log.info("%s: %s without a name is not read", where, what)
     return columns
 
 
@@ -216,20 +216,20 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     twice: list[str] = []
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for name, value in pairs:
-            if name.strip() in found:
+            if name.strip() in values:
                 twice.append(name.strip())
-            found[name.strip()] = value
-        return found
+            values[name.strip()] = value
+        return values
 
     try:
         row = json.loads(line, object_pairs_hook=once)
     except RecursionError as error:
         raise UserError(f"{where} is nested too deep to be read: write the file anew") from error
     except ValueError as error:
-        said = getattr(error, "msg", None) or str(error)
-        raise UserError(f"{where} is not JSON ({said}): write one object per line") from error
+        message = getattr(error, "msg", None) or str(error)
+        raise UserError(f"{where} is not JSON ({message}): write one object per line") from error
     if not isinstance(row, dict):
         raise UserError(f"{where} is not a JSON object, but {kind_of(row)}: write the file anew")
     if twice:

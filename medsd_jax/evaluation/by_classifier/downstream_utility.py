@@ -120,8 +120,8 @@ def weighted_accuracy(
 def weighted_f1(weights: _Weights, present: _Kinds, probability: _Probabilities) -> np.ndarray:
     """2 TP / (2 TP + FP + FN); arguments as `weighted_auroc`. nan: none present and none called."""
     called = probability > 0.5
-    found = weights @ (called & present)
-    return _ratio(2 * found, weights @ called + weights @ present)
+    result = weights @ (called & present)
+    return _ratio(2 * result, weights @ called + weights @ present)
 
 
 METRICS: Mapping[str, Callable[..., np.ndarray]] = {
@@ -219,9 +219,9 @@ def _by_seed(
         weights = of_units[start : start + step, unit_of].astype(np.float64)
         for arm, of_arm in scores.items():
             for name, metric in METRICS.items():
-                found = [metric(weights, present, of_seed) for of_seed in of_arm]
-                parts[arm, name].append(np.stack(found, axis=1))
-    return {key: np.concatenate(found) for key, found in parts.items()}
+                result = [metric(weights, present, of_seed) for of_seed in of_arm]
+                parts[arm, name].append(np.stack(result, axis=1))
+    return {key: np.concatenate(result) for key, result in parts.items()}
 
 
 def _mean_over_seeds(by_seed: np.ndarray, of_seeds: np.ndarray) -> np.ndarray:
@@ -238,10 +238,10 @@ def _entries(
     """The report's scores and gains."""
 
     def entry(arm: str, metric: str, *, gain: bool) -> Estimate:
-        value, found = values[arm, metric], drawn[arm, metric]
+        value, result = values[arm, metric], drawn[arm, metric]
         if gain:
-            value, found = value - values[REAL, metric], found - drawn[REAL, metric]
-        low, high = np.nanquantile(found, _TAILS)
+            value, result = value - values[REAL, metric], result - drawn[REAL, metric]
+        low, high = np.nanquantile(result, _TAILS)
         return Estimate(value, n, (float(low), float(high)))
 
     return (

@@ -27,7 +27,7 @@ from medsd_jax.evaluation.reports.evaluation import (
     TooFewImages,
 )
 
-PROMPTS_TOLD = 50
+PROMPTS_LISTED = 50
 """A data set of prompts has thousands; each has few images then."""
 _IMAGES_AT_ONCE = 256
 
@@ -63,7 +63,7 @@ class PromptPredictions:
         return self.seen == self.asked
 
     def report(self, subgroups: Mapping[str, np.ndarray] | None = None) -> LabelAdherence:
-        """The report's entry, with the `PROMPTS_TOLD` most frequent prompts.
+        """The report's entry, with the `PROMPTS_LISTED` most frequent prompts.
 
         Args:
             subgroups: name -> [n] bool, which images are in it.
@@ -72,8 +72,8 @@ class PromptPredictions:
         for row, prompt in enumerate(self.prompts):
             rows_of.setdefault(prompt, []).append(row)
         by_prompt = []
-        told = sorted(rows_of.items(), key=lambda item: -len(item[1]))[:PROMPTS_TOLD]
-        for prompt, numbers in told:
+        listed = sorted(rows_of.items(), key=lambda item: -len(item[1]))[:PROMPTS_LISTED]
+        for prompt, numbers in listed:
             rows = np.array(numbers)
             by_prompt.append(
                 PromptScore(
@@ -210,7 +210,7 @@ def measure_adherence_of_sets(
 
 def _probabilities(classifier: Classifier, images: ImageSet, mesh: Mesh) -> np.ndarray:
     """[n, labels] float32, images made square as in the classifier's training."""
-    side, mode, found = classifier.image_size, classifier.resize_mode, []
+    side, mode, result = classifier.image_size, classifier.resize_mode, []
     for batch in images.batches(_IMAGES_AT_ONCE):
-        found.append(predict(classifier, resize_to_square(batch, side, mode), mesh))
-    return np.concatenate(found)
+        result.append(predict(classifier, resize_to_square(batch, side, mode), mesh))
+    return np.concatenate(result)

@@ -187,18 +187,18 @@ def features_of(
     path = None if cache is None else cache / name
     if path is not None and path.is_file():
         again = f"remove {path}, and it is computed again"
-        found = read_array(path, again)
-        if found.ndim != 2 or len(found) != len(images) or found.dtype != np.float32:
-            raise UserError(f"{path} holds {found.dtype} {list(found.shape)}; {again}")
-        return found
+        result = read_array(path, again)
+        if result.ndim != 2 or len(result) != len(images) or result.dtype != np.float32:
+            raise UserError(f"{path} holds {result.dtype} {list(result.shape)}; {again}")
+        return result
     extract = make_extractor(network, mesh, len(images))
-    found = []
+    result = []
     with tqdm(total=len(images), unit="image", desc=f"{network.kind} features") as bar:
         for batch in images.batches(_images_at_once(network, len(images), mesh)):
             stop_if_asked()
-            found.append(extract(batch))
+            result.append(extract(batch))
             bar.update(len(batch))
-    features = np.concatenate(found)
+    features = np.concatenate(result)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as part:

@@ -142,7 +142,7 @@ def numbered_ids(
     Raises:
         UserError: one id has several prompts.
     """
-    found, prompt_of, count_of = [], {}, {}
+    result, prompt_of, count_of = [], {}, {}
     numbers: dict[str, int] = {}
     for own, text, key in zip(ids, texts, keys, strict=True):
         number = numbers.setdefault(text or key, len(numbers))
@@ -158,8 +158,8 @@ def numbered_ids(
                 "give each prompt an id of its own"
             )
         count_of[name] = count_of.get(name, -1) + 1
-        found.append((name, count_of[name]))
-    return found
+        result.append((name, count_of[name]))
+    return result
 
 
 def chexpert_cell(labels: Mapping[str, Any]) -> str:

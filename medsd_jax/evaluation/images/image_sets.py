@@ -37,8 +37,8 @@ from medsd_jax.evaluation.reports.base import ImageSetSummary
 
 _log = logging.getLogger(__name__)
 
-_NAMES_TOLD = 5
-_REASONS_TOLD = 20
+_NAMES_LISTED = 5
+_REASONS_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def open_images(where: Path | str | np.ndarray, *, patients: bool = True) -> Ima
         return _of_array(np.asarray(where))
     folder, colon, split = str(where).rpartition(":")
     if colon and split in SPLITS and not Path(where).exists():
-        found = _of_records(str(where), Path(folder), split)
+        result = _of_records(str(where), Path(folder), split)
         if patients:
-            _warn_of_patients(found)
-        return found
+            _warn_of_patients(result)
+        return result
     path = Path(where)
     table = find_table(path)
     if table is not None:
@@ -119,8 +119,8 @@ def open_images(where: Path | str | np.ndarray, *, patients: bool = True) -> Ima
     elif path.is_dir():
         listed = list_images(path)
         listed.warn_of_others(path)
-        found = sorted(listed.images.values())
-        rows = [Row(file, patient_id=patient_of("", str(file))) for file in found]
+        result = sorted(listed.images.values())
+        rows = [Row(file, patient_id=patient_of("", str(file))) for file in result]
         if not rows:
             raise UserError(f"{path} holds no image (looked for {', '.join(IMAGE_SUFFIXES)})")
     else:
@@ -129,17 +129,17 @@ def open_images(where: Path | str | np.ndarray, *, patients: bool = True) -> Ima
             f"{path} {what}; give a folder of images, a .csv of paths, or FOLDER:train "
             "or FOLDER:validation of a prepared data set"
         )
-    found = _checked(
+    result = _checked(
         str(where), [str(row.path) for row in rows], rows, lambda i: rows[i].path.read_bytes()
     )
     if patients and (table is None or table.name != SAMPLES_FILE):
-        _warn_of_patients(found)
-    return found
+        _warn_of_patients(result)
+    return result
 
 
-def _warn_of_patients(found: ImageSet) -> None:
-    known = zip(found.patient_ids, found.keys, strict=True)
-    warn_of_unknown(found.name, ["" if patient == key else patient for patient, key in known])
+def _warn_of_patients(result: ImageSet) -> None:
+    known = zip(result.patient_ids, result.keys, strict=True)
+    warn_of_unknown(result.name, ["" if patient == key else patient for patient, key in known])
 
 
 def resize_to_square(images: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
@@ -155,9 +155,9 @@ def _of_records(name: str, folder: Path, split: str) -> ImageSet:
     sets = [p.parent for p in (folder / "info.json", *sorted(folder.glob("*/info.json")))]
     sets = [p for p in sets if (p / f"{split}.jsonl").is_file()]
     if len(sets) != 1:
-        found = "several: " + ", ".join(map(str, sets)) if sets else "none"
+        result = "several: " + ", ".join(map(str, sets)) if sets else "none"
         raise UserError(
-            f"{name}: {folder} must hold one prepared data set with images to {split}, not {found}"
+            f"{name}: {folder} must hold one prepared data set with images to {split}, not {result}"
         )
     from medsd_jax.data.tfds_builder import RecordSplit  # TensorFlow Datasets is slow to import
 
@@ -204,7 +204,7 @@ def _checked(
             note = read_pixels(content)[1]
         except (OSError, UnreadableImageError) as error:
             unreadable.append(key)
-            if len(unreadable) <= _REASONS_TOLD:
+            if len(unreadable) <= _REASONS_LISTED:
                 _log.warning("left out %s: %s", key, getattr(error, "strerror", None) or error)
             continue
         readable.append(number)
@@ -213,9 +213,9 @@ def _checked(
     if not readable:
         raise UserError(f"none of the {len(keys)} images of {name} can be read")
     if unreadable:
-        more = ", ..." if len(unreadable) > _NAMES_TOLD else ""
-        told = ", ".join(unreadable[:_NAMES_TOLD])
-        _log.warning("%d of %d images left out: %s%s", len(unreadable), len(keys), told, more)
+        more = ", ..." if len(unreadable) > _NAMES_LISTED else ""
+        listed = ", ".join(unreadable[:_NAMES_LISTED])
+        _log.warning("%d of %d images left out: %s%s", len(unreadable), len(keys), listed, more)
     for note, count in sorted(notes.items()):
         _log.warning("%s: %d of %d images converted: %s", name, count, len(keys), note)
     return ImageSet(

@@ -17,7 +17,7 @@ from medsd_jax.data.sources.tables import read_csv
 from medsd_jax.errors import UserError
 from medsd_jax.evaluation.images.image_sets import ImageSet
 
-_PROMPTS_TOLD = 20
+_PROMPTS_LISTED = 20
 
 
 def known_labels(images: ImageSet) -> list[Mapping[str, Any]]:
@@ -67,9 +67,11 @@ def labels_by_prompt(images: ImageSet, table: Path) -> list[Mapping[str, Any]]:
     prompts = [_one_line(text) for text in images.texts]
     unlabelled = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if unlabelled:
-        told = ", ".join(map(repr, unlabelled[:_PROMPTS_TOLD]))
-        more = ", ..." if len(unlabelled) > _PROMPTS_TOLD else ""
-        raise UserError(f"{table} lacks {len(unlabelled)} prompt(s) of {images.name}: {told}{more}")
+        listed = ", ".join(map(repr, unlabelled[:_PROMPTS_LISTED]))
+        more = ", ..." if len(unlabelled) > _PROMPTS_LISTED else ""
+        raise UserError(
+            f"{table} lacks {len(unlabelled)} prompt(s) of {images.name}: {listed}{more}"
+        )
     return [known[prompt] for prompt in prompts]
 
 

@@ -169,19 +169,19 @@ def make_denoising_losses(
     params = put_global(dict(params), tree_shardings(params, mesh))
 
     def losses_of(batches: Iterable[Mapping[str, np.ndarray]]) -> np.ndarray:
-        found, first = [], 0
+        result, first = [], 0
         for host_batch in tqdm(batches, desc="denoising losses", unit="batch"):
             stop_if_asked()
             batch = put_batch({k: x for k, x in host_batch.items() if k != "mask"}, mesh)
             rng = replicated_key(seed, mesh)  # a new one each time: a key is used up once only
-            found.append(fetch(run(params, batch, rng, np.int32(first))))
-            if bad := int((~np.isfinite(found[-1]).all(axis=1)).sum()):
+            result.append(fetch(run(params, batch, rng, np.int32(first))))
+            if bad := int((~np.isfinite(result[-1]).all(axis=1)).sum()):
                 raise UserError(
-                    f"the denoising losses of {bad} of {len(found[-1])} images are not finite (NaN "
-                    "or infinite): the model gives no usable numbers; take another copy of it"
+                    f"the denoising losses of {bad} of {len(result[-1])} images are not finite "
+                    "(NaN or infinite): the model gives no usable numbers; take another copy of it"
                 )
-            first += len(found[-1])
-        return np.concatenate(found)
+            first += len(result[-1])
+        return np.concatenate(result)
 
     return losses_of
 

@@ -32,7 +32,7 @@ from medsd_jax.vision.preprocessing import as_pixels, resize
 
 CELLS, MARGIN = 32, 2
 _FINE = 2  # pixels of a cell's side: displacements are whole pixels
-TOLD = 50
+NUM_LISTED = 50
 """Images that the report lists, the most suspicious first."""
 
 
@@ -166,9 +166,9 @@ def measure_memorization_in_pixels(
         return [find(np.stack([_cut(small, *place) for small in smalls])) for place in places]
 
     def to_train(images: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        found = over_places([_small(p) for p in images], lambda cut: nearest(cut, reference))
+        result = over_places([_small(p) for p in images], lambda cut: nearest(cut, reference))
         distances, neighbours = (
-            np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)
+            np.concatenate(parts, axis=1) for parts in zip(*result, strict=True)
         )
         best = distances.argmin(axis=1)[:, None]
         return tuple(np.take_along_axis(x, best, axis=1)[:, 0] for x in (distances, neighbours))
@@ -196,12 +196,12 @@ def most_suspicious(
         train: [n] names.
 
     Returns:
-        At most `TOLD`; ratio is the smallest over the spaces.
+        At most `NUM_LISTED`; ratio is the smallest over the spaces.
     """
     spaces = list(by_space)
     ratios = np.stack([by_space[space].ratio for space in spaces])
     best = ratios.argmin(axis=0)
-    order = np.argsort(ratios.min(axis=0), kind="stable")[:TOLD]
+    order = np.argsort(ratios.min(axis=0), kind="stable")[:NUM_LISTED]
     return tuple(
         SuspiciousImage(
             image=synthetic[i],

@@ -64,13 +64,13 @@ def diversity(
     scales = most_scales(height, width)
     if not scales:
         raise UserError(f"{images.name}: {height}x{width} images are too small for SSIM")
-    found = intra_prompt_ms_ssim(np.stack([np.stack(g) for g in greys]), num_scales=scales)
-    estimate = Estimate(found.mean, len(chosen))
+    result = intra_prompt_ms_ssim(np.stack([np.stack(g) for g in greys]), num_scales=scales)
+    estimate = Estimate(result.mean, len(chosen))
     if len(chosen) > 1:
-        estimate = bootstrap_interval(np.mean, found.of_prompts, seed=seed)
+        estimate = bootstrap_interval(np.mean, result.of_prompts, seed=seed)
     return Diversity(
         ms_ssim=estimate,
-        std=found.std,
+        std=result.std,
         images_per_prompt=count,
         num_prompts=len(chosen),
         prompts_left_out=len(by_prompt) - len(chosen),

@@ -138,15 +138,15 @@ def distances(
     Returns:
         name -> value, each as `fidelity` computes it.
     """
-    found = {}
+    result = {}
     if "fid" in names:
-        found["fid"] = frechet_distance(real_moments, moments_of(synthetic, "synthetic"))
+        result["fid"] = frechet_distance(real_moments, moments_of(synthetic, "synthetic"))
     if "kid" in names:
-        found["kid"] = kid(real, synthetic, real_groups=real_patients).value
+        result["kid"] = kid(real, synthetic, real_groups=real_patients).value
     if "precision" in names or "recall" in names:
         shares = prdc(real, synthetic, NEIGHBOURS)
-        found |= {"precision": shares.precision, "recall": shares.recall}
-    return {name: found[name] for name in names}
+        result |= {"precision": shares.precision, "recall": shares.recall}
+    return {name: result[name] for name in names}
 
 
 def _real_halves(real: Features, patients: np.ndarray, seed: int) -> RealHalves:

@@ -43,6 +43,6 @@ def realism(real: Features, synthetic: Features, k: int = 5) -> Realism:
     """
     check_pair(real, synthetic, at_least=1)
     radii = nearest(real, real, k, exclude_self=True)[0][:, -1].astype(np.float64)
-    distances, neighbours = (found[:, 0] for found in nearest(synthetic, real))
+    distances, neighbours = (result[:, 0] for result in nearest(synthetic, real))
     least = np.finfo(np.float32).tiny  # of a real image with k copies
     return Realism(distances / np.maximum(radii[neighbours], least), neighbours)

@@ -199,13 +199,13 @@ def intra_prompt_ms_ssim(
     first, second = np.array(list(combinations(range(num_images), 2))).T
     # Two blocks of pairs of at most 64 MiB; the last block may be shorter and compiles once more.
     step = max(1, 2**24 // (len(first) * height * width))
-    found = []
+    result = []
     for start in range(0, num_prompts, step):
         block = images[start : start + step]
         x, y = (block[:, which].reshape(-1, height, width, 1) for which in (first, second))
         values = ms_ssim(x, y, num_scales=num_scales)
-        found.append(np.asarray(values).reshape(len(block), len(first)))
-    return IntraPromptMsSsim(np.concatenate(found), num_scales)
+        result.append(np.asarray(values).reshape(len(block), len(first)))
+    return IntraPromptMsSsim(np.concatenate(result), num_scales)
 
 
 def _most_side_too_small(num_scales: int) -> int:

@@ -81,7 +81,7 @@ def subgroup_fidelity(
         real set that no synthetic image is in are there too, and the other way round.
     """
     of_real, of_synthetic = find_subgroups(real_labels), find_subgroups(synthetic_labels)
-    found: dict[str, Distances | TooFew] = {}
+    result: dict[str, Distances | TooFew] = {}
     for name in dict.fromkeys([*of_real, *of_synthetic]):
         rows, others = of_real.get(name), of_synthetic.get(name)
         counts = {
@@ -89,20 +89,20 @@ def subgroup_fidelity(
             "num_synthetic": 0 if others is None else int(others.sum()),
         }
         if min(counts.values()) < least:
-            found[name] = TooFew(**counts)
+            result[name] = TooFew(**counts)
             continue
         patients = _of(real_patients, rows)
         units = _of(synthetic_units, others)
         if any(len(set(x)) < MIN_UNITS for x in (patients, units) if x is not None):
-            found[name] = TooFew(**counts)
+            result[name] = TooFew(**counts)
             continue
         if whole is not None and rows.all() and others.all():
-            found[name] = whole
+            result[name] = whole
             continue
-        found[name] = fidelity(
+        result[name] = fidelity(
             real[rows], synthetic[others], real_patients=patients, synthetic_units=units, seed=seed
         )
-    return found
+    return result
 
 
 def _of(names: Sequence[str] | None, rows: np.ndarray) -> list[str] | None:

@@ -93,19 +93,19 @@ def probe(
     strengths: dict[str, dict[str, float]] = {}
     probabilities: dict[str, np.ndarray] = {}
     for encoder, (x_train, x_test) in embeddings.items():
-        found, strengths[encoder] = np.zeros(test.targets.shape), {}
+        result, strengths[encoder] = np.zeros(test.targets.shape), {}
         for i in fit_for:
             known = ~np.isnan(train.targets[:, i])
-            found[:, i], strengths[encoder][names[i]] = probabilities_of(
+            result[:, i], strengths[encoder][names[i]] = probabilities_of(
                 x_train[known],
                 train.targets[known, i] > 0.5,
                 np.asarray(train.patient_ids)[known],
                 x_test,
             )
-        probabilities[encoder] = found
+        probabilities[encoder] = result
         scored = [names[i] for i in fit_for]
         scores = score_labels(
-            scored, found[:, fit_for], test.targets[:, fit_for], test.patient_ids,
+            scored, result[:, fit_for], test.targets[:, fit_for], test.patient_ids,
             num_resamples=num_resamples, seed=seed,
         )  # fmt: skip
         labels[encoder] = {

@@ -82,12 +82,12 @@ def write_small_bert(folder: Path, captions: tuple[str, ...]) -> None:
 
 def _draw_real(folder: Path, prompts: tuple[str, str]) -> None:
     """Phantoms of patients that no model has seen: half of them with an effusion, nothing else."""
-    wanted = {0: [], 1: []}
+    chosen = {0: [], 1: []}
     for record in phantom_records(3000, seed=REAL_SEED):
         shown = record.labels[EFFUSION.replace(" ", "_")]
         alone = record.labels["no_finding"] or (
             shown and not any(record.labels[k] for k in ("cardiomegaly", "pneumothorax", "nodule"))
         )
-        if alone and len(wanted[shown]) < REAL_OF_EACH_KIND:
-            wanted[shown].append(dataclasses.replace(record, text=prompts[shown]))
-    write_image_folder([*wanted[0], *wanted[1]], folder, progress=False)
+        if alone and len(chosen[shown]) < REAL_OF_EACH_KIND:
+            chosen[shown].append(dataclasses.replace(record, text=prompts[shown]))
+    write_image_folder([*chosen[0], *chosen[1]], folder, progress=False)

@@ -83,19 +83,19 @@ def probe_text_encoders(
 
     path = study.output / TEXT_ENCODERS / REPORT
     everything = {**models, "in_domain": materials.encoder}
-    wanted = {name: everything[name] for name in ENCODER_TITLES if name in everything}
+    chosen = {name: everything[name] for name in ENCODER_TITLES if name in everything}
     if path.exists():
         report = read_report(path, TextProbeReport, _again(path.parent))
         if any(LABEL not in entry.labels for entry in report.encoders):
             raise UserError(f"{path} says nothing of {LABEL}; {_again(path.parent)}")
-        if [entry.name for entry in report.encoders] == list(wanted):
+        if [entry.name for entry in report.encoders] == list(chosen):
             return _text_encoders_in_short(report)
-    print(f"[reproduce] what {len(wanted)} text encoders know", flush=True)
+    print(f"[reproduce] what {len(chosen)} text encoders know", flush=True)
     config = measuring_recipe(study, PROBE_RECIPE)
     config.labels = (LABEL,)
     data = ("phantom", None) if study.scale == "phantom" else (study.source, study.path)
     report = probe_encoders(
-        config.lock(), wanted, data, path.parent, cache_dir=study.output / "data"
+        config.lock(), chosen, data, path.parent, cache_dir=study.output / "data"
     )
     return _text_encoders_in_short(report)
 

@@ -164,12 +164,12 @@ def claims(rows: list[AdaptationRow]) -> tuple[ClaimResult, ...]:
         ("The prior keeps the images of one prompt more diverse (DreamBooth, 2208.12242).",
          "ms_ssim", WITH_PRIOR, WITHOUT_PRIOR, -1),
     ]  # fmt: skip
-    found = []
+    result = []
     for claim, metric, one, other, sign in known:
         if one not in by_name or other not in by_name:
             continue
         first, second = (getattr(by_name[name], metric) for name in (one, other))
-        found.append(
+        result.append(
             ClaimResult(
                 claim=claim,
                 metric=metric,
@@ -177,7 +177,7 @@ def claims(rows: list[AdaptationRow]) -> tuple[ClaimResult, ...]:
                 result=_result(first.ci95, second.ci95, sign),
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def in_words(rows: list[AdaptationRow]) -> str:
@@ -202,17 +202,19 @@ def _result(one: tuple[float, float], other: tuple[float, float], sign: int) -> 
 
 def _samples(folder: Path) -> dict[str, list[np.ndarray]]:
     """Prompt -> its images [H, W, 3] uint8, in the order of their sampling."""
-    found: dict[str, list[np.ndarray]] = {}
+    result: dict[str, list[np.ndarray]] = {}
     for where, entry in read_json_lines(folder / "samples.jsonl").rows:
         file, prompt = (text_cell(entry, name, where) for name in ("file", "prompt"))
         try:
             pixels, _ = read_pixels((folder / file).read_bytes())
         except (OSError, UnreadableImageError) as error:
-            said = getattr(error, "strerror", None) or error
-            raise UserError(f"{folder / file} cannot be read: {said}; remove {folder}") from error
+            message = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{folder / file} cannot be read: {message}; remove {folder}"
+            ) from error
         rgb = pixels if pixels.ndim == 3 else np.stack([pixels] * 3, axis=-1)
-        found.setdefault(prompt, []).append(rgb)
-    return found
+        result.setdefault(prompt, []).append(rgb)
+    return result
 
 
 def _read_seconds(path: Path) -> float:
@@ -236,9 +238,9 @@ def _ms_ssim(samples: dict[str, list[np.ndarray]]) -> Estimate:
         places.extend(range(count))
     together = np.concatenate(groups)
     scales = most_scales(*together.shape[2:4])
-    found = intra_prompt_ms_ssim(together, num_scales=scales)
+    result = intra_prompt_ms_ssim(together, num_scales=scales)
     units = np.array(places) if len(set(places)) > 1 else None
-    return bootstrap_interval(np.mean, found.of_prompts, units=units, seed=0)
+    return bootstrap_interval(np.mean, result.of_prompts, units=units, seed=0)
 
 
 def _together(estimates: list[Estimate]) -> Estimate:

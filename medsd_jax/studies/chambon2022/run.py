@@ -185,11 +185,11 @@ def evaluate_experiment(
     from medsd_jax.reports.evaluation_summary import in_words
     from medsd_jax.workflows.evaluate import evaluate
 
-    found = evaluate(
+    result = evaluate(
         materials.real,
         Sampling(model, prompts_of(study, experiment), sampling_of(study)),
         output=folder / EVALUATION,
         features=materials.features,
         classifier=materials.classifier,
     )
-    print(in_words(found))
+    print(in_words(result))

@@ -77,17 +77,17 @@ def make_evaluation(
 
     def evaluation(params: Params, step: int, validation_loss: float | None) -> Metrics:
         shared.next_weights(validation_loss)
-        found = {n: float(x) for evaluator in evaluators for n, x in evaluator(params, step)}
+        result = {n: float(x) for evaluator in evaluators for n, x in evaluator(params, step)}
         shared.next_weights(None)
-        if found.keys() != scalars.keys():
+        if result.keys() != scalars.keys():
             raise UserError(
-                f"evaluation.metrics gave {', '.join(found)} at step {step}, but their classes "
+                f"evaluation.metrics gave {', '.join(result)} at step {step}, but their classes "
                 f"name the scalars {', '.join(scalars)}"
             )
-        found = {name: found[name] for name in scalars}
+        result = {name: result[name] for name in scalars}
         if best is not None:
-            best(params, step, found)
-        return found
+            best(params, step, result)
+        return result
 
     return evaluation
 

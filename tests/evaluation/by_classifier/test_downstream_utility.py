@@ -78,7 +78,7 @@ def test_paired_interval_equals_scipy_s(name):
     """One seed, one image a patient: scipy.stats.bootstrap(paired=True) with sklearn's scores."""
     rng = np.random.default_rng(1)
     targets, arms = planted(rng)
-    found = compare(arms, targets, num_resamples=4000).labels["finding 0"].gains[SYNTHETIC]
+    result = compare(arms, targets, num_resamples=4000).labels["finding 0"].gains[SYNTHETIC]
     ones = np.ones(len(targets))
 
     def gain(present, real, synthetic):
@@ -90,27 +90,27 @@ def test_paired_interval_equals_scipy_s(name):
         data, gain, paired=True, vectorized=False, n_resamples=1500, method="percentile",
         rng=np.random.default_rng(0),
     )  # fmt: skip
-    assert getattr(found, name).value == pytest.approx(gain(*data), abs=1e-12)
+    assert getattr(result, name).value == pytest.approx(gain(*data), abs=1e-12)
     low, high = theirs.confidence_interval
     # Ends of 1,500 resamples are known to about 7 % of the half width, three times the s.e.: 10 %
     # of the width.
-    np.testing.assert_allclose(getattr(found, name).ci95, [low, high], atol=0.1 * (high - low))
+    np.testing.assert_allclose(getattr(result, name).ci95, [low, high], atol=0.1 * (high - low))
 
 
 def test_pairing_is_what_narrows_the_gain():
     """Both arms find the same images hard: the gain is surer than a difference of two scores."""
     targets, arms = planted(np.random.default_rng(2), seeds=2)
-    found = compare(arms, targets).labels["finding 0"]
+    result = compare(arms, targets).labels["finding 0"]
     width = {
-        "gain": np.ptp(found.gains[SYNTHETIC].auroc.ci95),
-        **{arm: np.ptp(found.scores[arm].auroc.ci95) for arm in arms},
+        "gain": np.ptp(result.gains[SYNTHETIC].auroc.ci95),
+        **{arm: np.ptp(result.scores[arm].auroc.ci95) for arm in arms},
     }
     assert width["gain"] < 0.8 * np.hypot(width[REAL], width[SYNTHETIC])
     same = compare({REAL: arms[REAL], SYNTHETIC: arms[REAL]}, targets).labels["finding 0"]
     assert same.gains[SYNTHETIC].auroc == Estimate(0.0, 120, (0.0, 0.0))
     turned = compare({REAL: arms[SYNTHETIC], SYNTHETIC: arms[REAL]}, targets)
     ours, theirs = (x.labels["finding 0"].gains[SYNTHETIC].auroc.ci95
-                    for x in (Found({"finding 0": found}, None), turned))  # fmt: skip
+                    for x in (Found({"finding 0": result}, None), turned))  # fmt: skip
     np.testing.assert_allclose(ours, [-theirs[1], -theirs[0]], atol=1e-12)
 
 
@@ -132,11 +132,11 @@ def test_the_spread_of_seeds_is_in_the_interval():
     right = rng.integers(8, 20, seeds)
     pattern = np.arange(each)[None] < right[:, None]  # [seeds, each]
     targets = np.tile(np.arange(each) % 2, patients).astype(np.float64)[:, None]
-    told = np.tile(pattern, (1, patients))[:, :, None]
-    probability = np.where(told == (targets > 0.5), 0.9, 0.1)
+    called = np.tile(pattern, (1, patients))[:, :, None]
+    probability = np.where(called == (targets > 0.5), 0.9, 0.1)
     ids = np.repeat([f"p{i}" for i in range(patients)], each)
-    found = compare({REAL: probability}, targets, ids.tolist(), num_resamples=4000)
-    accuracy = found.labels["finding 0"].scores[REAL].accuracy
+    result = compare({REAL: probability}, targets, ids.tolist(), num_resamples=4000)
+    accuracy = result.labels["finding 0"].scores[REAL].accuracy
     assert accuracy.value == pytest.approx(right.mean() / each)
     half = 1.96 * (right / each).std(ddof=1) / np.sqrt(seeds)
     expected = [right.mean() / each - half, right.mean() / each + half]
@@ -165,8 +165,8 @@ def test_unknown_and_rare_labels():
     holes[:30] = np.nan
     three = np.concatenate([targets, holes, rare], axis=1)
     thrice = {arm: np.repeat(p, 3, axis=2) for arm, p in arms.items()}
-    found = compare(thrice, three)
-    labels = found.labels
+    result = compare(thrice, three)
+    labels = result.labels
     few = LabelUtility(num_images=120, num_present=4, num_patients=120, too_few=True)
     assert labels["finding 2"] == few
     assert labels["finding 1"].num_images == labels["finding 1"].num_patients == 90
@@ -174,7 +174,7 @@ def test_unknown_and_rare_labels():
     for arm in arms:
         ours, theirs = (x.scores[arm] for x in (labels["finding 1"], alone.labels["finding 0"]))
         assert ours.auroc.value == theirs.auroc.value
-    mean = found.mean_of_labels
+    mean = result.mean_of_labels
     assert mean.labels == ("finding 0", "finding 1")
     for metric in METRICS:
         values = [getattr(labels[name].gains[SYNTHETIC], metric).value for name in mean.labels]
@@ -188,10 +188,10 @@ def test_a_finding_of_one_patient_is_too_few():
     targets[:] = 0
     targets[:6] = 1
     ids = ["one"] * 6 + [f"p{i}" for i in range(6)]
-    found = compare(arms, targets, ids)
-    assert found.labels["finding 0"].too_few and found.mean_of_labels is None
-    found = compare(arms, targets, ["one"] * 5 + ["two"] + ids[6:])
-    assert found.labels["finding 0"].gains[SYNTHETIC].auroc.n == 8
+    result = compare(arms, targets, ids)
+    assert result.labels["finding 0"].too_few and result.mean_of_labels is None
+    result = compare(arms, targets, ["one"] * 5 + ["two"] + ids[6:])
+    assert result.labels["finding 0"].gains[SYNTHETIC].auroc.n == 8
     with pytest.raises(UserError, match="1 held-out patient"):
         compare(arms, targets, ["one"] * 12)
 
@@ -206,8 +206,8 @@ def test_intervals_hold_the_truth():
             rates = rate + 0.02 * rng.normal(size=(3, 1, 1))
             right = rng.random((3, 100, 1)) < rates
             arms[arm] = np.where(right == (targets > 0.5), 0.9, 0.1)
-        found = compare(arms, targets, num_resamples=300, seed=int(rng.integers(1000)))
-        low, high = found.labels["finding 0"].gains[SYNTHETIC].accuracy.ci95
+        result = compare(arms, targets, num_resamples=300, seed=int(rng.integers(1000)))
+        low, high = result.labels["finding 0"].gains[SYNTHETIC].accuracy.ci95
         hits += low <= 0.05 <= high
     # Three seeds are few and images and seeds act together: the intervals err on the long side.
     assert 0.92 * runs <= hits

@@ -73,7 +73,7 @@ def test_a_kind_of_one_patient_is_too_few():
 
 def test_all_right_is_no_certainty():
     present = np.repeat([1.0, 0.0], 30)[:, None]
-    found = score_labels(("x",), 0.1 + 0.8 * present, present, PATIENTS, num_resamples=50)["x"]
-    low, high = found.accuracy.ci95
-    assert found.accuracy.value == high == 1.0 and 0.8 < low < 0.95
-    assert found.accuracy.n == 30
+    result = score_labels(("x",), 0.1 + 0.8 * present, present, PATIENTS, num_resamples=50)["x"]
+    low, high = result.accuracy.ci95
+    assert result.accuracy.value == high == 1.0 and 0.8 < low < 0.95
+    assert result.accuracy.n == 30

@@ -31,21 +31,21 @@ def entries(classifier, calls, labels, patients=None):
 
 def test_shares_and_paired_aurocs(classifier, calls):
     truth, (before, after) = calls
-    found = entries(classifier, (before, after), [{"effusion": int(t)} for t in truth])
-    entry, called = found["effusion"], (before[:, 0] > 0.5, after[:, 0] > 0.5)
+    result = entries(classifier, (before, after), [{"effusion": int(t)} for t in truth])
+    entry, called = result["effusion"], (before[:, 0] > 0.5, after[:, 0] > 0.5)
     assert entry.prediction_flips.value == np.mean(called[0] != called[1]) > 0
     assert entry.prediction_flips.n == NUM // 2
     assert entry.appeared - entry.vanished == called[1].sum() - called[0].sum()
     assert entry.appeared + entry.vanished == (called[0] != called[1]).sum()
-    wanted = [roc_auc_score(truth, side[:, 0]) for side in (before, after)]
+    expected = [roc_auc_score(truth, side[:, 0]) for side in (before, after)]
     auroc = entry.auroc
     assert [getattr(auroc, k).value for k in ("original", "reconstruction")] == pytest.approx(
-        wanted
+        expected
     )
-    assert auroc.difference.value == pytest.approx(wanted[1] - wanted[0])
+    assert auroc.difference.value == pytest.approx(expected[1] - expected[0])
     assert (auroc.num_images, auroc.num_present) == (NUM, NUM // 3)
     # Nothing is known of the other finding, which is never called.
-    assert found["nodule"].prediction_flips.value == 0 and found["nodule"].auroc is None
+    assert result["nodule"].prediction_flips.value == 0 and result["nodule"].auroc is None
 
 
 def test_the_interval_is_paired(classifier, calls):

@@ -35,11 +35,11 @@ def predictions(classifier, monkeypatch):
 
 
 def test_agreement_is_counted_by_prompt(predictions):
-    told = predictions.report()
-    assert told.prompt_accuracy.value == 7 / 8 and told.prompt_accuracy.n == 8
-    low, high = told.prompt_accuracy.ci95
+    listed = predictions.report()
+    assert listed.prompt_accuracy.value == 7 / 8 and listed.prompt_accuracy.n == 8
+    low, high = listed.prompt_accuracy.ci95
     assert low < 7 / 8 < high
-    plain, asking = told.prompts
+    plain, asking = listed.prompts
     assert (plain.prompt, plain.asks, plain.num_seen) == (PLAIN, False, 1)
     assert (asking.prompt, asking.asks, asking.num_seen) == (ASKING, True, 4)
     assert plain.accuracy.value == 0.75 and asking.accuracy.value == 1.0
@@ -60,11 +60,11 @@ def test_prompts_that_share_their_seeds_are_one_draw(predictions):
 
 
 def test_confusion_and_scores(predictions):
-    told = predictions.report()
-    assert told.confusion == Confusion(
+    listed = predictions.report()
+    assert listed.confusion == Confusion(
         true_positives=4, false_negatives=0, false_positives=1, true_negatives=3
     )
-    assert told.auroc is None and told.f1 is None  # four of a kind are too few
+    assert listed.auroc is None and listed.f1 is None  # four of a kind are too few
     assert predictions.worst(2).tolist() == [2, 4] or predictions.worst(2).tolist() == [2, 3]
 
 
@@ -74,9 +74,9 @@ def test_scores_are_scikit_learns(classifier, monkeypatch):
     seen = np.clip(asked * 0.3 + rng.random(60) * 0.7, 0, 1).astype(np.float32)
     monkeypatch.setattr(prompt_adherence, "predict", lambda *_: np.stack([seen, seen], axis=1))
     images = np.zeros((60, 24, 24, 3), np.uint8)
-    told = measure_adherence(classifier, "effusion", images, ["p"] * 60, asked.tolist()).report()
-    assert told.auroc.value == pytest.approx(roc_auc_score(asked, seen))
-    assert told.f1.value == pytest.approx(f1_score(asked, seen > 0.5))
+    listed = measure_adherence(classifier, "effusion", images, ["p"] * 60, asked.tolist()).report()
+    assert listed.auroc.value == pytest.approx(roc_auc_score(asked, seen))
+    assert listed.f1.value == pytest.approx(f1_score(asked, seen > 0.5))
 
 
 class TestSets:
@@ -109,8 +109,8 @@ class TestSets:
         assert predictions.rows.tolist() == list(range(1, 60))
         assert predictions.asked.tolist() == [bool(i % 2) for i in range(1, 60)]
         images = [resize(np.stack([sets["synthetic"].read(i)] * 3, -1), 24) for i in range(60)]
-        wanted = prompt_adherence.predict(classifier, np.stack(images))[1:, 0]
-        np.testing.assert_allclose(predictions.probability, wanted, atol=1e-6)  # other batches
+        expected = prompt_adherence.predict(classifier, np.stack(images))[1:, 0]
+        np.testing.assert_allclose(predictions.probability, expected, atol=1e-6)  # other batches
         by_subgroup = entry.labels["effusion"].by_subgroup
         assert by_subgroup["sex=F"] == TooFewImages(num_images=5)
         assert by_subgroup["sex=M"].n == 54 and by_subgroup["sex=M"].ci95
@@ -137,7 +137,7 @@ class TestSets:
         assert sum(accuracies) == pytest.approx(1.0)
 
 
-def test_mistakes_are_told(classifier):
+def test_mistakes_are_reported(classifier):
     images = np.zeros((2, 24, 24, 3), np.uint8)
     with pytest.raises(UserError, match="2 images, 1 prompts, 2 answers"):
         measure_adherence(classifier, "effusion", images, [PLAIN], [True, False])

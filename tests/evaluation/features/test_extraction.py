@@ -74,7 +74,7 @@ def test_images_that_fit(side, number):
 
 def test_settings_that_no_weight_shows_change_the_fingerprint(places, tmp_path):
     """Otherwise features of another network would be read from the cache."""
-    found = {open_network(f"clip={places / 'clip'}").fingerprint}
+    result = {open_network(f"clip={places / 'clip'}").fingerprint}
     module = towers.clip_tower(**towers.TINY_CLIP)
     processor = {**towers.CLIP_PROCESSOR, "size": 24, "crop_size": 24}
     changes = (
@@ -86,13 +86,13 @@ def test_settings_that_no_weight_shows_change_the_fingerprint(places, tmp_path):
     )
     for i, (name, change) in enumerate(changes):
         folder = towers.save(module, tmp_path / str(i), processor)
-        assert open_network(f"clip={folder}").fingerprint in found
+        assert open_network(f"clip={folder}").fingerprint in result
         towers.edit(folder / name, **change)
-        found.add(open_network(f"clip={folder}").fingerprint)
-    assert len(found) == 1 + len(changes)
+        result.add(open_network(f"clip={folder}").fingerprint)
+    assert len(result) == 1 + len(changes)
 
 
-def test_the_chain_is_told(places):
+def test_the_chain_is_reported(places):
     chain = open_network(f"rad-dino={places / 'rad-dino'}").chain
     assert "shorter side to 56; centre crop 56x56" in chain
     assert "pad" in open_network(f"latent={places / 'latent'}").chain

@@ -40,11 +40,11 @@ def xrv(image):
 )
 def test_chains_equal_pillow_s(side, ours, chain, white):
     u8, images = draw_images(side)
-    found, wanted = np.asarray(jax.jit(ours)(images)), np.stack([chain(x) for x in u8])
-    assert found.shape == wanted.shape
+    result, expected = np.asarray(jax.jit(ours)(images)), np.stack([chain(x) for x in u8])
+    assert result.shape == expected.shape
     # Both are float32; Pillow rounds the weights of its filter to float32 as we do, but sums in
     # another order. An unantialiased filter, or bicubic with another constant, is off by 0.1.
-    np.testing.assert_allclose(found, wanted, atol=4e-5 * white)
+    np.testing.assert_allclose(result, expected, atol=4e-5 * white)
 
 
 def test_a_classifier_s_maps_end_in_its_features(tmp_path):
@@ -96,7 +96,7 @@ def test_the_last_map_is_what_is_pooled(make, side, channels):
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("clip=folder", "write one of classifier=PATH, xrv=PATH, inception=PATH"),
         ("classifier", "are not known"),
@@ -104,6 +104,6 @@ def test_the_last_map_is_what_is_pooled(make, side, channels):
         ("classifier=absent", "holds no classifier.json"),
     ],
 )
-def test_wrong_specs_are_named(spec, said):
-    with pytest.raises(UserError, match=said):
+def test_wrong_specs_are_named(spec, message):
+    with pytest.raises(UserError, match=message):
         perceptual.open_feature_maps(spec)

@@ -23,7 +23,7 @@ def test_a_thumbnail_is_what_is_light_and_where():
 @pytest.mark.parametrize(("height", "width", "rows", "columns"), [(8, 8, 4, 4), (2, 6, 2, 4)])
 def test_maps_are_averaged_over_parts(height, width, rows, columns):
     features = np.random.default_rng(0).normal(size=(5, height * width * 3)).astype(np.float32)
-    found = part_means(features, (height, width, 3)).reshape(5, rows, columns, 3)
+    result = part_means(features, (height, width, 3)).reshape(5, rows, columns, 3)
     maps = features.reshape(5, height, width, 3)
     first = maps[:, : height // rows, : -(-width // columns)].mean(axis=(1, 2))
-    np.testing.assert_allclose(found[:, 0, 0], first, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result[:, 0, 0], first, rtol=1e-5, atol=1e-6)

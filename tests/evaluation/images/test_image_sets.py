@@ -92,9 +92,9 @@ def test_prepared_data_sets_are_read_by_split(tmp_path):
             images = open_images(f"{where}:{split.name}")
             assert images.keys == split.keys and images.texts == split.texts
             assert images.patient_ids == split.patient_ids
-            for found, stored in zip(images.labels, split.labels, strict=True):
-                assert found.items() <= stored.items()
-                assert found.keys() == {"sex", "view", "nodule", *FINDINGS}
+            for result, stored in zip(images.labels, split.labels, strict=True):
+                assert result.items() <= stored.items()
+                assert result.keys() == {"sex", "view", "nodule", *FINDINGS}
         np.testing.assert_array_equal(images.read(1), read_pixels(split[1].read_bytes())[0])
     open_dataset("phantom", None, params={"num_images": 20, "image_size": 16}, cache_dir=tmp_path,
                  progress=False)  # fmt: skip
@@ -105,7 +105,7 @@ def test_prepared_data_sets_are_read_by_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda p: p / "absent", "does not exist"),
         (lambda p: p, "holds no image"),
@@ -120,8 +120,8 @@ def test_prepared_data_sets_are_read_by_split(tmp_path):
         (lambda p: _table(p, "path,chexpert_labels\na.png,Edema\n"), "are no object"),
     ],
 )
-def test_mistakes_are_told(tmp_path, make, said):
-    with pytest.raises(UserError, match=said):
+def test_mistakes_are_reported(tmp_path, make, message):
+    with pytest.raises(UserError, match=message):
         open_images(make(tmp_path))
 
 

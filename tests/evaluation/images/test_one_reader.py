@@ -80,11 +80,11 @@ def test_a_set_and_its_prepared_copy_are_one(folder, tmp_path):
             continue
         copy = open_images(f"{where}:{split.name}")
         for i, key in enumerate(copy.keys):
-            wanted = KINDS[key][1]
-            np.testing.assert_array_equal(grey(copy.read(i)), wanted, err_msg=key)
-            np.testing.assert_array_equal(grey(own.read(at[key])), wanted, err_msg=key)
+            expected = KINDS[key][1]
+            np.testing.assert_array_equal(grey(copy.read(i)), expected, err_msg=key)
+            np.testing.assert_array_equal(grey(own.read(at[key])), expected, err_msg=key)
             stored = read_pixels(own.read_bytes(at[key]))[0]
-            np.testing.assert_array_equal(grey(stored), wanted, err_msg=key)
+            np.testing.assert_array_equal(grey(stored), expected, err_msg=key)
             assert own.labels[at[key]] == copy.labels[i] == {"no_finding": 1, "pleural_effusion": 0}
 
 
@@ -120,21 +120,21 @@ def bomb():
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end
 
 
-def test_images_that_cannot_be_read_are_told_without_addresses(tmp_path, caplog):
+def test_images_that_cannot_be_read_are_reported_without_addresses(tmp_path, caplog):
     Image.fromarray(GREY).save(tmp_path / "fine.png")
     (tmp_path / "bomb.png").write_bytes(bomb())
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((tmp_path / "fine.png").read_bytes()[:60])
-    found = open_images(tmp_path)
-    assert len(found) == 1 and len(found.unreadable) == 4
+    result = open_images(tmp_path)
+    assert len(result) == 1 and len(result.unreadable) == 4
     assert "bomb.png: more pixels than Pillow's safety limit" in caplog.text
     assert "empty.png: empty file" in caplog.text
     assert "4 of 5 images left out" in caplog.text
     assert " at 0x" not in caplog.text and "BytesIO" not in caplog.text
 
 
-def test_several_pages_are_told(tmp_path, caplog):
+def test_several_pages_are_reported(tmp_path, caplog):
     pages = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     np.testing.assert_array_equal(open_images(tmp_path).read(0), GREY)
@@ -151,7 +151,7 @@ def test_a_deep_negative_that_is_turned():
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"file": "a.png", "row": null}', "row is null, not an object"),
         (b'{"file": "a.png", "row": "x"}', "row is a text, not an object"),
@@ -167,10 +167,10 @@ def test_a_deep_negative_that_is_turned():
         (b'{"file": "a.png", "row": {"labels": {"a": 7}}}', "are no object"),
     ],
 )
-def test_samples_of_others(tmp_path, line, said):
+def test_samples_of_others(tmp_path, line, message):
     Image.fromarray(GREY).save(tmp_path / "a.png")
     (tmp_path / "samples.jsonl").write_bytes(b'{"file": "a.png"}\n' + line + b"\n")
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         open_images(tmp_path)
     assert "line 2" in str(caught.value)
 
@@ -183,10 +183,10 @@ def test_samples_of_long_names_and_odd_ages(tmp_path, caplog):
         {"file": "a.png", "seed": 4},
     ]
     (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    found = open_images(tmp_path)
-    assert len(found) == 2 and found.labels[0] == {"edema": 1}
+    result = open_images(tmp_path)
+    assert len(result) == 2 and result.labels[0] == {"edema": 1}
     assert "1 rows name an image that another row names" in caplog.text
-    assert len(seeds_of(found)) == 2
+    assert len(seeds_of(result)) == 2
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
@@ -237,7 +237,7 @@ def test_chexperts_columns_train_a_classifier_and_choose_few_shots(tmp_path):
         assert of == [1, 1, 1, 0, 0, 0]  # never 3, which has cardiomegaly as well
 
 
-def test_a_long_id_is_told_before_anything_is_drawn():
+def test_a_long_id_is_reported_before_anything_is_drawn():
     with pytest.raises(UserError, match="300 characters, too many for the name of a file"):
         numbered_ids("the prompts", ["x" * 300], ["a"], ["0"])
     with pytest.raises(UserError, match="too many"):

@@ -55,7 +55,7 @@ def test_prompts_without_labels_are_listed(tmp_path, images):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("text,effusion\na,1\n", "needs a column prompt .*has: text, effusion"),
         ("prompt,seed\na,1\n", "one for each label"),
@@ -63,8 +63,8 @@ def test_prompts_without_labels_are_listed(tmp_path, images):
         ("prompt,effusion\na,yes\n", "line 2: effusion is 'yes'"),
     ],
 )
-def test_tables_that_cannot_be_used(tmp_path, images, text, said):
-    with pytest.raises(UserError, match=said):
+def test_tables_that_cannot_be_used(tmp_path, images, text, message):
+    with pytest.raises(UserError, match=message):
         labels_by_prompt(images, write(tmp_path, text))
     with pytest.raises(UserError, match="no such table"):
         labels_by_prompt(images, tmp_path / "absent.csv")

@@ -31,7 +31,7 @@ def distances(rng, sizes, likeness):
     ],
 )
 def test_it_goes_off_as_often_as_it_says(sizes, likeness):
-    said, found, inside = [], [], []
+    stated, observed, inside = [], [], []
     for seed in range(1500):
         rng = np.random.default_rng(seed)
         alarm = make_alarm(*distances(rng, sizes, likeness))
@@ -39,11 +39,11 @@ def test_it_goes_off_as_often_as_it_says(sizes, likeness):
         # The chance of another patient is known: the share itself, not a draw of it, is compared.
         rate = scipy.stats.norm.cdf(5 * np.log(alarm.threshold))
         count = rng.binomial(OTHERS, rate)
-        said.append(expected / OTHERS)
-        found.append(rate)
+        stated.append(expected / OTHERS)
+        observed.append(rate)
         inside.append(low <= count <= high)
     # The rate varies by its own size from run to run: 1,500 runs know its mean to 3 %.
-    assert np.mean(found) == pytest.approx(np.mean(said), rel=0.1)
+    assert np.mean(observed) == pytest.approx(np.mean(stated), rel=0.1)
     assert np.mean(inside) >= 0.9  # 0.92 of the worst of these: J is small and itself drawn
 
 
@@ -85,7 +85,7 @@ def test_equal_images_of_a_patient_count_once():
     assert again == once
 
 
-def test_few_patients_are_told_however_many_images_they_have():
+def test_few_patients_are_reported_however_many_images_they_have():
     with pytest.raises(UserError, match="60 held-out images of 19 patients"):
         make_alarm(np.arange(60.0), [str(min(i, 18)) for i in range(60)])
 
@@ -97,7 +97,7 @@ def test_equal_distances_do_not_break_the_interval():
 
 
 class TestOrigin:
-    def told(self, seed, shift, copies=0.0, held_out=60):
+    def alarms(self, seed, shift, copies=0.0, held_out=60):
         rng = np.random.default_rng(seed)
         yardstick = np.exp(rng.normal(size=held_out) / 5)
         training = np.exp((rng.normal(size=150) - shift) / 5)
@@ -105,14 +105,14 @@ class TestOrigin:
         return is_of_another_origin(make_alarm(yardstick), yardstick, training)
 
     def test_one_origin_is_not_doubted(self):
-        assert not any(self.told(seed, 0.0) for seed in range(300))
-        assert not any(self.told(seed, 0.0, held_out=20) for seed in range(300))
+        assert not any(self.alarms(seed, 0.0) for seed in range(300))
+        assert not any(self.alarms(seed, 0.0, held_out=20) for seed in range(300))
 
     def test_another_origin_is(self):
-        assert all(self.told(seed, 3.0) for seed in range(100))
+        assert all(self.alarms(seed, 3.0) for seed in range(100))
 
     def test_near_copies_within_the_training_set_do_not_silence_the_alarm(self):
-        assert not any(self.told(seed, 0.0, copies=0.25) for seed in range(100))
+        assert not any(self.alarms(seed, 0.0, copies=0.25) for seed in range(100))
 
     def test_few_training_patients_say_nothing(self):
         yardstick = np.linspace(5.0, 6.0, 30)

@@ -73,25 +73,27 @@ def memoriser():
 
 
 def test_memoriser_is_found(memoriser):
-    found = membership(diffusion_model(), memoriser, side(0), side(1), num_resamples=200)
-    assert found.auroc.value > 0.95 and found.auroc.ci95[0] > 0.8
-    assert found.tpr_at_one_percent_fpr.value > 0.8
-    strata = found.timesteps
+    observed = membership(diffusion_model(), memoriser, side(0), side(1), num_resamples=200)
+    assert observed.auroc.value > 0.95 and observed.auroc.ci95[0] > 0.8
+    assert observed.tpr_at_one_percent_fpr.value > 0.8
+    strata = observed.timesteps
     assert [row.timestep for row in strata] == list(range(50, 1000, 100))
     # Where the noise hides the image, nothing can be remembered of it: the gap is in the others.
     gaps = [row.held_out_loss - row.trained_loss for row in strata]
     assert gaps[0] > 20 * abs(gaps[-1]) and strata[0].auroc == 1.0
-    assert found.trained.loss < found.held_out.loss
+    assert observed.trained.loss < observed.held_out.loss
     # With the sides changed over, what was found is the opposite.
     swapped = membership(diffusion_model(), memoriser, side(1), side(0), num_resamples=10)
-    assert swapped.auroc.value == pytest.approx(1 - found.auroc.value, abs=1e-12)
+    assert swapped.auroc.value == pytest.approx(1 - observed.auroc.value, abs=1e-12)
 
 
 def test_untrained_model_gives_nothing_away():
-    found = membership(diffusion_model(), tiny_model().params, side(0), side(1), num_resamples=500)
-    low, high = found.auroc.ci95
+    observed = membership(
+        diffusion_model(), tiny_model().params, side(0), side(1), num_resamples=500
+    )
+    low, high = observed.auroc.ci95
     assert low < 0.5 < high
-    assert found.auroc.n == 2 * NUM
+    assert observed.auroc.n == 2 * NUM
 
 
 def test_losses_depend_on_the_image_and_its_place_alone():
@@ -103,9 +105,9 @@ def test_losses_depend_on_the_image_and_its_place_alone():
         chosen = {k: x[np.array(order)] for k, x in whole.items()}
         rows = [np.arange(i, i + size).clip(max=4) for i in range(0, 5, size)]
         batches = [{k: x[r] for k, x in chosen.items()} for r in rows]
-        found = make_denoising_losses(model, params, seed=seed, mesh=mesh, **settings)(batches)
-        assert found.shape == (len(rows) * size, 3)
-        return found[:5]
+        observed = make_denoising_losses(model, params, seed=seed, mesh=mesh, **settings)(batches)
+        assert observed.shape == (len(rows) * size, 3)
+        return observed[:5]
 
     everywhere, one = losses(8), make_mesh({}, jax.devices()[:1])
     # Programs of other shapes round differently.
@@ -153,23 +155,23 @@ def test_scores_equal_scikit_learn(ties):
     trained, held_out = rng.normal(-0.5, 1, (150, 3)), rng.normal(0, 1, (230, 3))
     if ties:
         trained, held_out = trained.round(1), held_out.round(1)
-    found = attack(
+    observed = attack(
         trained, held_out, [f"a{i // 3}" for i in range(150)], [f"b{i // 3}" for i in range(230)],
         timesteps=np.array([1, 2, 3]), num_resamples=300,
     )  # fmt: skip
     is_trained = np.repeat([True, False], [150, 230])
     score = -np.concatenate([trained, held_out]).mean(axis=1)
-    value = found.auroc.value
+    value = observed.auroc.value
     assert value == pytest.approx(roc_auc_score(is_trained, score), abs=1e-12)
-    low, high = found.auroc.ci95
-    assert low < value < high and found.auroc.n == 50 + 77
+    low, high = observed.auroc.ci95
+    assert low < value < high and observed.auroc.n == 50 + 77
     # 127 patients: about 0.03 on either side.
     assert 0.06 < high - low < 0.2
     fpr, tpr, _ = roc_curve(is_trained, score, drop_intermediate=False)
-    assert found.tpr_at_one_percent_fpr == TruePositiveRate(
+    assert observed.tpr_at_one_percent_fpr == TruePositiveRate(
         value=tpr[fpr <= 0.01].max(), false_alarms=2
     )
-    for k, row in enumerate(found.timesteps):
+    for k, row in enumerate(observed.timesteps):
         losses = np.concatenate([trained[:, k], held_out[:, k]])
         assert row.auroc == pytest.approx(roc_auc_score(is_trained, -losses), abs=1e-12)
         assert row.trained_loss == pytest.approx(trained[:, k].mean(), rel=1e-12)
@@ -198,7 +200,7 @@ def test_chance_is_as_large_as_it_says(held_out, images):
         [f"{name}{i // images}" for i in range(n * images)]
         for name, n in (("a", trained), ("b", held_out))
     ]
-    said, found, inside = [], [], []
+    stated, observed, inside = [], [], []
     for seed in range(200):
         rng = np.random.default_rng(seed)
         losses = [
@@ -208,14 +210,14 @@ def test_chance_is_as_large_as_it_says(held_out, images):
         ]
         result = attack(*losses, *sides, timesteps=np.array([1]), num_resamples=2)
         low, high = result.tpr_by_chance.ci95
-        said.append(result.tpr_by_chance.value)
-        found.append(result.tpr_at_one_percent_fpr.value)
-        inside.append(low <= found[-1] <= high)
+        stated.append(result.tpr_by_chance.value)
+        observed.append(result.tpr_at_one_percent_fpr.value)
+        inside.append(low <= observed[-1] <= high)
     # The value spreads by its own size: 200 rounds know its mean to 7 %.
-    assert np.mean(found) == pytest.approx(np.mean(said), rel=0.2)
+    assert np.mean(observed) == pytest.approx(np.mean(stated), rel=0.2)
     assert np.mean(inside) > 0.9
     if images == 1:
-        assert np.mean(said) == pytest.approx((held_out // 100 + 1) / (held_out + 1), rel=1e-9)
+        assert np.mean(stated) == pytest.approx((held_out // 100 + 1) / (held_out + 1), rel=1e-9)
 
 
 def test_one_side_alone_has_no_auroc():
@@ -223,7 +225,7 @@ def test_one_side_alone_has_no_auroc():
     assert tpr_at_one_percent(np.array([True, False]), np.array([1.0, 1.0])) == 0.0
 
 
-def test_losses_that_are_not_finite_are_told():
+def test_losses_that_are_not_finite_are_reported():
     name = "unet.conv_out.bias"
     broken = np.full_like(tiny_model().params[name], np.nan)
     losses_of = make_denoising_losses(
@@ -237,7 +239,7 @@ def test_losses_that_are_not_finite_are_told():
         losses_of([latents_of(0)])
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     losses, time = np.zeros((2, 1)), np.array([1])
     with pytest.raises(UserError, match=r"1 patient\(s\), such as 'b'"):
         attack(losses, losses, ["a", "b"], ["b", "c"], timesteps=time)

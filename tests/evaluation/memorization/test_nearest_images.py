@@ -99,8 +99,8 @@ def test_training_images_are_seen_from_those_of_other_patients():
     )
     gaps = np.linalg.norm(train[:, None] - train[None], axis=2)
     gaps[patients[:, None] == patients[None]] = np.inf
-    wanted = np.sort(gaps.min(axis=1).reshape(30, 3)[:, 0])
-    np.testing.assert_allclose(np.sort(memorization.training), wanted, rtol=1e-5)
+    expected = np.sort(gaps.min(axis=1).reshape(30, 3)[:, 0])
+    np.testing.assert_allclose(np.sort(memorization.training), expected, rtol=1e-5)
     images = draw(5, 25) * 2
     memorization = measure_memorization_in_pixels(
         images, draw(6, 30), images[:2], train_patients=[*map(str, range(25))] * 2
@@ -140,7 +140,7 @@ def test_the_nearest_of_several_spaces_counts():
     }
 
 
-def test_too_few_other_patients_are_told():
+def test_too_few_other_patients_are_reported():
     x = np.zeros((30, 2), np.float32)
     with pytest.raises(UserError, match="5 held-out images of 5 patients"):
         measure_memorization(x, x[:5], x)

@@ -27,17 +27,17 @@ def by_fid(real, synthetic):
 
 
 def by_kid(real, synthetic):
-    found = kid(real, synthetic, real_groups=NAMES)
-    return found.value, *found.interval()
+    result = kid(real, synthetic, real_groups=NAMES)
+    return result.value, *result.interval()
 
 
 def share_held(measure, simulations, width, likeness=0.8, shift=0.3):
     """How often the interval holds the mean of all draws: FID is biased, KID is not."""
-    found = [
+    result = [
         measure(*draw(np.random.default_rng([width, s]), width, likeness, shift))
         for s in range(simulations)
     ]
-    value, low, high = np.array(found).T
+    value, low, high = np.array(result).T
     return float(np.mean((low <= value.mean()) & (value.mean() <= high)))
 
 

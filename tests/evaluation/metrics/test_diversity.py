@@ -35,8 +35,8 @@ def test_only_pairs_of_one_prompt_count(tmp_path):
     first, second = noise(4, 0), noise(4, 1)
     prompts = ["a", "b"] * 4
     mixed = [image for pair in zip(first, second, strict=True) for image in pair]
-    found = diversity(write(tmp_path / "x", prompts, mixed))
-    assert (found.num_prompts, found.images_per_prompt, found.num_scales) == (2, 4, 3)
+    result = diversity(write(tmp_path / "x", prompts, mixed))
+    assert (result.num_prompts, result.images_per_prompt, result.num_scales) == (2, 4, 3)
     by_hand = []
     for images in (first, second):
         x = np.stack(images)[..., None].astype(np.float32) / 255
@@ -44,8 +44,8 @@ def test_only_pairs_of_one_prompt_count(tmp_path):
             for j in range(i + 1, 4):
                 by_hand.append(float(ms_ssim(x[i : i + 1], x[j : j + 1], num_scales=3)[0]))
     assert len(by_hand) == 12
-    assert found.ms_ssim.value == pytest.approx(np.mean(by_hand), abs=1e-5)
-    assert found.std == pytest.approx(np.std(by_hand), abs=1e-5)
+    assert result.ms_ssim.value == pytest.approx(np.mean(by_hand), abs=1e-5)
+    assert result.std == pytest.approx(np.std(by_hand), abs=1e-5)
 
 
 def test_mode_collapse_raises_it(tmp_path):
@@ -53,18 +53,18 @@ def test_mode_collapse_raises_it(tmp_path):
     # Eight structures; one structure a prompt, grain apart; one image.
     diverse = [image for seed in range(8) for image in noise(1, seed)]
     sets = {"diverse": diverse, "near": noise(4, 0) + noise(4, 1), "one": noise(1, 0) * 8}
-    found = {
+    result = {
         name: diversity(write(tmp_path / name, prompts, images)).ms_ssim.value
         for name, images in sets.items()
     }
-    assert found["diverse"] < 0.3 < 0.8 < found["near"] < found["one"]
-    assert found["one"] == pytest.approx(1.0, abs=1e-6)
+    assert result["diverse"] < 0.3 < 0.8 < result["near"] < result["one"]
+    assert result["one"] == pytest.approx(1.0, abs=1e-6)
 
 
 def test_prompts_with_fewer_images_are_counted(tmp_path):
-    found = diversity(write(tmp_path / "x", ["a"] * 5 + ["b"] * 3, noise(8)))
-    assert (found.num_prompts, found.prompts_left_out) == (1, 1)
-    assert found.ms_ssim.ci95 is None
+    result = diversity(write(tmp_path / "x", ["a"] * 5 + ["b"] * 3, noise(8)))
+    assert (result.num_prompts, result.prompts_left_out) == (1, 1)
+    assert result.ms_ssim.ci95 is None
 
 
 def test_without_two_images_of_a_prompt_there_is_none(tmp_path):
@@ -74,7 +74,7 @@ def test_without_two_images_of_a_prompt_there_is_none(tmp_path):
     assert diversity(open_images(tmp_path / "x")) is None
 
 
-def test_several_sizes_are_told(tmp_path):
+def test_several_sizes_are_reported(tmp_path):
     images = noise(1) + noise(1, side=80)
     with pytest.raises(UserError, match="64x64, 80x80"):
         diversity(write(tmp_path / "x", ["a", "a"], images))

@@ -58,11 +58,11 @@ def test_equal_seeds_give_equal_numbers(real):
 
 def test_intervals_hold_their_values_and_patients_widen_them(real):
     other = np.random.default_rng(1).normal(size=(200, WIDTH)).astype(np.float32)
-    found = fidelity(real, other)
+    result = fidelity(real, other)
     for name in ("fid", "kid", "precision", "recall", "density", "coverage"):
-        low, high = getattr(found, name).ci95
-        assert low <= getattr(found, name).value <= high and low < high, name
-    assert found.precision.n == 200 and found.recall.n == 240
+        low, high = getattr(result, name).ci95
+        assert low <= getattr(result, name).value <= high and low < high, name
+    assert result.precision.n == 200 and result.recall.n == 240
     # Two patients with 120 alike images each know next to nothing.
     patients = ["a"] * 120 + ["b"] * 120
     shifted = np.concatenate([real[:120], real[120:] + 1.0])
@@ -98,11 +98,11 @@ class TestHalves:
             return (own + 0.3 * rng.normal(size=own.shape)).astype(np.float32)
 
         names = np.repeat(np.arange(60), 3).astype(str).tolist()
-        found = np.mean([self.halves(draw(60), names).mean for _ in range(12)])
+        result = np.mean([self.halves(draw(60), names).mean for _ in range(12)])
         fresh = np.mean(
             [frechet_distance(moments_of(draw(30)), moments_of(draw(30))) for _ in range(60)]
         )
-        assert found == pytest.approx(fresh, rel=0.2)  # 60 and 12 x 5 draws know it to 5 % each
+        assert result == pytest.approx(fresh, rel=0.2)  # 60 and 12 x 5 draws know it to 5 % each
 
     @pytest.mark.parametrize("sizes", [[1] * 41, [3] * 20, [30, 5, 5, 5, 5, 5, 3, 2], [7, 5, 1, 1]])
     def test_no_patient_is_split_and_sizes_are_even(self, sizes):
@@ -114,6 +114,6 @@ class TestHalves:
         assert max(gaps) <= max(1, 2 * sizes.max() - sizes.sum(), sizes.sum() % 2 + 2 * sizes.min())
         assert len({tuple(c) for c in chosen}) > 1
 
-    def test_one_patient_with_all_but_an_image_is_told(self, real):
+    def test_one_patient_with_all_but_an_image_is_reported(self, real):
         with pytest.raises(UserError, match="leave a single image to the other half"):
             self.halves(real, ["a"] * 239 + ["b"])

@@ -154,14 +154,14 @@ def test_extrapolation_removes_the_bias():
     values, plain = [], []
     for seed in range(16):
         synthetic = 1.1 * rng.normal(size=(1000, 16))
-        found = extrapolated_frechet_distance(real, synthetic, seed=seed)
+        result = extrapolated_frechet_distance(real, synthetic, seed=seed)
         np.testing.assert_allclose(
-            found.distances[-1], frechet_distance(real, moments_of(synthetic)), rtol=1e-9
+            result.distances[-1], frechet_distance(real, moments_of(synthetic)), rtol=1e-9
         )
-        assert found.slope > 0 and found.sizes[0] == 100 and found.sizes[-1] == 1000
-        assert len(found.sizes) == 15
-        values.append(found.value)
-        plain.append(found.distances[-1])
+        assert result.slope > 0 and result.sizes[0] == 100 and result.sizes[-1] == 1000
+        assert len(result.sizes) == 15
+        values.append(result.value)
+        plain.append(result.distances[-1])
     true = 16 * 0.1**2
     # One estimate spreads by 0.036 (60 other draws), so that the mean of 16 has the error 0.009.
     assert abs(np.mean(values) - true) < 4 * 0.009

@@ -37,12 +37,12 @@ def test_it_is_the_spread_over_other_draws(n, width, low, high):
 def test_it_is_the_bootstraps_where_that_fits():
     first, second = draws(1500, 4, 0)
     rows = np.arange(1500)
-    found = scipy.stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (rows, rows), lambda a, b: fid(first[a], second[b]), vectorized=False, n_resamples=150,
         rng=np.random.default_rng(0), method="percentile",
     )  # fmt: skip
     # 150 resamples know their spread to 6 %.
-    assert frechet_standard_error(first, second) == pytest.approx(found.standard_error, rel=0.2)
+    assert frechet_standard_error(first, second) == pytest.approx(result.standard_error, rel=0.2)
 
 
 def test_images_of_one_patient_are_no_independent_draws():

@@ -25,8 +25,8 @@ def draw(seed):
 
 
 def kid_interval(real, synthetic, patients):
-    found = kid(real, synthetic, real_groups=patients)
-    return found.value, *found.interval()
+    result = kid(real, synthetic, real_groups=patients)
+    return result.value, *result.interval()
 
 
 def fid_interval(real, synthetic, patients):
@@ -37,9 +37,9 @@ def fid_interval(real, synthetic, patients):
 
 def share_that_holds_the_truth(interval, rounds, patients=PATIENT_OF_IMAGE):
     """FID's interval is of its mean over draws: it says nothing of the bias."""
-    found = np.array([interval(*draw(seed), patients) for seed in range(rounds)])
-    truth = found[:, 0].mean()
-    return np.mean((found[:, 1] <= truth) & (truth <= found[:, 2]))
+    result = np.array([interval(*draw(seed), patients) for seed in range(rounds)])
+    truth = result[:, 0].mean()
+    return np.mean((result[:, 1] <= truth) & (truth <= result[:, 2]))
 
 
 @pytest.mark.parametrize("interval", [kid_interval, fid_interval])

@@ -14,46 +14,46 @@ from medsd_jax.evaluation.metrics.intervals import (
 
 
 def test_report_entry():
-    found = dataclasses.asdict(Estimate(0.5, 100, (0.4, 0.6)))
-    assert json.loads(json.dumps(found)) == {"value": 0.5, "n": 100, "ci95": [0.4, 0.6]}
+    result = dataclasses.asdict(Estimate(0.5, 100, (0.4, 0.6)))
+    assert json.loads(json.dumps(result)) == {"value": 0.5, "n": 100, "ci95": [0.4, 0.6]}
     for estimate in (wilson_interval(3, 5), bootstrap_interval(np.mean, np.arange(9.0))):
         json.dumps(dataclasses.asdict(estimate), allow_nan=False)
 
 
 def test_an_estimate_is_written_with_its_interval():
-    found = Estimate(0.51234, 100, (0.4, -0.0001))
-    assert f"{found:.3f}" == "0.512 (0.400 to -0.000)"
-    assert f"{found:+z.3f}" == "+0.512 (+0.400 to +0.000)"
-    assert f"{found:.1%}" == "51.2% (40.0% to -0.0%)"
+    result = Estimate(0.51234, 100, (0.4, -0.0001))
+    assert f"{result:.3f}" == "0.512 (0.400 to -0.000)"
+    assert f"{result:+z.3f}" == "+0.512 (+0.400 to +0.000)"
+    assert f"{result:.1%}" == "51.2% (40.0% to -0.0%)"
     assert f"{Estimate(3.0, 1):.3g}" == "3"
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 20), (7, 20), (20, 20), (196, 200)])
 def test_wilson_equals_the_formula(successes, n):
     """The centre and half width of Wilson (1927), and his property: 0 and n stay inside."""
-    found = wilson_interval(successes, n)
+    result = wilson_interval(successes, n)
     z = 1.959963984540054
     p = successes / n
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     np.testing.assert_allclose(
-        [found.ci95[0], found.ci95[1]], [centre - half, centre + half], rtol=1e-12, atol=1e-15
+        [result.ci95[0], result.ci95[1]], [centre - half, centre + half], rtol=1e-12, atol=1e-15
     )
-    assert (found.value, found.n) == (p, n)
-    assert 0.0 <= found.ci95[0] <= p <= found.ci95[1] <= 1.0
+    assert (result.value, result.n) == (p, n)
+    assert 0.0 <= result.ci95[0] <= p <= result.ci95[1] <= 1.0
 
 
 def test_bootstrap_of_a_mean_equals_the_normal_interval():
     values = np.random.default_rng(0).exponential(size=400)
-    found = bootstrap_interval(np.mean, values, num_resamples=4000)
+    result = bootstrap_interval(np.mean, values, num_resamples=4000)
     half = 1.96 * values.std() / np.sqrt(400)
     # Quantiles of 4,000 resamples are known to 3 % of the half width; skewness moves them by 3 %.
     np.testing.assert_allclose(
-        [found.ci95[0], found.ci95[1]],
+        [result.ci95[0], result.ci95[1]],
         [values.mean() - half, values.mean() + half],
         atol=0.1 * half,
     )
-    assert found.value == values.mean() and found.n == 400
+    assert result.value == values.mean() and result.n == 400
 
 
 def test_patients_are_drawn_whole():
@@ -103,8 +103,8 @@ def test_coverage_of_the_interval():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(200):
-        found = bootstrap_interval(np.mean, rng.normal(size=40), num_resamples=200)
-        hits += found.ci95[0] <= 0.0 <= found.ci95[1]
+        result = bootstrap_interval(np.mean, rng.normal(size=40), num_resamples=200)
+        hits += result.ci95[0] <= 0.0 <= result.ci95[1]
     # 200 * (0.93 +- 3 * 0.018): percentile intervals of 40 values are slightly short.
     assert 175 <= hits <= 197
 
@@ -119,9 +119,9 @@ def test_undefined_resamples():
             return float("nan")
         return scores[labels == 1].mean() - scores[labels == 0].mean()
 
-    found = bootstrap_interval(gap, labels, scores, num_resamples=500)
-    assert np.isfinite([found.ci95[0], found.ci95[1]]).all()
-    assert found.ci95[0] <= found.value <= found.ci95[1]
+    result = bootstrap_interval(gap, labels, scores, num_resamples=500)
+    assert np.isfinite([result.ci95[0], result.ci95[1]]).all()
+    assert result.ci95[0] <= result.value <= result.ci95[1]
     with pytest.raises(UserError, match="of 63 units do not define"):
         bootstrap_interval(gap, np.zeros(63), scores, num_resamples=100)
 
@@ -152,9 +152,9 @@ class TestShareOfUnits:
         assert length == pytest.approx(expected, rel=0.015) and length > expected
 
     def test_where_all_agree_there_are_as_many_trials_as_units(self):
-        found = share_interval(np.ones(60, bool), np.repeat(np.arange(30), 2).astype(str))
+        result = share_interval(np.ones(60, bool), np.repeat(np.arange(30), 2).astype(str))
         expected = wilson_interval(30, 30)
-        assert found.ci95[0] == pytest.approx(expected.ci95[0]) and found.ci95[1] == 1.0
+        assert result.ci95[0] == pytest.approx(expected.ci95[0]) and result.ci95[1] == 1.0
 
     @pytest.mark.parametrize("likeness", [0.9, 0.0, -0.9])
     def test_it_holds_the_truth(self, likeness):
@@ -163,12 +163,12 @@ class TestShareOfUnits:
         names = np.repeat(np.arange(64), 2).astype(str)
         for _ in range(400):
             z = rng.multivariate_normal([0, 0], [[1, likeness], [likeness, 1]], size=64)
-            found = share_interval((z < 1.0).reshape(-1), names)
-            held += found.ci95[0] <= 0.8413 <= found.ci95[1]  # the normal distribution at 1
+            result = share_interval((z < 1.0).reshape(-1), names)
+            held += result.ci95[0] <= 0.8413 <= result.ci95[1]  # the normal distribution at 1
         assert held >= 0.92 * 400  # 400 draws know 0.95 to 0.011
 
     def test_few_units_know_little(self):
         right = np.arange(100) % 4 != 0
         right[:50] = right[:50] | (np.arange(50) % 2 == 0)
-        found = share_interval(right, np.repeat(["a", "b"], 50))
-        assert found.n == 2 and found.ci95[1] - found.ci95[0] > 0.7
+        result = share_interval(right, np.repeat(["a", "b"], 50))
+        assert result.n == 2 and result.ci95[1] - result.ci95[0] > 0.7

@@ -22,10 +22,10 @@ def textbook(x, y):
 def test_equals_the_textbook_in_any_blocks(feature_sets, monkeypatch, block):
     monkeypatch.setattr(kid_module, "_BLOCK", block)
     real, synthetic = feature_sets(real=33, synthetic=48)
-    found = kid(real, synthetic)
+    result = kid(real, synthetic)
     # float64 sums of the same numbers in another order.
-    np.testing.assert_allclose(found.value, textbook(real, synthetic), rtol=1e-10)
-    assert (found.num_real, found.num_synthetic) == (33, 48)
+    np.testing.assert_allclose(result.value, textbook(real, synthetic), rtol=1e-10)
+    assert (result.num_real, result.num_synthetic) == (33, 48)
 
 
 @pytest.mark.torch
@@ -59,16 +59,16 @@ def test_patients_are_left_out_whole(feature_sets):
         return k[0][differ].mean() + k[1][~np.eye(len(y), dtype=bool)].mean() - 2 * k[2].mean()
 
     rows, columns = np.arange(9), np.arange(7)
-    found = kid(real, synthetic, real_groups=patients.tolist())
-    np.testing.assert_allclose(found.value, value(rows, columns), rtol=1e-10)
+    result = kid(real, synthetic, real_groups=patients.tolist())
+    np.testing.assert_allclose(result.value, value(rows, columns), rtol=1e-10)
     without_x = [value(rows[patients != name], columns) for name in "abcdef"]
     without_y = [value(rows, np.delete(columns, j)) for j in range(7)]
     expected = np.sqrt(5 * np.var(without_x) + 6 * np.var(without_y))
-    np.testing.assert_allclose(found.standard_error, expected, rtol=1e-9)
-    assert found.num_units == 6
+    np.testing.assert_allclose(result.standard_error, expected, rtol=1e-9)
+    assert result.num_units == 6
     # The other way round it is the same number, groups and all.
     other = kid(synthetic, real, synthetic_groups=patients.tolist())
-    np.testing.assert_allclose(other.standard_error, found.standard_error, rtol=1e-9)
+    np.testing.assert_allclose(other.standard_error, result.standard_error, rtol=1e-9)
 
 
 def test_a_second_copy_of_every_image_tells_nothing_new(feature_sets):
@@ -93,9 +93,9 @@ def test_one_distribution_is_near_zero_and_unbiased(feature_sets):
     for seed in range(40):
         both, _ = feature_sets(real=120, seed=0)
         both = np.random.default_rng(seed).permutation(both)
-        found = kid(both[:60], both[60:])
-        values.append(found.value)
-        errors.append(found.standard_error)
+        result = kid(both[:60], both[60:])
+        values.append(result.value)
+        errors.append(result.standard_error)
     # Halves of one set: within two standard errors nearly always, and no side preferred. The
     # jackknife is too large here by up to sqrt(2), which makes 36 of 40 a safe demand.
     assert np.sum(np.abs(values) < 2 * np.array(errors)) >= 36

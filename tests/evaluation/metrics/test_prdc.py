@@ -8,8 +8,8 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 def numbers(real, synthetic, k=5):
-    found = prdc(real, synthetic, k)
-    return {name: getattr(found, name) for name in NAMES}
+    result = prdc(real, synthetic, k)
+    return {name: getattr(result, name) for name in NAMES}
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,11 @@ def test_equals_the_authors_package(feature_sets, width, offset, k):
     expected = reference.compute_prdc(
         real.astype(np.float64), synthetic.astype(np.float64), nearest_k=k
     )
-    found = numbers(real, synthetic, k)
+    result = numbers(real, synthetic, k)
     assert 0.0 < expected["coverage"] < 1.0
     for name in NAMES:
         # All four are counts of comparisons, so that they agree to the last of them.
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-9, err_msg=name)
 
 
 def test_a_set_and_its_copy(feature_sets):
@@ -58,14 +58,14 @@ def test_mode_collapse_lowers_recall_and_coverage(feature_sets):
 def test_images_keep_their_own_values(feature_sets):
     """Means over subgroups: what an interval or a pathology needs."""
     real, synthetic = feature_sets()
-    found = prdc(real, synthetic)
-    assert found.balls_of_synthetic.shape == (90,)
-    assert found.recalled.shape == found.covered.shape == (70,)
+    result = prdc(real, synthetic)
+    assert result.balls_of_synthetic.shape == (90,)
+    assert result.recalled.shape == result.covered.shape == (70,)
     order = np.random.default_rng(0).permutation(90)
     shuffled = prdc(real, synthetic[order])
-    np.testing.assert_array_equal(shuffled.balls_of_synthetic, found.balls_of_synthetic[order])
-    np.testing.assert_array_equal(shuffled.recalled, found.recalled)
-    np.testing.assert_array_equal(shuffled.covered, found.covered)
+    np.testing.assert_array_equal(shuffled.balls_of_synthetic, result.balls_of_synthetic[order])
+    np.testing.assert_array_equal(shuffled.recalled, result.recalled)
+    np.testing.assert_array_equal(shuffled.covered, result.covered)
 
 
 def test_bad_sets_are_named(feature_sets):

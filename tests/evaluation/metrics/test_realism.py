@@ -8,12 +8,12 @@ from medsd_jax.evaluation.metrics.realism import realism
 
 def test_distances_and_neighbours_are_those_of_scipy(feature_sets):
     real, synthetic = feature_sets()
-    found = realism(real, synthetic, k=5)
+    result = realism(real, synthetic, k=5)
     apart = cdist(synthetic, real)
     radii = np.sort(cdist(real, real), axis=1)[:, 5]  # column 0 is the vector itself
-    np.testing.assert_array_equal(found.neighbour, apart.argmin(axis=1))
-    wanted = apart.min(axis=1) / radii[apart.argmin(axis=1)]
-    np.testing.assert_allclose(found.distance, wanted, rtol=1e-5)  # float32 distances
+    np.testing.assert_array_equal(result.neighbour, apart.argmin(axis=1))
+    expected = apart.min(axis=1) / radii[apart.argmin(axis=1)]
+    np.testing.assert_allclose(result.distance, expected, rtol=1e-5)  # float32 distances
 
 
 def test_a_other_patient_is_far_and_a_copy_is_at_zero(feature_sets):

@@ -73,10 +73,10 @@ def test_ms_ssim_equals_pytorch_msssim(height, width, num_scales):
     expected = reference.ms_ssim(
         *as_torch, data_range=1.0, size_average=False, weights=list(weights)
     )
-    found = ms_ssim(x, y, num_scales=num_scales)
+    result = ms_ssim(x, y, num_scales=num_scales)
     # The demand of the project; float32 gives about 1e-6.
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
-    assert np.all((found > 0.0) & (found < 1.0))
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
+    assert np.all((result > 0.0) & (result < 1.0))
 
 
 @pytest.mark.torch
@@ -130,7 +130,7 @@ def test_intra_prompt_pairs(monkeypatch):
     reference = pytest.importorskip("pytorch_msssim")
     images = np.stack([draw_images(4, 161, 161, seed=seed)[0] for seed in range(3)])
     images[1] = draw_images(1, 161, 161)[0]  # one prompt whose images are all the same
-    found = intra_prompt_ms_ssim(images)
+    result = intra_prompt_ms_ssim(images)
     for prompt in range(3):
         expected = [
             float(
@@ -141,22 +141,22 @@ def test_intra_prompt_pairs(monkeypatch):
             )
             for pair in combinations(range(4), 2)
         ]
-        np.testing.assert_allclose(found.pairs[prompt], expected, atol=2e-5)  # both float32
-    np.testing.assert_allclose(found.pairs[1], 1.0, rtol=1e-6)
-    np.testing.assert_allclose(found.mean, np.mean(found.pairs), rtol=1e-6)
-    np.testing.assert_allclose(found.std, np.std(found.pairs), rtol=1e-6)
-    np.testing.assert_allclose(found.of_prompts, found.pairs.mean(axis=1), rtol=1e-6)
-    assert found.of_prompts.argmax() == 1  # mode collapse raises MS-SSIM
+        np.testing.assert_allclose(result.pairs[prompt], expected, atol=2e-5)  # both float32
+    np.testing.assert_allclose(result.pairs[1], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(result.mean, np.mean(result.pairs), rtol=1e-6)
+    np.testing.assert_allclose(result.std, np.std(result.pairs), rtol=1e-6)
+    np.testing.assert_allclose(result.of_prompts, result.pairs.mean(axis=1), rtol=1e-6)
+    assert result.of_prompts.argmax() == 1  # mode collapse raises MS-SSIM
 
 
 def test_intra_prompt_in_blocks():
     """More prompts than a block takes, and other numbers of images."""
     images = np.random.default_rng(0).uniform(size=(5, 3, 11, 11, 1)).astype(np.float32)
     large = np.repeat(images, 100, axis=0)
-    found = intra_prompt_ms_ssim(np.tile(large, (1, 1, 6, 6, 1)), num_scales=1)
-    assert found.pairs.shape == (500, 3) and found.num_scales == 1
+    result = intra_prompt_ms_ssim(np.tile(large, (1, 1, 6, 6, 1)), num_scales=1)
+    assert result.pairs.shape == (500, 3) and result.num_scales == 1
     assert 500 > 2**24 // (3 * 66 * 66) // 4
-    np.testing.assert_array_equal(found.pairs, np.repeat(found.pairs[::100], 100, axis=0))
+    np.testing.assert_array_equal(result.pairs, np.repeat(result.pairs[::100], 100, axis=0))
 
 
 def test_bad_images_are_named():

@@ -17,8 +17,8 @@ LABELS = [
 
 
 def test_subgroups_are_findings_sexes_ages_and_views():
-    found = {name: np.flatnonzero(rows).tolist() for name, rows in find_subgroups(LABELS).items()}
-    assert found == {
+    result = {name: np.flatnonzero(rows).tolist() for name, rows in find_subgroups(LABELS).items()}
+    assert result == {
         "edema": [0, 2],  # no image shows a nodule; a side and a ratio are no yes or no
         "age=0-19": [0],
         "age=40-59": [1, 2],
@@ -28,7 +28,7 @@ def test_subgroups_are_findings_sexes_ages_and_views():
         "view=AP": [2],
         "view=PA": [0, 3],
     }
-    assert list(found)[:4] == ["edema", "age=0-19", "age=40-59", "age=100-119"]
+    assert list(result)[:4] == ["edema", "age=0-19", "age=40-59", "age=100-119"]
     assert find_subgroups([{}, {}]) == {}
 
 
@@ -45,33 +45,33 @@ def sets():
 
 def test_a_subgroup_is_the_distance_of_these_images_alone(sets):
     real, synthetic, of_real, of_synthetic = sets
-    found = subgroup_fidelity(real, synthetic, of_real, of_synthetic)
+    result = subgroup_fidelity(real, synthetic, of_real, of_synthetic)
     asked = np.arange(160) % 4 != 0
-    assert found["edema"] == fidelity(real[::2], synthetic[asked])
-    assert found["sex=F"] == fidelity(real, synthetic)
-    assert found["edema"].kid.value > found["sex=F"].kid.value
+    assert result["edema"] == fidelity(real[::2], synthetic[asked])
+    assert result["sex=F"] == fidelity(real, synthetic)
+    assert result["edema"].kid.value > result["sex=F"].kid.value
 
 
 def test_subgroups_with_few_images_are_marked_and_get_no_number(sets):
-    found = subgroup_fidelity(*sets, least=121)
-    assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
-    assert found["age=20-39"] == TooFew(num_real=0, num_synthetic=1)
-    assert isinstance(found["sex=F"], Distances)
+    result = subgroup_fidelity(*sets, least=121)
+    assert result["edema"] == TooFew(num_real=100, num_synthetic=120)
+    assert result["age=20-39"] == TooFew(num_real=0, num_synthetic=1)
+    assert isinstance(result["sex=F"], Distances)
 
 
 def test_a_subgroup_that_all_images_are_in_is_not_measured_twice(sets):
     whole = fidelity(*sets[:2], seed=1)  # another object than what would be measured
-    found = subgroup_fidelity(*sets, whole=whole)
-    assert found["sex=F"] is whole and isinstance(found["edema"], Distances)
+    result = subgroup_fidelity(*sets, whole=whole)
+    assert result["sex=F"] is whole and isinstance(result["edema"], Distances)
 
 
 def test_many_images_of_few_patients_get_no_number(sets):
     patients = [f"p{i // 2 % 9}" for i in range(200)]  # nine patients with an edema, nine without
-    found = subgroup_fidelity(*sets, real_patients=patients)
-    assert found["edema"] == TooFew(num_real=100, num_synthetic=120)
+    result = subgroup_fidelity(*sets, real_patients=patients)
+    assert result["edema"] == TooFew(num_real=100, num_synthetic=120)
     patients = [f"p{i // 2 % 20}" for i in range(200)]
-    found = subgroup_fidelity(
+    result = subgroup_fidelity(
         *sets, real_patients=patients, synthetic_units=[*map(str, range(160))]
     )
-    assert found["edema"].kid.n == 20 and found["edema"].precision.n == 120
+    assert result["edema"].kid.n == 20 and result["edema"].precision.n == 120
     assert subgroup_fidelity(*sets, synthetic_units=["s"] * 160)["edema"].too_few

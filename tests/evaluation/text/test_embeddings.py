@@ -62,20 +62,20 @@ def test_poolings(folders, name, masked):
     mask = np.array([[s <= end for s in range(length)] for end in ends])
     states = states_of(encoder, folders, ids, mask if masked else None)
     for text in POOLINGS:
-        wanted = []
+        expected = []
         for row, end in enumerate(ends):
             k = int(text[4:]) - 1 if text.startswith("kth") else 0
             state = states[k][row]
             if text == "last":
-                wanted.append(state.mean(axis=0))
+                expected.append(state.mean(axis=0))
             elif text == "cls":
-                wanted.append(state[0 if name == "bert" else end])
+                expected.append(state[0 if name == "bert" else end])
             else:
-                wanted.append(state[: end + 1].mean(axis=0))
-        found = embed_texts(encoder, TEXTS, parse_pooling(text), attention_mask=masked)
+                expected.append(state[: end + 1].mean(axis=0))
+        result = embed_texts(encoder, TEXTS, parse_pooling(text), attention_mask=masked)
         # Float32 sums in another order: see tests/models/test_bert.py.
-        assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max(), text
-    assert np.array_equal(found[0], found[2])
+        assert np.abs(result - expected).max() <= 1e-5 * np.abs(expected).max(), text
+    assert np.array_equal(result[0], result[2])
 
 
 def test_a_mask_takes_the_length_out_of_a_bert(folders):
@@ -117,7 +117,7 @@ def test_a_state_beyond_the_layers(folders):
         check_pooling(encoder, parse_pooling("kth:4"), "bert")
 
 
-def test_numbers_that_are_not_finite_are_told(folders):
+def test_numbers_that_are_not_finite_are_reported(folders):
     """Of one token, which one text holds."""
     encoder = load_text_encoder(folders / "run", max_length=14)
     (token,) = encoder.tokenizer("z", add_special_tokens=False)["input_ids"]

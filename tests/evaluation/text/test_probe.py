@@ -23,7 +23,7 @@ def draw(patients, rng, per_patient=3):
 
 
 @pytest.fixture(scope="module")
-def found():
+def result():
     rng = np.random.default_rng(0)
     (x, train), (x_test, test) = draw(100, rng), draw(70, rng)
     noise = rng.normal(size=x.shape), rng.normal(size=x_test.shape)
@@ -32,22 +32,22 @@ def found():
     return probe(["seen", "coin"], train, test, encoders, num_resamples=60)
 
 
-def test_what_is_there_is_found_and_chance_is_chance(found):
-    seen, coin = (found.labels["knows"][name] for name in ("seen", "coin"))
+def test_what_is_there_is_found_and_chance_is_chance(result):
+    seen, coin = (result.labels["knows"][name] for name in ("seen", "coin"))
     assert seen.auroc.value > 0.95 and seen.f1.value > 0.85
     # 210 texts: the standard error of an AUROC of nothing is 0.04.
     assert abs(coin.auroc.value - 0.5) < 0.12
-    assert abs(found.labels["noise"]["seen"].auroc.value - 0.5) < 0.12
+    assert abs(result.labels["noise"]["seen"].auroc.value - 0.5) < 0.12
     assert seen.auroc.n == 70 and seen.num_images == 210
-    assert found.strengths["knows"]["seen"] in STRENGTHS
-    assert found.strengths["knows"]["coin"] == min(STRENGTHS)  # nothing to learn: hold back
+    assert result.strengths["knows"]["seen"] in STRENGTHS
+    assert result.strengths["knows"]["coin"] == min(STRENGTHS)  # nothing to learn: hold back
 
 
-def test_differences_are_paired(found):
-    pairs = [(d.encoder, d.minus) for d in found.differences]
+def test_differences_are_paired(result):
+    pairs = [(d.encoder, d.minus) for d in result.differences]
     assert pairs == [("noise", "knows"), ("again", "knows"), ("again", "noise")]
-    worse, equal, better = (d.labels["seen"].auroc for d in found.differences)
-    values = {k: found.labels[k]["seen"].auroc.value for k in ("knows", "noise")}
+    worse, equal, better = (d.labels["seen"].auroc for d in result.differences)
+    values = {k: result.labels[k]["seen"].auroc.value for k in ("knows", "noise")}
     assert worse.value == pytest.approx(values["noise"] - values["knows"])
     assert worse.ci95[1] < 0 < better.ci95[0]
     # The same encoder twice: patients that are hard for both cancel to the last bit.
@@ -76,14 +76,14 @@ def test_rare_and_unknown_labels():
     rare[:, 1] = 0
     rare[:4, 1] = 1
     unknown[:100, 0] = np.nan
-    found = probe(
+    result = probe(
         ["seen", "coin"], Side(rare, train.patient_ids), Side(unknown, test.patient_ids),
         {"x": (x, x_test), "y": (x, x_test)}, num_resamples=20,
     )  # fmt: skip
-    assert found.labels["x"]["coin"].too_few is True
-    assert found.labels["x"]["coin"].auroc is None
-    assert found.labels["x"]["seen"].num_images == 110
-    assert list(found.differences[0].labels) == ["seen"]
+    assert result.labels["x"]["coin"].too_few is True
+    assert result.labels["x"]["coin"].auroc is None
+    assert result.labels["x"]["seen"].num_images == 110
+    assert list(result.differences[0].labels) == ["seen"]
 
 
 def test_probabilities_equal_an_independent_solver():
@@ -93,7 +93,7 @@ def test_probabilities_equal_an_independent_solver():
     x = x * 5 + 3  # scales and offsets must not matter
     present, patients = side.targets[:, 0] == 1, np.array(side.patient_ids)
     z = (x - x.mean(axis=0, dtype=np.float64)) / x.std(axis=0, dtype=np.float64)
-    found, strength = probabilities_of(x, present, patients, x)
+    result, strength = probabilities_of(x, present, patients, x)
 
     def objective(weights):
         w, b = weights[:-1], weights[-1]
@@ -105,7 +105,7 @@ def test_probabilities_equal_an_independent_solver():
     )
     expected = scipy.special.expit(z @ best.x[:-1] + best.x[-1])
     # Both solvers stop at gradients of about 1e-6.
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
     other = _fit(z, present, 100 * strength).predict_proba(z)[:, 1]
     assert np.abs(other - expected).max() > 1e-3  # the regularisation shows at this tolerance
 

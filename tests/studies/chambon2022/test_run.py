@@ -94,8 +94,8 @@ def test_rows_sample_by_the_base_model_s_recipe_and_the_flags():
 )
 def test_claims_are_held_to_where_the_intervals_part(one, other, outcome):
     rows = [row("base", *other), row("unet_prior", *one)]
-    found = claims(rows)
-    assert [f.result for f in found] == [outcome] * 2
+    result = claims(rows)
+    assert [f.result for f in result] == [outcome] * 2
     assert "unet_prior" in in_words(rows)
 
 
@@ -124,12 +124,12 @@ def test_a_comparison_goes_on_with_its_own_settings_alone(tmp_path, capsys, monk
     for same in ([], ["--seeds", "2"], ["--only", "lora"], ["--num_steps", "50"]):
         with pytest.raises(Begun):
             main([*words, *same])
-    for other, said in (
+    for other, message in (
         (["--sampler", "pndm"], "was begun with sampler = ddim, not pndm"),
         (["--train_steps", "3"], "was begun with train_steps = None, not 3"),
     ):
         assert exit_code(lambda other=other: main([*words, *other])) == 2
-        assert said in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
     (tmp_path / "x" / "settings.json").unlink()
     (tmp_path / "x" / "base").mkdir()
     assert exit_code(lambda: main(words)) == 2
@@ -173,25 +173,25 @@ def short_run(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_short_run_has_all_rows_and_goes_on(short_run):
-    output, found = short_run
-    assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
-    trained = {entry["name"]: entry["trained_parameters"] for entry in found["rows"]}
+    output, result = short_run
+    assert [entry["name"] for entry in result["rows"]] == [e.name for e in EXPERIMENTS]
+    trained = {entry["name"]: entry["trained_parameters"] for entry in result["rows"]}
     assert trained["base"] == 0 and trained["textual_inversion"] == 96
     assert trained["lora"] < trained["unet_prior"] < trained["unet_and_text"]
-    assert len(found["claims"]) == 9
-    assert found["autoencoder"]["num_images"] == 512
-    probed = {entry["name"]: entry for entry in found["text_encoders"]["encoders"]}
+    assert len(result["claims"]) == 9
+    assert result["autoencoder"]["num_images"] == 512
+    probed = {entry["name"]: entry for entry in result["text_encoders"]["encoders"]}
     assert list(probed) == ["base", "in_domain", "unet_and_text", "bert"]
     assert probed["bert"]["architecture"] == "Bert" and probed["base"]["auroc"]["value"] > 0.9
     assert (output / "results.html").stat().st_size > 20_000
-    assert reproduce(output, "--scale", "phantom") == found  # everything is there already
+    assert reproduce(output, "--scale", "phantom") == result  # everything is there already
     again = reproduce(output, "--scale", "phantom", "--only", "text_projection", "--seeds", "2")
     assert [entry["name"] for entry in again["rows"]] == [e.name for e in EXPERIMENTS]
     first, second = again["rows"][1]["trainings"]
-    assert first == found["rows"][1]["trainings"][0]
+    assert first == result["rows"][1]["trainings"][0]
     assert (first["seed"], second["seed"]) == (0, 1) and first["fid"] != second["fid"]
     assert [len(entry["trainings"]) for entry in again["rows"]] == [1, 2, 1, 1, 1, 1, 1, 1]
-    assert again["rows"][2:] == found["rows"][2:]
+    assert again["rows"][2:] == result["rows"][2:]
 
 
 SMALL = """
@@ -235,14 +235,14 @@ def test_full_scale_runs_on_a_small_model(short_run, tmp_path):
         name = names["full"]
         (recipes / f"{name}.py").write_text(MEASURING.format(name=name))
     write_image_folder(phantom_records(300, seed=5), images, progress=False)
-    found = reproduce(
+    result = reproduce(
         tmp_path / "run", "--scale", "full", "--configs", str(recipes),
         "--model", str(phantom / "base"), "--encoder", str(phantom / "encoder"),
         "--source", "folder", "--path", str(images), "--real", str(phantom / "real"),
         "--classifier", str(phantom / "classifier"),
         "--features", f"classifier={phantom / 'classifier'}",
     )  # fmt: skip
-    assert [entry["name"] for entry in found["rows"]] == [e.name for e in EXPERIMENTS]
-    assert found["sampler"] == "pndm" and found["base_model"] == str(phantom / "base")
+    assert [entry["name"] for entry in result["rows"]] == [e.name for e in EXPERIMENTS]
+    assert result["sampler"] == "pndm" and result["base_model"] == str(phantom / "base")
     learnt = tmp_path / "run" / "text_projection" / "config.json"
     assert json.loads(learnt.read_text())["data"]["path"] == str(images)

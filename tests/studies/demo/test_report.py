@@ -124,8 +124,14 @@ def test_page_shows_each_image_unchanged(page):
 
 def test_page_tells_the_numbers_and_escapes_the_prompts(page, numbers):
     text = html.unescape(re.sub(r"<[^>]+>", " ", page))
-    for said in (*PROMPTS, f"{numbers['parameters']['total']:,}", "0.0421", "0.250", "1 min 08 s"):
-        assert said in text
+    for message in (
+        *PROMPTS,
+        f"{numbers['parameters']['total']:,}",
+        "0.0421",
+        "0.250",
+        "1 min 08 s",
+    ):
+        assert message in text
     assert "<with>" not in page
     assert "Every image on this page is synthetic" in text
     # 0.01 s is no training time: an earlier run did it.

@@ -40,9 +40,9 @@ def test_images_of_one_patient_train_without_validation(few, tmp_path, count):
     config, model, dataset, mesh = few(count, 1, validation__every_steps=10)
     with pytest.raises(UserError) as refused:
         make_validation(config, model, dataset, mesh)
-    said = str(refused.value)
-    assert "train without it by validation.every_steps=0" in said and "\n" not in said
-    assert "one patient cannot be on both sides" in said
+    message = str(refused.value)
+    assert "train without it by validation.every_steps=0" in message and "\n" not in message
+    assert "one patient cannot be on both sides" in message
 
     with config.unlocked():
         config.validation.every_steps = 0
@@ -67,8 +67,8 @@ def test_all_that_asks_for_validation_is_named(few):
     )
     with pytest.raises(UserError) as refused:
         make_validation(config, model, dataset, mesh)
-    said = str(refused.value)
-    assert "validation.every_steps=0 and vae.measure_scaling_factor=False" in said
+    message = str(refused.value)
+    assert "validation.every_steps=0 and vae.measure_scaling_factor=False" in message
 
 
 @pytest.mark.parametrize("cache_latents", [False, True])

@@ -83,16 +83,16 @@ def trained(root, tmp_path_factory):
 
 def test_scalars_and_best(trained):
     workdir, config = trained
-    found = evaluations(workdir)
-    assert list(found) == [2, 4]
-    assert all(set(row) == set(config.evaluation.metrics) for row in found.values())
+    result = evaluations(workdir)
+    assert list(result) == [2, 4]
+    assert all(set(row) == set(config.evaluation.metrics) for row in result.values())
     losses = {r["step"]: r["validation/loss"] for r in read_scalars(workdir) if len(r) == 2}
-    assert {step: row["validation_loss"] for step, row in found.items()} == losses
+    assert {step: row["validation_loss"] for step, row in result.items()} == losses
     metadata = json.loads((workdir / "best" / "best.json").read_text())
-    best = min(found, key=lambda step: found[step]["validation_loss"])
+    best = min(result, key=lambda step: result[step]["validation_loss"])
     assert (metadata["step"], metadata["metric"]) == (best, "validation_loss")
     assert (
-        metadata["value"] == found[best]["validation_loss"] and metadata["metrics"] == found[best]
+        metadata["value"] == result[best]["validation_loss"] and metadata["metrics"] == result[best]
     )
     assert metadata["settings"]["num_images"] == NUM
     assert list((workdir / "tensorboard").glob("events.*"))
@@ -119,12 +119,12 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
         for name in ("real", "synthetic")
     )
     report = fidelity(real, synthetic, real_patients=split.patient_ids)
-    found = evaluations(workdir)[4]
+    result = evaluations(workdir)[4]
     expected = {name: getattr(report, name).value for name in ("fid", "kid", "precision", "recall")}
     # Programs for other shapes round differently, and the mesh is another.
-    assert found["fid"] == pytest.approx(expected["fid"], rel=1e-3)
-    assert found["kid"] == pytest.approx(expected["kid"], rel=1e-3, abs=1e-7)
-    assert (found["precision"], found["recall"]) == (expected["precision"], expected["recall"])
+    assert result["fid"] == pytest.approx(expected["fid"], rel=1e-3)
+    assert result["kid"] == pytest.approx(expected["kid"], rel=1e-3, abs=1e-7)
+    assert (result["precision"], result["recall"]) == (expected["precision"], expected["recall"])
 
     half = NUM // 2
     classifier, right = load_classifier(root / "classifier"), []
@@ -132,7 +132,7 @@ def test_numbers_are_those_of_evaluate(root, trained, tmp_path):
         images = sample(model, [side[0]] * half, seeds=range(half), **sampled)
         seen = predict(classifier, images)[:, classifier.labels.index("pleural_effusion")] > 0.5
         right += list(seen == asks)
-    assert found["prompt_accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
+    assert result["prompt_accuracy"] == pytest.approx(np.mean(right), abs=1e-12)
 
 
 def test_planted_best_comes_early_and_survives_a_resume(root, tmp_path, monkeypatch):
@@ -180,22 +180,22 @@ def test_a_metric_of_your_own(root, tmp_path, monkeypatch):
     )
     workdir = tmp_path / "run"
     train(config, workdir)
-    found = evaluations(workdir)
-    assert {tuple(row) for row in found.values()} == {("precision", "brightness")}
-    assert len(calls) == len(found) == 2  # both metrics look at the same images
+    result = evaluations(workdir)
+    assert {tuple(row) for row in result.values()} == {("precision", "brightness")}
+    assert len(calls) == len(result) == 2  # both metrics look at the same images
 
     texts = open_data(config, workdir).validation.texts
     prompts = [texts[i * len(texts) // NUM] for i in range(NUM)]
     sampled = {"num_steps": 2, "guidance_scale": 4.0, "height": 16, "width": 16}
     images = sample(load(workdir), prompts, seeds=range(NUM), **sampled)
-    assert found[4]["brightness"] == pytest.approx(images.mean(), abs=0.01)
+    assert result[4]["brightness"] == pytest.approx(images.mean(), abs=0.01)
 
     metadata = json.loads((workdir / "best" / "best.json").read_text())
-    best = max(found, key=lambda step: found[step]["brightness"])
+    best = max(result, key=lambda step: result[step]["brightness"])
     assert (metadata["step"], metadata["metric"], metadata["metrics"]) == (
         best,
         "brightness",
-        found[best],
+        result[best],
     )
 
 
@@ -256,7 +256,7 @@ def test_a_metric_that_yields_what_it_does_not_name(root, tmp_path):
         (["every_steps=-1"], "evaluation.every_steps = -1"),
     ],
 )
-def test_mistakes_are_told_before_the_first_step(root, tmp_path, capsys, words, message):
+def test_mistakes_are_reported_before_the_first_step(root, tmp_path, capsys, words, message):
     argv = [
         f"--config={ROOT / 'configs' / 'base.py'}",
         f"--workdir={tmp_path / 'run'}",

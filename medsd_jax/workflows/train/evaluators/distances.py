@@ -58,15 +58,15 @@ class Distances(Evaluator):
             )
         most = max(run.config.evaluation.num_images, min(count, _READ_AT_ONCE))
         self._extract = make_extractor(network, run.mesh, most)
-        found = []
+        result = []
         for start in tqdm(range(0, count, most), desc="features of the validation split"):
             records = (split[row] for row in range(start, min(start + most, count)))
-            found.append(
+            result.append(
                 self._extract(
                     [load_image(x.read_bytes(), data.image_size, data.resize_mode) for x in records]
                 )
             )
-        self._real = np.concatenate(found)
+        self._real = np.concatenate(result)
         self._moments = moments_of(self._real, "real")
 
     def __call__(self, params: Params, step: int) -> Iterator[tuple[str, float]]:

@@ -55,7 +55,7 @@ class PromptAccuracy(Evaluator):
             images.append(self.run.sample(params, texts))
             prompts += texts
             answers += [expected] * half
-        found = measure_adherence(
+        result = measure_adherence(
             self._classifier, settings.label, np.concatenate(images), prompts, answers
         )
-        yield "prompt_accuracy", float(found.right.mean())
+        yield "prompt_accuracy", float(result.right.mean())

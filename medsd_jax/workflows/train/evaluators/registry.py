@@ -31,22 +31,22 @@ def scalars_of(metrics: Iterable[str]) -> dict[str, type[Evaluator]]:
     Raises:
         UserError: there is no such class, or two yield a scalar of one name.
     """
-    found: dict[str, type[Evaluator]] = {}
+    result: dict[str, type[Evaluator]] = {}
     for entry in metrics:
         made = _find(entry)
         for name in (entry,) if entry in EVALUATORS else made.scalars:
-            if name in found:
+            if name in result:
                 raise UserError(f"evaluation.metrics: {entry!r} yields {name!r} a second time")
-            found[name] = made
-    return found
+            result[name] = made
+    return result
 
 
 def by_class(scalars: Mapping[str, type[Evaluator]]) -> dict[type[Evaluator], tuple[str, ...]]:
     """Each class once, with all scalars that it shall yield."""
-    found: dict[type[Evaluator], tuple[str, ...]] = {}
+    result: dict[type[Evaluator], tuple[str, ...]] = {}
     for name, made in scalars.items():
-        found[made] = (*found.get(made, ()), name)
-    return found
+        result[made] = (*result.get(made, ()), name)
+    return result
 
 
 def _find(entry: str) -> type[Evaluator]:
@@ -80,6 +80,6 @@ def _module(entry: str, where: str) -> ModuleType:
     except UserError:
         raise
     except Exception as error:  # the user's own code
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"evaluation.metrics: {entry!r} cannot be imported ({said})") from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"evaluation.metrics: {entry!r} cannot be imported ({message})") from error
     return module
