@@ -207,16 +207,16 @@ def torch_contestants(
     return contestants, results
 
 
-def matmul_gflops(setting: Setting, side: int = 8192, calls: int = 20) -> float:
+def matmul_gflops(setting: Setting, size: int = 8192, calls: int = 20) -> float:
     """What torch reaches in a product of two large random matrices: the ceiling of the card."""
-    a, b = torch.randn(2, side, side, device="cuda").to(setting.torch_dtype)
+    a, b = torch.randn(2, size, size, device="cuda").to(setting.torch_dtype)
     torch.matmul(a, b)
     torch.cuda.synchronize()
     begin = time.perf_counter()
     for _ in range(calls):
         torch.matmul(a, b)
     torch.cuda.synchronize()
-    return round(calls * 2 * side**3 / (time.perf_counter() - begin) / 1e9, 0)
+    return round(calls * 2 * size**3 / (time.perf_counter() - begin) / 1e9, 0)
 
 
 def torch_temporaries(contestant: timing.Contestant) -> float | None:

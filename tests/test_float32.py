@@ -16,7 +16,7 @@ from medsd_jax.workflows.sample import schedule_of
 from medsd_jax.workflows.train import latents as train_latents
 from medsd_jax.workflows.train.steps import make_diffusion_model
 from tests.models.test_precision import equations
-from tests.tiny.pipeline import LENGTH, SIDE, tiny_pipeline
+from tests.tiny.pipeline import LENGTH, SIZE, tiny_pipeline
 from tests.tiny.training import empty_prompt_ids, full, make_batch, make_run, tiny_model
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -47,7 +47,7 @@ def is_exact(precision) -> bool:
 def test_sampling(dtype):
     model = tiny_pipeline()
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE, dtype=dtype
+        model.unet, model.vae, model.text_encoder, schedule_of(model), SIZE, SIZE, dtype=dtype
     )
     ids = np.zeros((2, LENGTH), np.int32)
     inputs = make_inputs(shape, ids, ids, np.arange(2), num_steps=3, guidance_scale=4.0)
@@ -77,7 +77,7 @@ def test_cached_latents(monkeypatch):
     encode = train_latents.make_encoder(tiny_pipeline(), make_mesh({}, jax.devices()[:1]))
     monkeypatch.setattr(train_latents, "fetch", lambda x: x)
     monkeypatch.setattr(train_latents, "put_batch", lambda batch, mesh: batch)
-    asked = precisions(encode, np.zeros((2, SIDE, SIDE, 3), np.uint8))
+    asked = precisions(encode, np.zeros((2, SIZE, SIZE, 3), np.uint8))
     assert all(is_exact(x) for x in asked)
 
 

@@ -32,7 +32,7 @@ from medsd_jax.vision.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 CONFIG_FILE, WEIGHTS_FILE = "classifier.json", "classifier.safetensors"
 _IMAGES_AT_ONCE = 64  # on each device
-_LARGEST_SIDE = 8192
+_LARGEST_SIZE = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +111,10 @@ def predict_logits(
     Raises:
         UserError: the images have another size, or scores are not finite.
     """
-    side = classifier.image_size
-    if images_u8.shape[1:3] != (side, side):
+    pixels = classifier.image_size
+    if images_u8.shape[1:3] != (pixels, pixels):
         given = "x".join(map(str, images_u8.shape[1:3]))
-        raise UserError(f"images of {given}: this classifier was trained on {side}x{side}")
+        raise UserError(f"images of {given}: this classifier was trained on {pixels}x{pixels}")
     mesh = make_mesh({"data": -1}) if mesh is None else mesh
     score = over_devices(_compiled(classifier.network, mesh), classifier.params, mesh)
     n = len(images_u8)
@@ -180,15 +180,15 @@ def _described(config: Mapping[str, Any]) -> Classifier:
     """The classifier of a classifier.json, without its weights."""
     network = dict(config["network"])
     network = DenseNetConfig(**{**network, "block_config": tuple(network["block_config"])})
-    labels, side = config["labels"], config["image_size"]
+    labels, pixels = config["labels"], config["image_size"]
     count = network.num_classes
     if not isinstance(labels, list) or not all(isinstance(x, str) and x for x in labels):
         raise UserError(f"labels are {str(labels)[:80]}, not a list of names")
     if len({label_name(x) for x in labels}) != len(labels) or len(labels) != count:
         raise UserError(f"labels must be {count} different names, as the network has classes")
-    if type(side) is not int or not network.smallest_image <= side <= _LARGEST_SIDE:
+    if type(pixels) is not int or not network.smallest_image <= pixels <= _LARGEST_SIZE:
         raise UserError(
-            f"image_size is {str(side)[:80]}, not {network.smallest_image} to {_LARGEST_SIDE}"
+            f"image_size is {str(pixels)[:80]}, not {network.smallest_image} to {_LARGEST_SIZE}"
         )
     check_resize_mode(config["resize_mode"])
     with np.errstate(over="ignore"):  # told below
@@ -196,7 +196,7 @@ def _described(config: Mapping[str, Any]) -> Classifier:
     for name, x in (("slope", slope), ("intercept", intercept)):
         if x.shape != (count,) or not np.isfinite(x).all():
             raise UserError(f"{name} must be {count} finite numbers, one a label")
-    return Classifier(network, tuple(labels), side, config["resize_mode"], {}, slope, intercept)
+    return Classifier(network, tuple(labels), pixels, config["resize_mode"], {}, slope, intercept)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ _EPILOG = """examples:
   medsd-jax membership --workdir runs/mine
   medsd-jax membership --workdir runs/mine --model runs/base --output runs/mine/before
 
-The second line asks the model that the run started from, which saw neither side: what it can tell
+The second line asks the model that the run started from, which saw neither group: what it can tell
 apart is no memorisation. The run's own config.json tells which patients were trained on and which
 validate. The report:
   auroc                    0.5: losses do not tell trained images from others; with its interval
@@ -38,7 +38,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add("--output", type=Path, metavar="DIR", help=f"gets {REPORT} (default: the workdir)")
     add(
         "--num_images", type=positive_int, default=500, metavar="N",
-        help="of each side, evenly over the split, or all where there are fewer (default 500)",
+        help="of each group, evenly over the split, or all where there are fewer (default 500)",
     )  # fmt: skip
     add("--num_timesteps", type=positive_int, default=10, metavar="K", help="default 10")
     add("--num_draws", type=positive_int, default=4, metavar="D", help="at each time (default 4)")

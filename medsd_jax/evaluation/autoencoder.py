@@ -65,8 +65,8 @@ def open_autoencoder(
             f"{vae.config.out_channels}, not RGB"
         )
     if image_size is None or resize_mode is None:
-        side, mode = input_of(model, vae)
-        image_size, resize_mode = image_size or side, resize_mode or mode
+        size, mode = input_of(model, vae)
+        image_size, resize_mode = image_size or size, resize_mode or mode
     check_resize_mode(resize_mode)
     downscale = vae.config.downscale
     if image_size % downscale or not most_scales(image_size, image_size):

@@ -154,7 +154,7 @@ def measure(
         raise UserError(
             f"{len(rows)} image of {images.name}: a spread needs at least 2; give more images"
         )
-    side, mode = autoencoder.image_size, autoencoder.resize_mode
+    pixels, mode = autoencoder.image_size, autoencoder.resize_mode
     size = batch_rows(len(rows), batch_size, mesh)
     run = jax.jit(
         functools.partial(_reconstruct, autoencoder.reconstruct), out_shardings=batch_sharding(mesh)
@@ -166,7 +166,7 @@ def measure(
     for start in tqdm(range(0, len(rows), size), unit="batch", desc="reconstructed"):
         stop_if_asked()
         batch = rows[start : start + size]
-        originals = resize_to_square([images.read(row) for row in batch], side, mode)
+        originals = resize_to_square([images.read(row) for row in batch], pixels, mode)
         images_u8, finite, numbers = reconstruct(originals, size)
         if not finite.all():
             row = batch[int(np.argmin(finite))]
@@ -190,7 +190,7 @@ def measure(
         rows=np.asarray(rows),
         values={name: numbers[name] for name in (*SIMILARITY, *COLOUR_CAST)},
         bands={name: numbers[name].astype(np.float64) for name in ("count", "error", "squared")},
-        num_scales=most_scales(side, side),
+        num_scales=most_scales(pixels, pixels),
         calls=None if classifier is None else tuple(map(np.concatenate, calls)),
         worst=tuple(worst),
     )

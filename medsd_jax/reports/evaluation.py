@@ -22,7 +22,7 @@ from medsd_jax.reports.evaluation_plots import plot_distances, plot_estimates, p
 from medsd_jax.reports.page import page_template
 from medsd_jax.reports.writing import write_report
 
-_SHOWN, _PAIRS_SHOWN, _CASES_SHOWN, _SIDE = 16, 12, 8, 128
+_SHOWN, _PAIRS_SHOWN, _CASES_SHOWN, _SIZE = 16, 12, 8, 128
 
 
 @dataclass(frozen=True)
@@ -153,4 +153,4 @@ def _name(images: ImageSet, index: int) -> str:
 
 def _shown(images: ImageSet, index: int) -> np.ndarray:
     """An image [128, 128, 3] uint8 for the page."""
-    return resize_to_square([images.read(int(index))], _SIDE)[0]
+    return resize_to_square([images.read(int(index))], _SIZE)[0]

@@ -45,22 +45,22 @@ class Edit:
     strength: float
     metadata: dict[str, Any]
 
-    def fitted(self, side: int) -> "Edit":
-        """The same image and mask at `side` x `side` pixels.
+    def fitted(self, size: int) -> "Edit":
+        """The same image and mask at `size` x `size` pixels.
 
         A pixel is redrawn where the mask covers at least half of it.
 
         Raises:
             UserError: nothing is left of the mask.
         """
-        image = resize(self.image, side, self.resize_mode)
+        image = resize(self.image, size, self.resize_mode)
         if self.mask is None:
             return dataclasses.replace(self, image=image)
         grey = np.repeat(self.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
-        mask = resize(grey, side, self.resize_mode)[..., 0] >= 128
+        mask = resize(grey, size, self.resize_mode)[..., 0] >= 128
         if not mask.any():
             raise UserError(
-                f"the mask covers no pixel of the image once it has {side} x {side} pixels; "
+                f"the mask covers no pixel of the image once it has {size} x {size} pixels; "
                 "draw it larger"
             )
         return dataclasses.replace(self, image=image, mask=mask)

@@ -204,10 +204,10 @@ class CLIPVisionModelWithProjection(nnx.Module):
         """
         require_image(images, 3, self.config.patch_size)
         _, height, width, _ = images.shape
-        side = self.config.image_size
-        if (height, width) != (side, side):
+        size = self.config.image_size
+        if (height, width) != (size, size):
             raise UserError(
-                f"images of {height}x{width}: this CLIP was trained on {side}x{side}; take "
+                f"images of {height}x{width}: this CLIP was trained on {size}x{size}; take "
                 "config.json and preprocessor_config.json from the same model"
             )
         with jax.default_matmul_precision("highest"):  # of the shared layers too

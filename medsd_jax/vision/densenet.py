@@ -105,8 +105,8 @@ class DenseNetConfig:
     @property
     def smallest_image(self) -> int:
         """Smallest side that leaves one position: the first two halvings round up, others down."""
-        side = 2 ** (len(self.block_config) - 1)
-        return 4 * side - 3
+        size = 2 ** (len(self.block_config) - 1)
+        return 4 * size - 3
 
 
 XRV_DENSENET121 = DenseNetConfig(in_channels=1, num_classes=18, norm="batch", input_range="xrv")

@@ -130,9 +130,9 @@ class _Projection(nnx.Module):
     """The convolution that embeds patches, under the name that it has in the checkpoints."""
 
     def __init__(self, config: Dinov2Config, *, rngs):
-        side = (config.patch_size, config.patch_size)
+        kernel = (config.patch_size, config.patch_size)
         self.projection = nnx.Conv(
-            3, config.hidden_size, side, strides=side, padding="VALID", rngs=rngs
+            3, config.hidden_size, kernel, strides=kernel, padding="VALID", rngs=rngs
         )
 
 

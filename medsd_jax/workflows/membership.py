@@ -69,7 +69,7 @@ def measure_membership(
         workdir: of the run.
         output: a folder; made where it is missing.
         model: diffusers folder, hub id or workdir; the run's own if None.
-        num_images: of each side at most, evenly over the split.
+        num_images: of each group at most, evenly over the split.
         num_timesteps: see `evaluation.memorization.membership.membership`.
         num_draws: likewise.
         batch_size: images at once on each device.

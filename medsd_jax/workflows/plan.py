@@ -60,8 +60,8 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> "PlanReport":
     Raises:
         UserError: the topology is not known, libtpu is not installed, or the recipe cannot be used.
     """
-    chip, sides = _describe(topology)
-    chips = math.prod(sides) * slices
+    chip, axes = _describe(topology)
+    chips = math.prod(axes) * slices
 
     import jax
     import numpy as np
@@ -159,8 +159,8 @@ def _describe(topology: str) -> tuple[Chip, list[int]]:
 
 def _devices(topology: str, slices: int) -> list:
     """The devices of the slices, as libtpu describes them."""
-    chip, sides = _describe(topology)
-    count = math.prod(sides)
+    chip, axes = _describe(topology)
+    count = math.prod(axes)
     # libtpu would ask the cloud's metadata server what it runs on.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.accelerator}-{count}")
@@ -171,7 +171,7 @@ def _devices(topology: str, slices: int) -> list:
     if chip is CHIPS["v4"]:
         settings["chip_config_name"] = "megacore"  # a chip is one device, as JAX runs it
     if count <= 4:
-        settings["chips_per_host_bounds"] = sides  # of the one host; else 2x2, which 1x1 is not
+        settings["chips_per_host_bounds"] = axes  # of the one host; else 2x2, which 1x1 is not
     try:
         return topologies.get_topology_desc(
             platform="tpu", topology_name=topology, **settings

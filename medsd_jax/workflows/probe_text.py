@@ -90,18 +90,18 @@ def _probe(
         Texts,
     )
     from medsd_jax.evaluation.text.embeddings import embed_texts, parse_pooling
-    from medsd_jax.evaluation.text.probe import Side, probe
+    from medsd_jax.evaluation.text.probe import Group, probe
     from medsd_jax.models.stable_diffusion import weights_fingerprint
     from medsd_jax.reports.writing import package_versions
     from medsd_jax.workflows.classifier_recipe import targets_of
 
     splits = (dataset.train, dataset.validation)
     if not all(len(split) for split in splits):
-        raise UserError("a side of the data set is empty: change validation_fraction")
+        raise UserError("a group of the data set is empty: change validation_fraction")
     names = list(config.labels or _yes_no_labels(dataset))
     if not names:
         raise UserError("the data set has no label with both 1 and 0: there is nothing to probe")
-    sides = [Side(targets_of(split, names).astype(float), split.patient_ids) for split in splits]
+    groups = [Group(targets_of(split, names).astype(float), split.patient_ids) for split in splits]
     how = parse_pooling(config.pooling)
     embeddings = {}
     for name, encoder in encoders.items():
@@ -110,7 +110,7 @@ def _probe(
             encoder, texts, how, attention_mask=config.attention_mask, progress=True
         )
         embeddings[name] = (vectors[: len(dataset.train)], vectors[len(dataset.train) :])
-    result = probe(names, *sides, embeddings, num_resamples=config.num_resamples, seed=config.seed)
+    result = probe(names, *groups, embeddings, num_resamples=config.num_resamples, seed=config.seed)
     return TextProbeReport(
         versions=package_versions(),
         data=ProbedData(

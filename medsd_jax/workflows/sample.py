@@ -46,7 +46,7 @@ def place(model: StableDiffusion, mesh: Mesh | None = None) -> StableDiffusion:
     return replace(model, params=place_params(model.params, mesh or make_mesh({"data": -1})))
 
 
-def trained_side(model: StableDiffusion) -> int:
+def trained_size(model: StableDiffusion) -> int:
     """Pixels along one side of the square images that the model was trained for."""
     return model.unet.sample_size * model.vae.downscale
 
@@ -179,8 +179,8 @@ def sample_batches(
         height, width = _agreed_size(given["given_u8"].shape[1:3], height, width)
     shape = SamplerShape(
         model.unet, model.vae, model.text_encoder, schedule_of(model),
-        trained_side(model) if height is None else height,
-        trained_side(model) if width is None else width,
+        trained_size(model) if height is None else height,
+        trained_size(model) if width is None else width,
         max_steps=MAX_STEPS, dtype=dtype, attention=attention, sampler=sampler, edits=bool(given),
     )  # fmt: skip
     settings = {

@@ -16,7 +16,7 @@ from medsd_jax.models.stable_diffusion import StableDiffusion
 from medsd_jax.parallel.multihost import is_main_process
 from medsd_jax.sampling.edits import Edit
 from medsd_jax.sampling.images import make_grid, save_png
-from medsd_jax.workflows.sample import sample_batches, trained_side
+from medsd_jax.workflows.sample import sample_batches, trained_size
 from medsd_jax.workflows.sample_folder import SampleFolder
 
 log = logging.getLogger(__name__)
@@ -107,11 +107,11 @@ def sample_to_folder(
     Raises:
         UserError: the folder holds other images, or a setting is out of its range.
     """
-    side = trained_side(model)
+    size = trained_size(model)
     if edit is not None:
-        side = height or width or side
-        edit = edit.fitted(side)
-    height, width = height or side, width or side
+        size = height or width or size
+        edit = edit.fitted(size)
+    height, width = height or size, width or size
     record = {
         "sampler": settings.sampler,
         "num_steps": settings.num_steps,

@@ -77,8 +77,8 @@ def _denoising_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Calla
 def _vae_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Callable, Any, Any]:
     """``(params, images, noise) -> [B]``, and the shapes of one micro-batch."""
     vae = graph("vae", model.vae, dtype=jnp.dtype(config.model.dtype), attend=xla_attention)
-    images, side = _images(config), config.data.image_size // model.vae.downscale
-    noise = (images.shape[0], side, side, model.vae.latent_channels)
+    images, size = _images(config), config.data.image_size // model.vae.downscale
+    noise = (images.shape[0], size, size, model.vae.latent_channels)
 
     def losses(params, images_u8, noise):
         l1, kl, _ = vae_losses(vae, params, from_uint8(images_u8), noise)
@@ -88,8 +88,8 @@ def _vae_losses(config: ConfigDict, model: StableDiffusion) -> tuple[Callable, A
 
 
 def _images(config: ConfigDict) -> jax.ShapeDtypeStruct:
-    side = config.data.image_size
-    return jax.ShapeDtypeStruct((_at_once(config), side, side, 3), np.uint8)
+    size = config.data.image_size
+    return jax.ShapeDtypeStruct((_at_once(config), size, size, 3), np.uint8)
 
 
 def _at_once(config: ConfigDict) -> int:

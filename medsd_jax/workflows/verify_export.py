@@ -77,10 +77,10 @@ def verify(
     Returns:
         The certificate; numbers that are not finite are None.
     """
-    side = model.unet.sample_size * model.vae.downscale
+    size = model.unet.sample_size * model.vae.downscale
     settings = {
         "prompt": PAPER_NORMAL, "negative_prompt": NEGATIVE_PROMPT, "seed": SEED, "sampler": "ddim",
-        "num_steps": num_steps, "guidance_scale": 7.5, "eta": 0.0, "height": side, "width": side,
+        "num_steps": num_steps, "guidance_scale": 7.5, "eta": 0.0, "height": size, "width": size,
         "weights_dtype": dtype, "compute_dtype": "float32", "model_hash": model.fingerprint(),
     }  # fmt: skip
     certificate = ExportCertificate(
@@ -102,7 +102,7 @@ def verify(
     ids = encode_prompts(model.tokenizer, prompts)
     same_prompt_ids = np.array_equal(ids, theirs.prompt_ids(prompts))
     model = torch_verify.as_stored(model, dtype)
-    inputs = torch_verify.make_component_inputs(model, ids, side, side, SEED)
+    inputs = torch_verify.make_component_inputs(model, ids, size, size, SEED)
     ours = torch_verify.our_components(model, inputs)
     components = _compare_components(ours, theirs.components(inputs))
 
@@ -110,7 +110,7 @@ def verify(
     jax_image = _sample_ours(model, latents, settings)
     torch_image = theirs.sample(
         PAPER_NORMAL, NEGATIVE_PROMPT, latents, num_inference_steps=num_steps,
-        guidance_scale=settings["guidance_scale"], eta=0.0, height=side, width=side,
+        guidance_scale=settings["guidance_scale"], eta=0.0, height=size, width=size,
     )[0]  # fmt: skip
     difference = np.abs(jax_image.astype(int) - torch_image.astype(int))
     mean = float(difference.mean())

@@ -28,8 +28,8 @@ ASKED = DenseNetConfig(
     num_classes=2,
     in_channels=1,
 )
-SIDE = 36
-IMAGES = np.random.default_rng(3).integers(0, 256, (9, SIDE, SIDE), dtype=np.uint8)
+SIZE = 36
+IMAGES = np.random.default_rng(3).integers(0, 256, (9, SIZE, SIZE), dtype=np.uint8)
 IMAGENET = np.float32([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
 
 
@@ -60,7 +60,7 @@ def file(tmp_path, channels):
 
 def classifier_of(network, params):
     one = np.ones(2, np.float32)
-    return model.Classifier(network, ("a", "b"), SIDE, "pad", params, one, 0 * one)
+    return model.Classifier(network, ("a", "b"), SIZE, "pad", params, one, 0 * one)
 
 
 def own_range(channels):
@@ -106,7 +106,7 @@ def test_training_moves_all_but_the_stored_statistics(file):
     before = start.params(seed=0)
     rng = np.random.default_rng(0)
     batch = {
-        "images": rng.integers(0, 256, (8, SIDE, SIDE, 3), np.uint8),
+        "images": rng.integers(0, 256, (8, SIZE, SIZE, 3), np.uint8),
         "targets": rng.integers(0, 2, (8, 2)).astype(np.float32),
     }
     losses = []

@@ -19,11 +19,11 @@ from medsd_jax.training.metrics import read_scalars
 from medsd_jax.workflows import classifier_recipe, downstream_utility
 from tests.tiny.run import ROOT
 
-SIDE = 16
+SIZE = 16
 STEPS = 60
 TINY = {
     "data.source": "folder",
-    "data.image_size": SIDE,
+    "data.image_size": SIZE,
     "data.num_workers": 0,
     "data.batch_size": 16,
     "data.validation_fraction": 0.5,
@@ -44,9 +44,9 @@ TINY = {
 
 def draw(rng, present):
     """Noise, with a brighter square somewhere or not."""
-    image = rng.normal(110, 30, (SIDE, SIDE))
+    image = rng.normal(110, 30, (SIZE, SIZE))
     if present:
-        y, x = rng.integers(1, SIDE - 7, 2)
+        y, x = rng.integers(1, SIZE - 7, 2)
         image[y : y + 6, x : x + 6] += 32
     return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 

@@ -24,14 +24,14 @@ from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import tiny_pipeline
 from tests.tiny.run import ROOT
 
-SIDE, NUM = 24, 40
+SIZE, NUM = 24, 40
 
 
 def write_images(folder, seed, brightness):
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for i in range(NUM):
-        pixels = np.clip(rng.normal(brightness, 40, (SIDE, SIDE)), 0, 255).astype(np.uint8)
+        pixels = np.clip(rng.normal(brightness, 40, (SIZE, SIZE)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:03d}.png")
 
 
@@ -41,7 +41,7 @@ def places(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
     for name, seed, brightness in (("real", 0, 128), ("alike", 1, 128), ("darker", 2, 60)):
         write_images(root / name, seed, brightness)
-    write_classifier(root / "classifier", SIDE, ("x",))
+    write_classifier(root / "classifier", SIZE, ("x",))
     return root
 
 
@@ -112,8 +112,8 @@ def test_held_out_images_of_another_origin_accuse_nobody(places, tmp_path, capsy
         (tmp_path / name).mkdir()
         rng = np.random.default_rng(seed)
         for i in range(NUM):
-            ramp = np.linspace(0, rng.uniform(100, 255), SIDE)[:, None] * np.ones(SIDE)
-            pixels = (ramp + rng.normal(0, 5, (SIDE, SIDE))).clip(0, 255).astype(np.uint8)
+            ramp = np.linspace(0, rng.uniform(100, 255), SIZE)[:, None] * np.ones(SIZE)
+            pixels = (ramp + rng.normal(0, 5, (SIZE, SIZE))).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{i:03d}.png")
     words = ["--train", str(tmp_path / "train"), "--synthetic", str(tmp_path / "drawn")]
     assert evaluate(places, "alike", tmp_path / "out", *words) == 0

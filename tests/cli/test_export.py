@@ -12,7 +12,7 @@ import medsd_jax
 from medsd_jax.cli.main import main
 from medsd_jax.workflows import verify_export
 from medsd_jax.workflows.models import load
-from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_verify_passes_and_says_by_how_much(source, tmp_path, capsys, dtype):
     assert certificate["image"]["mean_abs_difference_in_255ths"] <= 0.5
     assert certificate["settings"]["num_steps"] == 10
     assert certificate["settings"]["weights_dtype"] == dtype
-    assert (certificate["settings"]["height"], certificate["settings"]["width"]) == (SIDE, SIDE)
+    assert (certificate["settings"]["height"], certificate["settings"]["width"]) == (SIZE, SIZE)
     assert certificate["thresholds"] == {
         "component_max_abs_difference_over_output_max_abs": 1e-4,
         "image_mean_abs_difference_in_255ths": 0.5,
@@ -72,7 +72,7 @@ def test_verify_passes_and_says_by_how_much(source, tmp_path, capsys, dtype):
         "optax", "numpy", "scipy", "grain",
     }  # fmt: skip
     images = [np.asarray(Image.open(out / name)) for name in verify_export.IMAGES]
-    assert all(image.shape == (SIDE, SIDE, 3) for image in images)
+    assert all(image.shape == (SIZE, SIZE, 3) for image in images)
     assert images[0].std() > 30
     difference = np.abs(images[0].astype(int) - images[1])
     assert difference.mean() == certificate["image"]["mean_abs_difference_in_255ths"]

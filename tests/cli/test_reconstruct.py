@@ -16,7 +16,7 @@ from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
 from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.reports.schema_files import schema_of
 from tests.tiny.classifier import write_classifier
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 from tests.tiny.run import ROOT
 
 NUM = 20
@@ -27,12 +27,12 @@ def places(tmp_path_factory):
     """A model, classifiers of two sizes, and labelled images of ten patients."""
     root = tmp_path_factory.mktemp("reconstruct")
     save_pipeline(tiny_pipeline(), root / "model")
-    write_classifier(root / "classifier", SIDE)
-    write_classifier(root / "large_classifier", 2 * SIDE)
+    write_classifier(root / "classifier", SIZE)
+    write_classifier(root / "large_classifier", 2 * SIZE)
     (root / "real").mkdir()
     rng = np.random.default_rng(0)
     for i in range(NUM):
-        pixels = rng.normal(60 + 8 * i, 30, (SIDE, SIDE + 4)).clip(0, 255).astype(np.uint8)
+        pixels = rng.normal(60 + 8 * i, 30, (SIZE, SIZE + 4)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(root / "real" / f"{i:02d}.png")
     for table, label in (("metadata", "pleural_effusion"), ("others", "mass")):
         with (root / "real" / f"{table}.csv").open("w", newline="") as file:
@@ -65,7 +65,7 @@ def test_report(places, tmp_path, capsys):
     assert not report["result"]["good_enough"]  # random weights; and yet the exit code is 0
     assert "not good enough" in message and "not a medical validation" in message
     assert report["measured"] == {
-        "num_images": NUM, "num_patients": NUM // 2, "image_size": SIDE, "resize_mode": "pad",
+        "num_images": NUM, "num_patients": NUM // 2, "image_size": SIZE, "resize_mode": "pad",
     }  # fmt: skip
     assert report["similarity"]["psnr"]["mean"]["n"] == NUM // 2
     assert report["classifier"]["labels"]["pleural_effusion"]["auroc"]["num_present"] == NUM // 2
@@ -76,7 +76,7 @@ def test_report(places, tmp_path, capsys):
     assert "4 times" in page and "Does a classifier still see the same?" in page
     assert not re.findall(r'(?:src|href)="(?!data:)', page)  # it needs no other file
     with Image.open(folder / "worst.png") as sheet:
-        assert sheet.width > 3 * SIDE and sheet.height > 8 * SIDE
+        assert sheet.width > 3 * SIZE and sheet.height > 8 * SIZE
 
 
 def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, monkeypatch, capsys):
@@ -116,11 +116,11 @@ def test_schema_refuses_what_it_does_not_say(places, tmp_path):
 
 def test_a_workdir_has_its_recipe_s_size(places, tmp_path):
     shutil.copytree(places / "model", tmp_path / "run" / "model")
-    recipe = {"data": {"image_size": 2 * SIDE, "resize_mode": "crop"}}
+    recipe = {"data": {"image_size": 2 * SIZE, "resize_mode": "crop"}}
     (tmp_path / "run" / "config.json").write_text(json.dumps(recipe))
     model = ["--model", str(tmp_path / "run"), "--num_images", "2"]
     for words, expected in (
-        ([], (2 * SIDE, "crop")),
+        ([], (2 * SIZE, "crop")),
         (["--image_size", "24", "--resize_mode", "squash"], (24, "squash")),
         (["--image_size", "24"], (24, "crop")),
     ):

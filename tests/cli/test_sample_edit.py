@@ -13,7 +13,7 @@ from medsd_jax.sampling.edits import DIFFERENCE_TIMES
 from medsd_jax.sampling.images import read_metadata
 from medsd_jax.workflows.models import save
 from tests import commands
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 WIDE = np.random.default_rng(0).integers(0, 256, (32, 64, 3), np.uint8)
 WHOLE = ["--prompt", "a", "--num_images", "1"]
@@ -47,8 +47,8 @@ def test_a_box_of_a_wide_image(places, tmp_path):
     flags = ["--prompt", "effusion", "--num_images", "2", "--init_image", "HERE/wide.png"]
     flags += ["--mask_box", "8,8,40,24", "--strength", "1", "--sampler", "dpmpp_2m"]
     assert sample(places, tmp_path / "o", *flags) == 0
-    given = resize(WIDE, SIDE, "pad")
-    inside = np.zeros((SIDE, SIDE), bool)
+    given = resize(WIDE, SIZE, "pad")
+    inside = np.zeros((SIZE, SIZE), bool)
     inside[4 + 2 : 4 + 6, 2:10] = True  # a quarter of the size, under a black bar of 4 pixels
     lines = [json.loads(x) for x in (tmp_path / "o/samples.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == ["00000.png", "00001.png"]
@@ -116,7 +116,7 @@ def test_without_a_mask_all_of_the_image_changes(places, tmp_path):
     assert sample(places, tmp_path / "o", *flags) == 0
     expected = medsd_jax.sample(
         tiny_pipeline(), ["a"], seeds=[4], num_steps=3, progress=False,
-        init_images=resize(WIDE, SIDE, "squash"), strength=0.8,
+        init_images=resize(WIDE, SIZE, "squash"), strength=0.8,
     )  # fmt: skip
     np.testing.assert_array_equal(read(tmp_path / "o/00000.png"), expected[0])
     assert json.loads((tmp_path / "o/samples.jsonl").read_text())["mask"] is None

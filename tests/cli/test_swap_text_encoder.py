@@ -17,7 +17,7 @@ from medsd_jax.workflows.sample import sample
 from medsd_jax.workflows.train.run import train
 from medsd_jax.workflows.verify_export import verify
 from tests.tiny.bert import bert_params, write_bert
-from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 from tests.tiny.run import recipe, write_model
 
 PROMPT = "Chest X-ray. Large left pleural effusion."
@@ -180,10 +180,10 @@ def test_torch_draws_the_same_image(places, tmp_path, case):
     assert np.array_equal(tokens.numpy(), ids)
     inputs = ComponentInputs(
         ids,
-        latents=np.zeros((2, SIDE // 2, SIDE // 2, 4), np.float32),
+        latents=np.zeros((2, SIZE // 2, SIZE // 2, 4), np.float32),
         timesteps=np.int32([9, 9]),
         context=np.zeros((2, 16, 32), np.float32),
-        images=np.zeros((2, SIDE, SIDE, 3), np.float32),
+        images=np.zeros((2, SIZE, SIZE, 3), np.float32),
     )
     ours = our_components(model, inputs)["text_encoder"]
     # Float32 sums in another order: see tests/models/test_bert.py.
@@ -191,7 +191,7 @@ def test_torch_draws_the_same_image(places, tmp_path, case):
     theirs_again = TorchPipeline(folder)._context(tokens).detach().numpy()
     np.testing.assert_allclose(theirs_again, context.numpy(), rtol=0, atol=1e-6)
 
-    start = np.random.default_rng(0).standard_normal((1, SIDE // 2, SIDE // 2, 4), np.float32)
+    start = np.random.default_rng(0).standard_normal((1, SIZE // 2, SIZE // 2, 4), np.float32)
     image = sample(
         model, [PROMPT], latents=start, num_steps=5, guidance_scale=4.0, progress=False,
         batch_size=8,
@@ -201,7 +201,7 @@ def test_torch_draws_the_same_image(places, tmp_path, case):
     drawn = pipe(
         prompt_embeds=context[:1], negative_prompt_embeds=context[1:], num_inference_steps=5,
         guidance_scale=4.0, latents=torch.from_numpy(np.moveaxis(start, -1, 1).copy()),
-        height=SIDE, width=SIDE, output_type="np",
+        height=SIZE, width=SIZE, output_type="np",
     ).images[0]  # fmt: skip
     difference = np.abs(image.astype(np.float64) - np.round(drawn * 255))
     assert image.std() > 5
@@ -209,7 +209,7 @@ def test_torch_draws_the_same_image(places, tmp_path, case):
     if case == "plain":  # the pipeline's own encoding is the same
         by_prompt = pipe(
             PROMPT, num_inference_steps=5, guidance_scale=4.0, output_type="np",
-            latents=torch.from_numpy(np.moveaxis(start, -1, 1).copy()), height=SIDE, width=SIDE,
+            latents=torch.from_numpy(np.moveaxis(start, -1, 1).copy()), height=SIZE, width=SIZE,
         ).images[0]  # fmt: skip
         np.testing.assert_allclose(by_prompt, drawn, rtol=0, atol=1e-5)
 

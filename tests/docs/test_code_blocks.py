@@ -25,7 +25,7 @@ from medsd_jax.interop.learned_embeddings import add_placeholder_token, write_em
 from medsd_jax.interop.lora_files import write_lora
 from tests.docs.blocks import Block, code_blocks, command_lines, commands_in_text
 from tests.tiny.classifier import write_classifier
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,7 +82,7 @@ def project(tmp_path_factory) -> Path:
     model = tiny_pipeline()
     for name in ("demo/model", "demo/vae/model", "mine/model", "export"):
         medsd_jax.save(model, folder / "runs" / name)
-    noise = np.random.default_rng(0).integers(0, 256, (24, SIDE, SIDE, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), np.uint8)
     (folder / "runs/look").mkdir()
     rows = []
     for i, image in enumerate(noise):
@@ -91,7 +91,7 @@ def project(tmp_path_factory) -> Path:
     (folder / "runs/look/samples.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     records = phantom_records(24, image_size=32)
     write_image_folder(records, folder / "my_images", progress=False)
-    write_classifier(folder / "runs/classifier", SIDE)
+    write_classifier(folder / "runs/classifier", SIZE)
     matrices = lora(LoraSettings((r"^unet\..*\.to_q\.",), 2, 2.0)).init(
         model.params, jax.random.key(0)
     )
@@ -110,7 +110,7 @@ def project(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("page", pages_with_python(), ids=lambda page: page.stem)
 def test_python_runs(page, project, monkeypatch):
     monkeypatch.chdir(project)
-    images = np.random.default_rng(1).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (8, SIZE, SIZE, 3), np.uint8)
     names = {"my_batches": [(images, ["A photo of a lung xray"] * 8)] * 2}
     for block in code_blocks(page):
         if block.language != "python":

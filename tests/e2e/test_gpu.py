@@ -16,7 +16,7 @@ from medsd_jax.models.attention import attention_implementation
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.workflows.sample import sample
 from tests.tiny import networks
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 from tests.tiny.training import make_batch, make_run
 
 pytestmark = pytest.mark.gpu
@@ -118,7 +118,7 @@ def images(device, **settings) -> np.ndarray:
 
 def test_images(cpu):
     theirs = images(cpu).astype(int)
-    assert theirs.shape == (2, SIDE, SIDE, 3) and theirs.std() > 30
+    assert theirs.shape == (2, SIZE, SIZE, 3) and theirs.std() > 30
     with jax.default_matmul_precision("highest"):
         ours = images(jax.devices()[0])
     assert np.abs(ours - theirs).mean() <= 0.5  # as against torch: half a level of 255

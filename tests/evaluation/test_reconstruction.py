@@ -22,7 +22,7 @@ from medsd_jax.evaluation.reconstruction import (
 )
 from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.parallel.mesh import make_mesh
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 NUM = 11
 MARKED = 4
@@ -35,10 +35,10 @@ def image_set(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for i in range(NUM):
-        ramp = np.linspace(0, 250, SIDE)[:, None] + rng.normal(0, 40, (SIDE, SIDE))
+        ramp = np.linspace(0, 250, SIZE)[:, None] + rng.normal(0, 40, (SIZE, SIZE))
         pixels = np.clip(ramp, 0, 250)
         if i >= NUM - 2:
-            pixels = np.clip(pixels[..., None] + rng.normal(0, 30, (SIDE, SIDE, 3)), 0, 250)
+            pixels = np.clip(pixels[..., None] + rng.normal(0, 30, (SIZE, SIZE, 3)), 0, 250)
         pixels[0, 0] = 255 if i == MARKED else 0
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02d}.png")
     return open_images(folder)
@@ -53,7 +53,7 @@ def tiny(tmp_path_factory):
 
 
 def fake(reconstruct) -> Autoencoder:
-    return Autoencoder(lambda params, x: reconstruct(x), {}, SIDE, "pad", "0" * 16)
+    return Autoencoder(lambda params, x: reconstruct(x), {}, SIZE, "pad", "0" * 16)
 
 
 def measured_of(reconstruct, image_set, **settings):
@@ -164,7 +164,7 @@ def test_summary_is_of_the_images_and_pools_bands(image_set):
 
 def test_one_patient_has_no_interval_and_an_empty_band_no_number(tmp_path):
     for i in range(2):
-        Image.fromarray(np.full((SIDE, SIDE), 10 + i, np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((SIZE, SIZE), 10 + i, np.uint8)).save(tmp_path / f"{i}.png")
     similarity, _, bands = summarise(
         measured_of(lambda x: x, open_images(tmp_path)), ["a", "a"], seed=0
     )

@@ -24,11 +24,11 @@ from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.workflows.models import add_embedding
 from medsd_jax.workflows.sample import sample
 from medsd_jax.workflows.train.adaptation import make_adaptation
-from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TABLE = "text_encoder.text_model.embeddings.token_embedding.embedding"
 TOKEN, PROMPT = "<cxr>", "a <cxr> b"
-LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
+LATENTS = np.random.default_rng(2).standard_normal((2, SIZE // 2, SIZE // 2, 4)).astype(np.float32)
 
 
 def rows_of(count):
@@ -37,13 +37,13 @@ def rows_of(count):
 
 def our_image(model, prompt):
     return sample(
-        model, [prompt] * 2, latents=LATENTS, num_steps=4, guidance_scale=3.0, height=SIDE,
-        width=SIDE, progress=False,
+        model, [prompt] * 2, latents=LATENTS, num_steps=4, guidance_scale=3.0, height=SIZE,
+        width=SIZE, progress=False,
     ).astype(float)  # fmt: skip
 
 
 def torch_image(pipeline, prompt):
-    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "height": SIDE, "width": SIDE}
+    settings = {"num_inference_steps": 4, "guidance_scale": 3.0, "height": SIZE, "width": SIZE}
     return pipeline.sample(prompt, "", LATENTS, **settings)
 
 

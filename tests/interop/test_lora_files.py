@@ -14,7 +14,7 @@ from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.interop.lora_files import KOHYA_FILE, PEFT_FILE, read_lora, write_lora
 from medsd_jax.workflows.models import add_lora
 from medsd_jax.workflows.sample import sample
-from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 TARGETS = (r"^unet\..*attn\d\.to_(q|k|v|out\.0)\.", r"^unet\..*proj_in\.", r"_proj\.")
 RANK, ALPHA = 4, 6.0
@@ -46,14 +46,14 @@ def written(model, tmp_path_factory):
 
 def our_image(model, latents):
     return sample(
-        model, ["effusion"] * 2, latents=latents, height=SIDE, width=SIDE, progress=False,
+        model, ["effusion"] * 2, latents=latents, height=SIZE, width=SIZE, progress=False,
         **SETTINGS,
     )  # fmt: skip
 
 
 def torch_image(pipeline, latents):
     return pipeline.sample(
-        "effusion", "", latents, num_inference_steps=4, guidance_scale=3.0, height=SIDE, width=SIDE
+        "effusion", "", latents, num_inference_steps=4, guidance_scale=3.0, height=SIZE, width=SIZE
     )
 
 
@@ -61,7 +61,7 @@ def difference(a, b):
     return np.abs(a.astype(float) - b).mean()
 
 
-LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
+LATENTS = np.random.default_rng(2).standard_normal((2, SIZE // 2, SIZE // 2, 4)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", [PEFT_FILE, KOHYA_FILE])

@@ -13,13 +13,13 @@ from medsd_jax.interop.diffusers_folder import save_pipeline
 from medsd_jax.interop.lora_files import read_lora
 from medsd_jax.workflows.models import add_lora
 from medsd_jax.workflows.sample import sample
-from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
 UNET = (f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn2.to_out.0")
 TEXT = "text_model.encoder.layers.1.self_attn"
 RANK = 3
-LATENTS = np.random.default_rng(2).standard_normal((2, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
+LATENTS = np.random.default_rng(2).standard_normal((2, SIZE // 2, SIZE // 2, 4)).astype(np.float32)
 
 
 def pair(module):
@@ -129,9 +129,9 @@ def test_diffusers_reads_the_older_spellings_alike(tmp_path, name):
     pipeline = torch_verify.TorchPipeline(tmp_path / "model")
     pipeline._pipe.load_lora_weights(str(tmp_path), weight_name=path.name)
     theirs = pipeline.sample(
-        "effusion", "", LATENTS, num_inference_steps=4, guidance_scale=3.0, height=SIDE, width=SIDE
+        "effusion", "", LATENTS, num_inference_steps=4, guidance_scale=3.0, height=SIZE, width=SIZE
     ).astype(float)
-    settings = {"num_steps": 4, "guidance_scale": 3.0, "height": SIDE, "width": SIDE}
+    settings = {"num_steps": 4, "guidance_scale": 3.0, "height": SIZE, "width": SIZE}
     ours, plain = (
         sample(model, ["effusion"] * 2, latents=LATENTS, progress=False, **settings)
         for model in (add_lora(tiny_pipeline(), path), tiny_pipeline())

@@ -17,7 +17,7 @@ from medsd_jax.interop import torch_verify
 from medsd_jax.interop.diffusers_folder import load_pipeline, save_pipeline
 from medsd_jax.interop.tokenization import encode_prompts
 from medsd_jax.workflows.sample import schedule_of
-from tests.tiny.pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import LENGTH, SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def write_scheduler(folder, **config):
 
 def inputs_of(model):
     ids = encode_prompts(model.tokenizer, ["effusion", ""])
-    return torch_verify.make_component_inputs(model, ids, SIDE, SIDE, seed=0)
+    return torch_verify.make_component_inputs(model, ids, SIZE, SIZE, seed=0)
 
 
 @pytest.mark.parametrize("absent", [["torch"], ["diffusers"], ["torch", "diffusers"]])
@@ -81,9 +81,9 @@ def test_inputs_are_the_same_everywhere_and_of_the_models_shapes():
     for field in dataclasses.fields(first):
         assert np.array_equal(getattr(first, field.name), getattr(again, field.name))
     assert first.prompt_ids.shape == (2, LENGTH)
-    assert first.latents.shape == (2, SIDE // 2, SIDE // 2, 4)
+    assert first.latents.shape == (2, SIZE // 2, SIZE // 2, 4)
     assert first.context.shape == (2, LENGTH, 32)
-    assert first.images.shape == (2, SIDE, SIDE, 3) and np.abs(first.images).max() <= 1
+    assert first.images.shape == (2, SIZE, SIZE, 3) and np.abs(first.images).max() <= 1
     assert first.timesteps.tolist() == [999, 99]
 
 
@@ -197,7 +197,7 @@ def test_the_folder_opens_where_there_is_no_jax(folder):
         pipe = StableDiffusionPipeline.from_pretrained({str(folder)!r})
         generator = torch.Generator().manual_seed(0)
         image = pipe("effusion", num_inference_steps=2, generator=generator).images[0]
-        assert image.size == ({SIDE}, {SIDE}), image.size
+        assert image.size == ({SIZE}, {SIZE}), image.size
         assert np.asarray(image).std() > 10
         assert sys.modules["jax"] is None and sys.modules["flax"] is None
         print("sampled")

@@ -13,13 +13,13 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.sampling.editing import box_mask, polygon_mask, redrawn_cells, soft_weights
 from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample import sample, schedule_of
-from tests.tiny.pipeline import SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8)
-LATENTS = RNG.standard_normal((2, SIDE // 2, SIDE // 2, 4), np.float32)
+IMAGES = RNG.integers(0, 256, (2, SIZE, SIZE, 3), np.uint8)
+LATENTS = RNG.standard_normal((2, SIZE // 2, SIZE // 2, 4), np.float32)
 PROMPTS = ["effusion", "clear lung"]
-BOX = box_mask(SIDE, SIDE, (4, 4, 12, 10))
+BOX = box_mask(SIZE, SIZE, (4, 4, 12, 10))
 
 
 def edit(prompts=PROMPTS, **settings):
@@ -86,14 +86,14 @@ def test_same_image_as_torchs_image_to_image(tmp_path, monkeypatch, strength):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_pixels_outside_of_the_mask_are_the_given_ones(sampler):
-    masks = np.stack([BOX, polygon_mask(SIDE, SIDE, [(0, 0), (9, 0), (0, 9)])])
+    masks = np.stack([BOX, polygon_mask(SIZE, SIZE, [(0, 0), (9, 0), (0, 9)])])
     drawn = edit(masks=masks, sampler=sampler, strength=1.0)
     np.testing.assert_array_equal(drawn[~masks], IMAGES[~masks])
     assert level_difference(drawn[masks], IMAGES[masks]).mean() > 5
 
 
 def test_a_mask_of_everything_is_no_mask():
-    whole = edit(masks=np.ones((SIDE, SIDE), bool))
+    whole = edit(masks=np.ones((SIZE, SIZE), bool))
     np.testing.assert_array_equal(whole, edit())
 
 
@@ -138,7 +138,7 @@ def test_nothing_recompiles(backend_compiles):
     ):  # fmt: skip
         assert (edit(**change) != first).any(), change
     assert len(backend_compiles) == before
-    edit(height=2 * SIDE, width=2 * SIDE, init_images=np.repeat(np.repeat(IMAGES, 2, 1), 2, 2))
+    edit(height=2 * SIZE, width=2 * SIZE, init_images=np.repeat(np.repeat(IMAGES, 2, 1), 2, 2))
     assert len(backend_compiles) > before, "the listener hears nothing"
 
 

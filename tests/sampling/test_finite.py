@@ -17,7 +17,7 @@ from medsd_jax.sampling.finite import PARTS
 from medsd_jax.workflows.models import add_lora, save
 from medsd_jax.workflows.train.preview import make_preview
 from tests import commands
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 BROKEN = {
     "text encoder": "text_encoder.text_model.final_layer_norm.scale",
@@ -25,7 +25,7 @@ BROKEN = {
     "U-Net": "unet.conv_out.kernel",
     "VAE's decoder": "vae.decoder.conv_out.kernel",
 }
-IMAGE = np.full((SIDE, SIDE, 3), 100, np.uint8)
+IMAGE = np.full((SIZE, SIZE, 3), 100, np.uint8)
 
 
 def with_value(name, value=np.nan, at=0):
@@ -121,7 +121,7 @@ def test_previews_of_a_run_that_diverged_end_it(tmp_path):
                 "every_steps": 1, "prompts": ("a",), "images_per_prompt": 1, "seed": 0,
                 "sampler": "ddim", "num_steps": 2, "guidance_scale": 4.0,
             },
-            "data": {"image_size": SIDE},
+            "data": {"image_size": SIZE},
             "model": {"dtype": "float32", "attention": "auto"},
         }
     )  # fmt: skip

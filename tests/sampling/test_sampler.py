@@ -14,11 +14,11 @@ from medsd_jax.sampling.inputs import SamplerShape, make_inputs
 from medsd_jax.sampling.sampler import compiled_sampler
 from medsd_jax.workflows.models import save
 from medsd_jax.workflows.sample import MAX_STEPS, schedule_of
-from tests.tiny.pipeline import LENGTH, SIDE, one_torch_thread, tiny_pipeline  # noqa: F401
+from tests.tiny.pipeline import LENGTH, SIZE, one_torch_thread, tiny_pipeline  # noqa: F401
 
 PROMPTS = ["effusion", "clear lung"]
 NEGATIVES = ["", "blur"]
-LATENTS = np.random.default_rng(0).standard_normal((2, SIDE // 2, SIDE // 2, 4), np.float32)
+LATENTS = np.random.default_rng(0).standard_normal((2, SIZE // 2, SIZE // 2, 4), np.float32)
 
 
 def one_device():
@@ -50,7 +50,7 @@ def torch_sample(tmp_path_factory):
             pipes[kind].set_progress_bar_config(disable=True)
             assert isinstance(pipes[kind].scheduler, DDIMScheduler)
             assert pipes[kind].scheduler.config.prediction_type == kind
-        images = pipes[kind](**settings, height=SIDE, width=SIDE).images
+        images = pipes[kind](**settings, height=SIZE, width=SIZE).images
         return np.stack([np.asarray(image) for image in images])
 
     return run
@@ -103,7 +103,7 @@ def test_same_image_as_torch_by_other_samplers(tmp_path, sampler):
     pipe.scheduler = their_scheduler(sampler, pipe.scheduler.config)
     theirs = pipe(
         prompt=PROMPTS, negative_prompt=NEGATIVES, num_inference_steps=7, guidance_scale=4.0,
-        guidance_rescale=0.7, height=SIDE, width=SIDE,
+        guidance_rescale=0.7, height=SIZE, width=SIZE,
         latents=torch.from_numpy(LATENTS.transpose(0, 3, 1, 2).copy()),
     ).images  # fmt: skip
     theirs = np.stack([np.asarray(image) for image in theirs])
@@ -159,7 +159,7 @@ def test_same_image_as_torch_with_fresh_noise_at_every_step(torch_sample, monkey
 def test_nothing_recompiles(backend_compiles, sampler):
     model, mesh = tiny_pipeline(), one_device()
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE,
+        model.unet, model.vae, model.text_encoder, schedule_of(model), SIZE, SIZE,
         max_steps=MAX_STEPS, sampler=sampler,
     )  # fmt: skip
     program = compiled_sampler(shape, mesh)
@@ -196,7 +196,7 @@ def test_an_image_depends_on_its_own_seed_alone(sampler, eta):
     prompts, seeds = ["one", "two", "three"], [11, 2**31, 5]
     settings = {"seeds": seeds, "sampler": sampler, "eta": eta, "guidance_scale": 3.0}
     pairs = sample(prompts, **settings)  # two batches, the last one filled up
-    assert pairs.shape == (3, SIDE, SIDE, 3)
+    assert pairs.shape == (3, SIZE, SIZE, 3)
     alone = sample(prompts, **settings, batch_size=1)
     spread = sample(prompts, **settings, batch_size=8, mesh=make_mesh({"data": 8}))
     swapped = sample(prompts[::-1], **{**settings, "seeds": seeds[::-1]})[::-1]
@@ -232,7 +232,7 @@ def test_the_seed_alone_makes_the_noise_of_every_step():
 def test_a_seed_starts_from_unit_noise_of_its_own():
     """Giving the start noise that the seed stands for changes nothing."""
     model = tiny_pipeline()
-    shape = SamplerShape(model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE)
+    shape = SamplerShape(model.unet, model.vae, model.text_encoder, schedule_of(model), SIZE, SIZE)
     key = jax.random.fold_in(jax.random.key(3), 0)
     start = np.asarray(jax.random.normal(key, shape.latents))
     given = sample(latents=np.stack([start, start]), seeds=[100, 3])
@@ -246,7 +246,7 @@ def test_defaults():
     prompts = ["x", "y"]
     plain = medsd_jax.sample(tiny_pipeline(), prompts, mesh=mesh, num_steps=3, progress=False)
     spelled = sample(prompts, seeds=[0, 1], num_steps=3, negative_prompts=["", ""])
-    assert plain.dtype == np.uint8 and plain.shape == (2, SIDE, SIDE, 3)
+    assert plain.dtype == np.uint8 and plain.shape == (2, SIZE, SIZE, 3)
     assert (plain == spelled).all()
 
 
@@ -312,7 +312,7 @@ def test_inputs_are_padded_to_the_largest_number_of_steps():
     """Every number of steps has arrays of one shape: what keeps the program the same."""
     model = tiny_pipeline()
     shape = SamplerShape(
-        model.unet, model.vae, model.text_encoder, schedule_of(model), SIDE, SIDE, max_steps=50
+        model.unet, model.vae, model.text_encoder, schedule_of(model), SIZE, SIZE, max_steps=50
     )
     ids = np.zeros((2, LENGTH), np.int32)
     made = [

@@ -19,8 +19,8 @@ def tiny_network(num_classes: int = 2) -> DenseNetConfig:
     )  # fmt: skip
 
 
-def write_classifier(folder: Path, side: int, labels: Sequence[str] = LABELS) -> None:
-    """Images of side x side."""
+def write_classifier(folder: Path, size: int, labels: Sequence[str] = LABELS) -> None:
+    """Images of size x size."""
     network, count = tiny_network(len(labels)), len(labels)
     params, one = random_params(network, np.random.default_rng(0)), np.ones(count, np.float32)
-    save_classifier(Classifier(network, tuple(labels), side, "pad", params, one, 0 * one), folder)
+    save_classifier(Classifier(network, tuple(labels), size, "pad", params, one, 0 * one), folder)

@@ -16,7 +16,7 @@ from medsd_jax.models.unet import UNet2DConditionModel
 from medsd_jax.models.vae import AutoencoderKL
 from tests.tiny.networks import random_weights
 
-SIDE = 16
+SIZE = 16
 """Pixels of an image along one side; latents are half of it."""
 LENGTH = 16
 
@@ -31,7 +31,7 @@ _UNET = UNetConfig(
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
 )
 _VAE = VAEConfig(
-    sample_size=SIDE,
+    sample_size=SIZE,
     block_out_channels=(32, 32),
     norm_num_groups=8,
     down_block_types=("DownEncoderBlock2D",) * 2,

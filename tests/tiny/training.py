@@ -20,7 +20,7 @@ from medsd_jax.training.state import init_state
 from medsd_jax.training.step import make_train_step
 from medsd_jax.workflows.train.steps import make_diffusion_model
 from tests.tiny.networks import jit, random_weights
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 UNET, TEXT = r"^unet\.", r"^text_encoder\."
 SETTINGS = {
@@ -71,9 +71,9 @@ def make_batch(size: int, seed: int = 0, *, latents: bool = False) -> dict[str, 
     texts = [f"lung {i}" for i in range(size)]
     prompt_ids = encode_prompts(tiny_model().tokenizer, texts)
     if latents:
-        moments = rng.standard_normal((size, SIDE // 2, SIDE // 2, 8), np.float32)
+        moments = rng.standard_normal((size, SIZE // 2, SIZE // 2, 8), np.float32)
         return {"latent_moments": moments, "prompt_ids": prompt_ids}
-    images = rng.integers(0, 256, (size, SIDE, SIDE, 3), np.uint8)
+    images = rng.integers(0, 256, (size, SIZE, SIZE, 3), np.uint8)
     return {"images": images, "prompt_ids": prompt_ids}
 
 

@@ -35,8 +35,8 @@ TOLERANCE = 1e-5
 TINY_PROCESSOR = {**towers.CLIP_PROCESSOR, "size": 24, "crop_size": 24}
 
 
-def images(side: int, number: int = 2) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((number, side, side, 3), np.float32)
+def images(size: int, number: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((number, size, size, 3), np.float32)
 
 
 def embed(config, weights, x, **kwargs) -> np.ndarray:

@@ -117,18 +117,18 @@ def test_equals_transformers_at_full_size(tmp_path):
     """microsoft/rad-dino at 518 px, and at 224 px with interpolated positions."""
     module = towers.dinov2(**towers.RAD_DINO_CONFIG)
     towers.save(module, tmp_path, towers.RAD_DINO_PROCESSOR)
-    cases = {side: images(side, side) for side in (518, 224)}
-    expected = {side: theirs(module, x) for side, x in cases.items()}
+    cases = {size: images(size, size) for size in (518, 224)}
+    expected = {size: theirs(module, x) for size, x in cases.items()}
     del module
     (tmp_path / "config.json").write_text(json.dumps(towers.RAD_DINO_CONFIG))
     tower = open_tower("rad-dino", tmp_path)
     # All of Dinov2Model's at this size but the 768 of the mask token.
     assert sum(w.size for w in tower.params.values()) == 86_580_480 - 768
-    for side, x in cases.items():
+    for size, x in cases.items():
         start = time.perf_counter()
         ours = embed(tower.config, tower.params, x)
-        error = oracles.error(ours, expected[side])
-        print(f"rad-dino {side} px: {error:.1e}, ours took {time.perf_counter() - start:.1f} s")
+        error = oracles.error(ours, expected[size])
+        print(f"rad-dino {size} px: {error:.1e}, ours took {time.perf_counter() - start:.1f} s")
         assert ours.shape == (2, 768)
         assert error <= TOLERANCE
 

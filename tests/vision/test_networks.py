@@ -235,8 +235,8 @@ def test_refuses_images_it_cannot_take(make, shape, message):
 @pytest.mark.parametrize("make", [InceptionV3, functools.partial(DenseNet, cases.DENSENET121)])
 def test_takes_the_smallest_image(make):
     graphdef, like = abstract(make)
-    side = 75 if make is InceptionV3 else cases.DENSENET121.smallest_image
-    images = jax.ShapeDtypeStruct((1, side, side, 3), np.float32)
+    size = 75 if make is InceptionV3 else cases.DENSENET121.smallest_image
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
 
     def feature_map_positions(weights, images):
         module = bind(graphdef, weights)

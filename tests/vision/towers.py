@@ -244,10 +244,10 @@ def image(height: int, width: int, channels: int) -> np.ndarray:
     return out[:, :, 0] if channels == 1 else out
 
 
-def write_images(folder: Path, number: int, side: int = 30) -> Path:
+def write_images(folder: Path, number: int, size: int = 30) -> Path:
     """PNGs, grey and RGB in turn."""
     folder.mkdir()
     for i in range(number):
-        pixels = image(side + i, side, 1 if i % 2 else 3)
+        pixels = image(size + i, size, 1 if i % 2 else 3)
         Image.fromarray(pixels).save(folder / f"{i:02d}.png")
     return folder

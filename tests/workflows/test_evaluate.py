@@ -12,11 +12,11 @@ from medsd_jax.evaluation.features.rough import thumbnails
 from medsd_jax.reports.writing import to_json
 from medsd_jax.workflows.sample_for_evaluation import Sampling
 
-SIDE, NUM = 24, 40
+SIZE, NUM = 24, 40
 
 
 def draw(seed, brightness):
-    noise = np.random.default_rng(seed).normal(brightness, 40, (NUM, SIDE, SIDE))
+    noise = np.random.default_rng(seed).normal(brightness, 40, (NUM, SIZE, SIZE))
     return noise.clip(0, 255).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ import medsd_jax
 from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.workflows.sample import _CELLS_PER_SHARD, _batch_size
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 PROMPTS = ["effusion", "clear", "nodule"]
 SETTINGS = {"seeds": [1, 2, 3], "num_steps": 4, "progress": False}
@@ -34,7 +34,7 @@ def images(folder):
 
 
 def test_load_and_sample(images):
-    assert images.shape == (3, SIDE, SIDE, 3)
+    assert images.shape == (3, SIZE, SIZE, 3)
     assert images.dtype == np.uint8
     assert images.std() > 30 and (images[0] != images[1]).any()
 
@@ -61,7 +61,7 @@ def test_one_prompt_without_a_list(folder):
     mesh = make_mesh({}, jax.devices()[:1])
     settings = {"mesh": mesh, "num_steps": 2, "batch_size": 3, "progress": False}
     image = medsd_jax.sample(model, "effusion", **settings)
-    assert image.shape == (1, SIDE, SIDE, 3)
+    assert image.shape == (1, SIZE, SIZE, 3)
     assert (image == medsd_jax.sample(model, ["effusion"], seeds=[0], **settings)).all()
 
 

@@ -68,7 +68,7 @@ def prediction_flips(
     units = np.asarray(patient_ids)
     entries: dict[str, LabelFlips] = {}
     for column, name in enumerate(classifier.labels):
-        before, after = (side[:, column] for side in calls)
+        before, after = (probabilities[:, column] for probabilities in calls)
         called = before > 0.5, after > 0.5
         truth = label_values(labels, name).astype(np.float64)
         entries[name] = LabelFlips(

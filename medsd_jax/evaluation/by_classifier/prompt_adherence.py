@@ -210,7 +210,7 @@ def measure_adherence_of_sets(
 
 def _probabilities(classifier: Classifier, images: ImageSet, mesh: Mesh) -> np.ndarray:
     """[n, labels] float32, images made square as in the classifier's training."""
-    side, mode, result = classifier.image_size, classifier.resize_mode, []
+    size, mode, result = classifier.image_size, classifier.resize_mode, []
     for batch in images.batches(_IMAGES_AT_ONCE):
-        result.append(predict(classifier, resize_to_square(batch, side, mode), mesh))
+        result.append(predict(classifier, resize_to_square(batch, size, mode), mesh))
     return np.concatenate(result)

@@ -104,11 +104,11 @@ def open_network(spec: str) -> FeatureNetwork:
     kind, where = kind_and_path(spec, with_path, problem)
     if kind == LATENT:
         space = open_latent_space(where)
-        side = space.image_size // space.config.downscale
+        size = space.image_size // space.config.downscale
         return FeatureNetwork(
             kind, space.batch, space.steps, space.graphdef, space.params,
             repr(space.config), _that_fit(space.image_size),
-            (side, side, space.config.latent_channels),
+            (size, size, space.config.latent_channels),
         )  # fmt: skip
     path = Path(where).expanduser()
     if kind in ("clip", "rad-dino"):
@@ -119,13 +119,13 @@ def open_network(spec: str) -> FeatureNetwork:
         )  # fmt: skip
     if kind == "classifier":
         classifier = load_classifier(path)
-        side, mode = classifier.image_size, classifier.resize_mode
+        size, mode = classifier.image_size, classifier.resize_mode
         shape = classifier.network
         graphdef, _ = structure(shape)
         to_own = "" if shape.input_range == "unit" else f"; to the range of {shape.input_range}"
         return FeatureNetwork(
-            kind, functools.partial(_square_images, side=side, mode=mode, network=shape),
-            f"grey repeated to RGB; bilinear to {side}x{side}, {mode}; mean of the channels; "
+            kind, functools.partial(_square_images, size=size, mode=mode, network=shape),
+            f"grey repeated to RGB; bilinear to {size}x{size}, {mode}; mean of the channels; "
             f"x / 127.5 - 1{to_own}", graphdef, classifier.params,
         )  # fmt: skip
     make, chain = {
@@ -206,13 +206,13 @@ def features_of(
     return features
 
 
-def _that_fit(side: int) -> int:
-    """Images of side x side that a device works on at once."""
-    return max(1, min(_IMAGES_AT_ONCE, _PIXELS_AT_ONCE // side**2))
+def _that_fit(size: int) -> int:
+    """Images of size x size that a device works on at once."""
+    return max(1, min(_IMAGES_AT_ONCE, _PIXELS_AT_ONCE // size**2))
 
 
 def _square_images(
-    images: list[np.ndarray], *, side: int, mode: str, network: DenseNetConfig
+    images: list[np.ndarray], *, size: int, mode: str, network: DenseNetConfig
 ) -> np.ndarray:
-    """The classifier's input [B, side, side, C], prepared as in its training."""
-    return np.asarray(network_input(network, to_grey(resize_to_square(images, side, mode))))
+    """The classifier's input [B, size, size, C], prepared as in its training."""
+    return np.asarray(network_input(network, to_grey(resize_to_square(images, size, mode))))

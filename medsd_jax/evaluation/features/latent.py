@@ -74,8 +74,8 @@ class LatentSpace:
     @property
     def steps(self) -> str:
         """The input chain in words."""
-        side = self.image_size
-        return f"grey repeated to RGB; bilinear to {side}x{side}, {self.resize_mode}; x / 127.5 - 1"
+        size = self.image_size
+        return f"grey repeated to RGB; bilinear to {size}x{size}, {self.resize_mode}; x / 127.5 - 1"
 
     def batch(self, images: list[np.ndarray]) -> np.ndarray:
         """Images [H, W] or [H, W, 3] uint8 -> [B, S, S, 3] float32, prepared as in training."""
@@ -96,10 +96,10 @@ def open_latent_space(model: str) -> LatentSpace:
     vae = load_vae(model)
     if vae.config.in_channels != 3:
         raise UserError(f"latent={model}: its VAE takes {vae.config.in_channels} channels, not RGB")
-    side, mode = input_of(model, vae)
+    size, mode = input_of(model, vae)
     graphdef, like = abstract(functools.partial(LatentMean, vae.config))
     params = {name: vae.params[name] for name in like}
-    return LatentSpace(vae.config, side, mode, graphdef, params)
+    return LatentSpace(vae.config, size, mode, graphdef, params)
 
 
 def input_of(model: str, vae: LoadedVAE) -> tuple[int, str]:
@@ -114,10 +114,10 @@ def _of_the_recipe(workdir: Path) -> tuple[int, str] | None:
         return None
     data = read_json(path).get("data")
     data = data if isinstance(data, dict) else {}
-    side, mode = data.get("image_size"), data.get("resize_mode")
-    if type(side) is not int or mode not in RESIZE_MODES:
+    size, mode = data.get("image_size"), data.get("resize_mode")
+    if type(size) is not int or mode not in RESIZE_MODES:
         raise UserError(
             f"{path} does not say data.image_size and data.resize_mode as a training writes them; "
             f"give {workdir / 'model'} instead"
         )
-    return side, mode
+    return size, mode

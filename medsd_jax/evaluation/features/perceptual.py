@@ -59,10 +59,10 @@ def open_feature_maps(spec: str) -> FeatureMaps:
     if kind == "classifier":
         classifier = load_classifier(path)
         graphdef, _ = structure(classifier.network)
-        params, side = classifier.params, classifier.image_size
+        params, size = classifier.params, classifier.image_size
 
         def prepare(images: _Images) -> _Prepared:
-            return network_input(classifier.network, resize(_grey(images), side, "bilinear"))
+            return network_input(classifier.network, resize(_grey(images), size, "bilinear"))
 
     else:
         make, prepare = {
@@ -76,12 +76,12 @@ def open_feature_maps(spec: str) -> FeatureMaps:
     )
 
 
-def resize(images: _Images, side: int, method: str) -> _Prepared:
+def resize(images: _Images, size: int, method: str) -> _Prepared:
     """Antialiased resize of square images, as Pillow's in float32; "bilinear" or "cubic"."""
     b, height, _, channels = images.shape
-    if height == side:
+    if height == size:
         return images
-    return jax.image.resize(images, (b, side, side, channels), method, antialias=True)
+    return jax.image.resize(images, (b, size, size, channels), method, antialias=True)
 
 
 def _grey(images: _Images) -> _Prepared:

@@ -142,13 +142,13 @@ def _warn_of_patients(result: ImageSet) -> None:
     warn_of_unknown(result.name, ["" if patient == key else patient for patient, key in known])
 
 
-def resize_to_square(images: Sequence[np.ndarray], side: int, mode: str = "pad") -> np.ndarray:
-    """Images [H, W] or [H, W, 3] uint8 of any sizes -> [B, side, side, 3] uint8.
+def resize_to_square(images: Sequence[np.ndarray], size: int, mode: str = "pad") -> np.ndarray:
+    """Images [H, W] or [H, W, 3] uint8 of any sizes -> [B, size, size, 3] uint8.
 
     Grey is repeated; `mode` says how they become square, see data/transforms.py.
     """
     rgb = [np.stack([p] * 3, axis=-1) if p.ndim == 2 else p for p in images]
-    return np.stack([resize(p, side, mode) for p in rgb])
+    return np.stack([resize(p, size, mode) for p in rgb])
 
 
 def _of_records(name: str, folder: Path, split: str) -> ImageSet:

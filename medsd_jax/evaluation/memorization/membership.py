@@ -7,12 +7,12 @@ A model that memorises its training images denoises them better than those of ot
     (3)  AUROC = P(score(trained) > score(held out)), ties count half
 
 The K times are the middles of equal parts of [0, T); latents are the posterior's mean. AUROC is 0.5
-where nothing tells the two sides apart. An average hides the few images that are known for
+where nothing tells the two groups apart. An average hides the few images that are known for
 certain (2112.03570, section 3), so the share of trained images that is found with one false alarm
 in a hundred stands beside it, and how large it is by chance: 0.01 of many held-out patients, 0.05
 of twenty, as alarm.py derives.
 
-Both sides are images of one source, prepared alike. Where they differ otherwise (a scanner, a
+Both groups are images of one source, prepared alike. Where they differ otherwise (a scanner, a
 year, the share of findings), the attack finds that difference and not memorisation. The same attack
 on the model that the training started from shows how much of it there is: it saw neither side.
 """
@@ -52,7 +52,7 @@ MAX_DRAWS = 100_000
 
 @dataclass(frozen=True)
 class Examples:
-    """One side of the attack.
+    """One group of the attack.
 
     Attributes:
         batches: {"images": [b, H, W, 3] uint8, or "latent_moments": [b, h, w, 2C]
@@ -94,7 +94,7 @@ def membership(
         See `attack`.
 
     Raises:
-        UserError: a patient is on both sides, or there are too few for an interval.
+        UserError: a patient is in both groups, or there are too few for an interval.
     """
     check_patients(trained.patient_ids, held_out.patient_ids)
     losses_of = make_denoising_losses(
@@ -202,7 +202,7 @@ def attack(
     seed: int = 0,
     num_resamples: int = 1000,
 ) -> Attack:
-    """Scores the attack from the losses of both sides.
+    """Scores the attack from the losses of both groups.
 
     Args:
         trained: (1) of images that the model was trained on.
@@ -270,7 +270,7 @@ def tpr_at_one_percent(
 
 
 def check_patients(trained: Sequence[str], held_out: Sequence[str]) -> None:
-    """Raises UserError where a patient is on both sides, or a side is empty."""
+    """Raises UserError where a patient is in both groups, or a group is empty."""
     if not trained or not held_out:
         raise UserError(
             f"{len(trained)} images that the model was trained on and {len(held_out)} of other "

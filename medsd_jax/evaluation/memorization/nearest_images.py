@@ -261,8 +261,8 @@ def _small(image: np.ndarray) -> np.ndarray:
 def _cut(small: np.ndarray, top: int, left: int) -> np.ndarray:
     """A window of 28 x 28 cells as a vector of mean 0 and length 1; a flat one is all zeros."""
     cells = CELLS - 2 * MARGIN
-    side = _FINE * cells
-    window = small[top : top + side, left : left + side]
+    size = _FINE * cells
+    window = small[top : top + size, left : left + size]
     window = window.reshape(cells, _FINE, cells, _FINE).mean(axis=(1, 3)).reshape(-1)
     window = window - window.mean()
     return window / max(float(np.linalg.norm(window)), 1e-6)

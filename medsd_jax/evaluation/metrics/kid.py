@@ -105,21 +105,21 @@ def kid(
         return within_x / pairs_x + within_y / pairs_y - 2.0 * between / (m * n)
 
     variance = 0.0
-    for side, other, between in ((x, y, xy), (y, x, yx)):
-        if len(side.sizes) < 3 or len(other.sizes) < 3:
+    for own, other, between in ((x, y, xy), (y, x, yx)):
+        if len(own.sizes) < 3 or len(other.sizes) < 3:
             variance = np.nan
             break
-        left = len(side.vectors) - side.sizes
+        left = len(own.vectors) - own.sizes
         without = value(
-            side.within.sum() - 2.0 * side.within,
-            side.pairs - 2.0 * side.sizes * left,
+            own.within.sum() - 2.0 * own.within,
+            own.pairs - 2.0 * own.sizes * left,
             other.within.sum(),
             other.pairs,
-            whole - side.by_group(between),
+            whole - own.by_group(between),
             left,
             len(other.vectors),
         )
-        variance += (len(side.sizes) - 1) * without.var()
+        variance += (len(own.sizes) - 1) * without.var()
     m, n = len(x.vectors), len(y.vectors)
     return Kid(
         value=float(value(x.within.sum(), x.pairs, y.within.sum(), y.pairs, whole, m, n)),

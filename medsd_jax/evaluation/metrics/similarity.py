@@ -135,8 +135,8 @@ def most_scales(height: int, width: int) -> int:
     Returns:
         The largest S for which the shorter side is above 10 * 2^(S - 1).
     """
-    side = min(height, width)
-    return sum(side > _most_side_too_small(scales) for scales in range(1, len(_WEIGHTS) + 1))
+    size = min(height, width)
+    return sum(size > _largest_size_too_small(scales) for scales in range(1, len(_WEIGHTS) + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,13 +208,13 @@ def intra_prompt_ms_ssim(
     return IntraPromptMsSsim(np.concatenate(result), num_scales)
 
 
-def _most_side_too_small(num_scales: int) -> int:
+def _largest_size_too_small(num_scales: int) -> int:
     return (_TAPS - 1) * 2 ** (num_scales - 1)
 
 
 def _check_side(x: Grey, num_scales: int) -> None:
     height, width = x.shape[1:3]
-    needed = _most_side_too_small(num_scales) + 1
+    needed = _largest_size_too_small(num_scales) + 1
     if min(height, width) < needed:
         fitting = most_scales(height, width)
         way_out = f"use num_scales={fitting}" if fitting else "use larger images"

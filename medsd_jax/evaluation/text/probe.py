@@ -48,7 +48,7 @@ class ProbeResult:
 
 
 @dataclass(frozen=True)
-class Side:
+class Group:
     """Texts of some patients.
 
     Attributes:
@@ -62,8 +62,8 @@ class Side:
 
 def probe(
     names: Sequence[str],
-    train: Side,
-    test: Side,
+    train: Group,
+    test: Group,
     embeddings: Mapping[str, tuple[np.ndarray, np.ndarray]],
     *,
     num_resamples: int = 1000,
@@ -84,7 +84,7 @@ def probe(
         is marked too_few and left out of the differences.
 
     Raises:
-        UserError: a patient is on both sides.
+        UserError: a patient is in both groups.
     """
     if both := set(train.patient_ids) & set(test.patient_ids):
         raise UserError(f"{len(both)} patients train and test the probe, such as {min(both)}")
@@ -157,7 +157,7 @@ def probabilities_of(
 
 
 def _choose_strength(x: np.ndarray, present: np.ndarray, patients: np.ndarray) -> float:
-    # Folds that leave one kind out on either side cannot be scored; a rare finding has fewer.
+    # Folds that leave one kind out in either group cannot be scored; a rare finding has fewer.
     fewest = min(len(set(patients[present])), len(set(patients[~present])))
     if fewest < 2:
         return 1.0  # scikit-learn's own: one patient's texts cannot choose
@@ -176,24 +176,24 @@ def _fit(x: np.ndarray, present: np.ndarray, strength: float) -> LogisticRegress
     return LogisticRegression(C=strength, max_iter=_MAX_ITERATIONS, tol=1e-6).fit(x, present)
 
 
-def _enough(side: Side, column: int) -> bool:
-    of = side.targets[:, column]
+def _enough(group: Group, column: int) -> bool:
+    of = group.targets[:, column]
     known = ~np.isnan(of)
-    return enough(of[known] > 0.5, np.asarray(side.patient_ids)[known])
+    return enough(of[known] > 0.5, np.asarray(group.patient_ids)[known])
 
 
-def _counts(side: Side, column: int) -> LabelScores:
-    known = ~np.isnan(side.targets[:, column])
+def _counts(group: Group, column: int) -> LabelScores:
+    known = ~np.isnan(group.targets[:, column])
     return LabelScores(
         num_images=int(known.sum()),
-        num_present=int((side.targets[:, column] == 1).sum()),
-        num_patients=len(set(np.asarray(side.patient_ids)[known])),
+        num_present=int((group.targets[:, column] == 1).sum()),
+        num_patients=len(set(np.asarray(group.patient_ids)[known])),
         too_few=True,
     )
 
 
 def _difference(
-    test: Side, column: int, first: np.ndarray, second: np.ndarray, num_resamples: int, seed: int
+    test: Group, column: int, first: np.ndarray, second: np.ndarray, num_resamples: int, seed: int
 ) -> ScoreDifference:
     known = ~np.isnan(test.targets[:, column])
     rows = (test.targets[known, column] > 0.5, first[known, column], second[known, column])

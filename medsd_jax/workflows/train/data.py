@@ -176,7 +176,7 @@ def make_validation(
     if not len(dataset.validation):
         patients = len(set(dataset.train.patient_ids))
         help_of_more = (
-            "one patient cannot be on both sides"
+            "one patient cannot be in both splits"
             if patients == 1
             else "or raise data.validation_fraction or name a split column"
         )

@@ -67,9 +67,9 @@ def test_a_device_gets_as_many_images_as_it_can_hold(places, tmp_path, monkeypat
     assert sizes == [2 * jax.device_count()] * 2
 
 
-@pytest.mark.parametrize(("side", "number"), [(16, 32), (224, 32), (518, 8), (512, 8), (2000, 1)])
-def test_images_that_fit(side, number):
-    assert extraction._that_fit(side) == number
+@pytest.mark.parametrize(("size", "number"), [(16, 32), (224, 32), (518, 8), (512, 8), (2000, 1)])
+def test_images_that_fit(size, number):
+    assert extraction._that_fit(size) == number
 
 
 def test_settings_that_no_weight_shows_change_the_fingerprint(places, tmp_path):

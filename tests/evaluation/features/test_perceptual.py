@@ -19,10 +19,10 @@ from medsd_jax.vision.preprocessing import BILINEAR, CLEAN_FID, resize
 from tests.tiny.classifier import write_classifier
 
 
-def draw_images(side, channels=3):
-    """Two square images [side, side, channels] uint8 with edges, and their images in [-1, 1]."""
-    rng = np.random.default_rng(side)
-    coarse = rng.integers(0, 256, (2, side // 8, side // 8, channels))
+def draw_images(size, channels=3):
+    """Two square images [size, size, channels] uint8 with edges, and their images in [-1, 1]."""
+    rng = np.random.default_rng(size)
+    coarse = rng.integers(0, 256, (2, size // 8, size // 8, channels))
     u8 = coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
     return u8, jnp.asarray(u8 / np.float32(127.5) - 1)
 
@@ -33,13 +33,13 @@ def xrv(image):
     return resize(2048 * (grey / np.float32(255)) - 1024, 224, 224, BILINEAR)
 
 
-@pytest.mark.parametrize("side", [64, 224, 512])
+@pytest.mark.parametrize("size", [64, 224, 512])
 @pytest.mark.parametrize(
     ("ours", "chain", "white"),
     [(perceptual._xrv, xrv, 1024), (perceptual._clean_fid, CLEAN_FID, 1)],
 )
-def test_chains_equal_pillow_s(side, ours, chain, white):
-    u8, images = draw_images(side)
+def test_chains_equal_pillow_s(size, ours, chain, white):
+    u8, images = draw_images(size)
     result, expected = np.asarray(jax.jit(ours)(images)), np.stack([chain(x) for x in u8])
     assert result.shape == expected.shape
     # Both are float32; Pillow rounds the weights of its filter to float32 as we do, but sums in
@@ -61,11 +61,11 @@ def test_a_classifier_s_maps_end_in_its_features(tmp_path):
 
 def test_images_of_another_size_are_resized(tmp_path):
     write_classifier(tmp_path, 32)
-    side = load_classifier(tmp_path).image_size
+    size = load_classifier(tmp_path).image_size
     features = perceptual.open_feature_maps(f"classifier={tmp_path}")
     _, large = draw_images(64)
     (first, *_) = jax.jit(features.maps)(dict(features.params), large)
-    assert first.shape[1] == side // 2
+    assert first.shape[1] == size // 2
 
 
 def test_gradient_reaches_every_pixel(tmp_path):
@@ -79,15 +79,15 @@ def test_gradient_reaches_every_pixel(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "side", "channels"),
+    ("make", "size", "channels"),
     [
         (InceptionV3, SMALLEST_IMAGE, 3),
         (functools.partial(DenseNet, DenseNetConfig(4, (1, 1, 1), 4, in_channels=1)), 32, 1),
     ],
 )
-def test_the_last_map_is_what_is_pooled(make, side, channels):
+def test_the_last_map_is_what_is_pooled(make, size, channels):
     graphdef, like = abstract(make)
-    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     maps = jax.eval_shape(lambda p, x: bind(graphdef, p).feature_maps(x), like, image)
     pooled = jax.eval_shape(lambda p, x: bind(graphdef, p).pooled_features(x), like, image)
     assert maps[-1].shape[-1] == pooled.shape[-1]

@@ -28,7 +28,7 @@ from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.training.state import init_state
 from medsd_jax.training.step import make_train_step
 from tests.tiny.networks import jit
-from tests.tiny.pipeline import SIDE
+from tests.tiny.pipeline import SIZE
 from tests.tiny.training import (
     SETTINGS,
     UNET,
@@ -44,7 +44,7 @@ NUM = 8
 def latents_of(seed: int) -> dict[str, np.ndarray]:
     """Eight images as moments of distinct latents of variance 1, with captions of their own."""
     rng = np.random.default_rng(seed)
-    mean = rng.standard_normal((NUM, SIDE // 2, SIDE // 2, 4)).astype(np.float32)
+    mean = rng.standard_normal((NUM, SIZE // 2, SIZE // 2, 4)).astype(np.float32)
     mean /= diffusion_model().scaling_factor
     moments = np.concatenate([mean, np.full_like(mean, -20.0)], axis=-1)
     return {"latent_moments": moments, "prompt_ids": make_batch(NUM)["prompt_ids"]}

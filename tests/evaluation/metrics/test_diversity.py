@@ -23,11 +23,11 @@ def write(folder, prompts, images):
     return open_images(folder)
 
 
-def noise(count, seed=0, side=64):
+def noise(count, seed=0, size=64):
     rng = np.random.default_rng(seed)
-    base = rng.integers(0, 256, (side // 8, side // 8))
+    base = rng.integers(0, 256, (size // 8, size // 8))
     smooth = np.kron(base, np.ones((8, 8)))
-    return [np.clip(smooth + rng.normal(0, 30, (side, side)), 0, 255).astype(np.uint8)
+    return [np.clip(smooth + rng.normal(0, 30, (size, size)), 0, 255).astype(np.uint8)
             for _ in range(count)]  # fmt: skip
 
 
@@ -75,6 +75,6 @@ def test_without_two_images_of_a_prompt_there_is_none(tmp_path):
 
 
 def test_several_sizes_are_reported(tmp_path):
-    images = noise(1) + noise(1, side=80)
+    images = noise(1) + noise(1, size=80)
     with pytest.raises(UserError, match="64x64, 80x80"):
         diversity(write(tmp_path / "x", ["a", "a"], images))

@@ -118,10 +118,10 @@ def test_symmetric_and_falling_with_noise():
 
 
 @pytest.mark.parametrize(
-    ("side", "scales"), [(10, 0), (11, 1), (20, 1), (21, 2), (64, 3), (160, 4), (161, 5), (512, 5)]
+    ("size", "scales"), [(10, 0), (11, 1), (20, 1), (21, 2), (64, 3), (160, 4), (161, 5), (512, 5)]
 )
-def test_scales_that_fit(side, scales):
-    assert most_scales(side, 600) == most_scales(600, side) == scales
+def test_scales_that_fit(size, scales):
+    assert most_scales(size, 600) == most_scales(600, size) == scales
 
 
 @pytest.mark.torch

@@ -6,7 +6,7 @@ import scipy.optimize
 import scipy.special
 
 from medsd_jax.errors import UserError
-from medsd_jax.evaluation.text.probe import STRENGTHS, Side, _fit, probabilities_of, probe
+from medsd_jax.evaluation.text.probe import STRENGTHS, Group, _fit, probabilities_of, probe
 
 D = 12
 
@@ -19,7 +19,7 @@ def draw(patients, rng, per_patient=3):
     seen = (x @ direction + rng.normal(size=n) > 0).astype(float)
     coin = rng.integers(0, 2, n).astype(float)
     ids = tuple(f"{patients}-{i // per_patient}" for i in range(n))
-    return x, Side(np.stack([seen, coin], axis=1), ids)
+    return x, Group(np.stack([seen, coin], axis=1), ids)
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +57,16 @@ def test_differences_are_paired(result):
 def test_shuffled_labels_are_chance():
     rng = np.random.default_rng(1)
     (x, train), (x_test, test) = draw(100, rng), draw(70, rng)
-    shuffled = Side(rng.permutation(train.targets), train.patient_ids)
+    shuffled = Group(rng.permutation(train.targets), train.patient_ids)
     scores = probe(["seen", "coin"], shuffled, test, {"x": (x, x_test)}, num_resamples=20)
     assert abs(scores.labels["x"]["seen"].auroc.value - 0.5) < 0.15
 
 
 def test_a_patient_on_both_sides_is_refused():
     rng = np.random.default_rng(0)
-    x, side = draw(10, rng)
+    x, group = draw(10, rng)
     with pytest.raises(UserError, match="10 patients train and test the probe"):
-        probe(["seen", "coin"], side, side, {"x": (x, x)})
+        probe(["seen", "coin"], group, group, {"x": (x, x)})
 
 
 def test_rare_and_unknown_labels():
@@ -77,7 +77,7 @@ def test_rare_and_unknown_labels():
     rare[:4, 1] = 1
     unknown[:100, 0] = np.nan
     result = probe(
-        ["seen", "coin"], Side(rare, train.patient_ids), Side(unknown, test.patient_ids),
+        ["seen", "coin"], Group(rare, train.patient_ids), Group(unknown, test.patient_ids),
         {"x": (x, x_test), "y": (x, x_test)}, num_resamples=20,
     )  # fmt: skip
     assert result.labels["x"]["coin"].too_few is True
@@ -89,9 +89,9 @@ def test_rare_and_unknown_labels():
 def test_probabilities_equal_an_independent_solver():
     """Equation (1) by scipy's own minimiser, and the standardisation by hand."""
     rng = np.random.default_rng(2)
-    x, side = draw(60, rng)
+    x, group = draw(60, rng)
     x = x * 5 + 3  # scales and offsets must not matter
-    present, patients = side.targets[:, 0] == 1, np.array(side.patient_ids)
+    present, patients = group.targets[:, 0] == 1, np.array(group.patient_ids)
     z = (x - x.mean(axis=0, dtype=np.float64)) / x.std(axis=0, dtype=np.float64)
     result, strength = probabilities_of(x, present, patients, x)
 
@@ -112,8 +112,8 @@ def test_probabilities_equal_an_independent_solver():
 
 def test_a_number_that_never_changes_does_no_harm():
     rng = np.random.default_rng(2)
-    x, side = draw(60, rng)
-    patients, present = np.array(side.patient_ids), side.targets[:, 0] == 1
+    x, group = draw(60, rng)
+    patients, present = np.array(group.patient_ids), group.targets[:, 0] == 1
     padded = np.concatenate([x, np.full((len(x), 1), 7, np.float32)], axis=1)
     one, two = (probabilities_of(y, present, patients, y)[0] for y in (x, padded))
     np.testing.assert_allclose(one, two, atol=1e-5)

@@ -26,7 +26,7 @@ from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.sampling.images import save_png
 from medsd_jax.studies.demo import report as demo_report
 from medsd_jax.workflows.sample_to_folder import read_requests
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 
 PROMPTS = ("A photo of a lung xray", "One <with> & effusion")
 SECONDS = {"prepare": 3.0, "vae": 61.5, "diffusion": 0.01, "sample": 2.0, "export": 1.0}
@@ -34,7 +34,7 @@ N = 10
 
 
 def _images(seed):
-    return np.random.default_rng(seed).integers(0, 256, (N, SIDE, SIDE, 3), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 256, (N, SIZE, SIZE, 3), dtype=np.uint8)
 
 
 def _classified():
@@ -49,7 +49,7 @@ def _classified():
         probability,
         np.arange(20),
     )
-    images = np.zeros((20, SIDE, SIDE, 3), np.uint8)
+    images = np.zeros((20, SIZE, SIZE, 3), np.uint8)
     images[7] = 77
     classifier = LabelScores(
         num_images=80, num_present=30, num_patients=50, too_few=False,
@@ -68,7 +68,7 @@ def _write_run(workdir, task, validation):
     config = training_config()
     config.task = task
     config.model.path = "somewhere"
-    config.data.num_images, config.data.image_size = 120, SIDE
+    config.data.num_images, config.data.image_size = 120, SIZE
     config.train.steps, config.optim.warmup_steps = 20, 2
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
@@ -86,7 +86,7 @@ def run(tmp_path_factory):
     _write_run(output / "vae", "vae", (0.7, 0.0421))
     (output / "samples").mkdir()
     for step in (10, 20):
-        image = np.full((SIDE, SIDE, 3), step, np.uint8)
+        image = np.full((SIZE, SIZE, 3), step, np.uint8)
         save_png(image, output / "samples" / f"{step:07d}.png", {"step": step})
     report = _write(output)
     assert report == output / "report.html"
@@ -119,7 +119,7 @@ def test_page_shows_each_image_unchanged(page):
     for image in [*_images(0), *_images(1)]:
         assert image.tobytes() in shown
     for step in (10, 20):
-        assert np.full((SIDE, SIDE, 3), step, np.uint8).tobytes() in shown
+        assert np.full((SIZE, SIZE, 3), step, np.uint8).tobytes() in shown
 
 
 def test_page_tells_the_numbers_and_escapes_the_prompts(page, numbers):

@@ -9,7 +9,7 @@ from medsd_jax.errors import UserError
 from medsd_jax.parallel.mesh import make_mesh
 from medsd_jax.workflows.train import data as train_data
 from medsd_jax.workflows.train.data import make_batches, make_validation, open_training_data
-from tests.tiny.pipeline import SIDE, tiny_pipeline
+from tests.tiny.pipeline import SIZE, tiny_pipeline
 from tests.tiny.run import recipe
 
 
@@ -23,12 +23,12 @@ def few(tmp_path):
         folder.mkdir()
         rows = ["file_name,text,patient_id"]
         for i in range(count):
-            Image.fromarray(np.full((SIDE, SIDE), 40 * (i + 1), np.uint8)).save(folder / f"{i}.png")
+            Image.fromarray(np.full((SIZE, SIZE), 40 * (i + 1), np.uint8)).save(folder / f"{i}.png")
             rows.append(f"{i}.png,image {i},p{i % patients}")
         (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
         config = recipe(
             "unread", tmp_path / "cache", data__source="folder", data__path=str(folder),
-            data__batch_size=1, data__image_size=SIDE, data__validation_fraction=0.1, **changes,
+            data__batch_size=1, data__image_size=SIZE, data__validation_fraction=0.1, **changes,
         )  # fmt: skip
         return config, tiny_pipeline(), open_training_data(config, tmp_path), mesh
 
@@ -42,7 +42,7 @@ def test_images_of_one_patient_train_without_validation(few, tmp_path, count):
         make_validation(config, model, dataset, mesh)
     message = str(refused.value)
     assert "train without it by validation.every_steps=0" in message and "\n" not in message
-    assert "one patient cannot be on both sides" in message
+    assert "one patient cannot be in both splits" in message
 
     with config.unlocked():
         config.validation.every_steps = 0
