@@ -5,10 +5,10 @@ Command:   medsd-jax train --config roentgen --workdir runs/roentgen \
            Sampled as in the paper:
                medsd-jax sample --model runs/roentgen --sampler pndm --num_steps 75 \
                    --guidance_scale 4 --prompt "..." --output runs/roentgen_samples
-Hardware:  planned for a TPU v5e-64: mesh data=16, fsdp=4, 4 images a chip, 256 in all. A chip holds
-           8.25 of its 16 GiB; a step takes 13.2 TFLOP of it, 0.07 s at its peak, and 298 GB of
-           operands, 0.36 s if all of them go through its memory. By (half an hour of a
-           CPU core and 24 GB, libtpu 0.0.42.1):
+Hardware:  planned for a TPU v5e-64: mesh data=16, fsdp=4, 4 images per chip, 256 in all. A chip
+           holds 8.25 of its 16 GiB; a step takes 13.2 TFLOP of it, 0.07 s at its peak, and 298 GB
+           of operands, 0.36 s if all of them go through its memory. By (half an hour of a CPU core
+           and 24 GB, libtpu 0.0.42.1):
                medsd-jax plan --config roentgen --topology v5e:8x8 \
                    --config.model.path=FOLDER --config.data.path=FOLDER
            The paper took two instances of 32 A100, 8 images on each, one day for 60,000 steps.

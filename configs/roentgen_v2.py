@@ -10,7 +10,7 @@ Command:   medsd-jax train --config roentgen_v2 --workdir runs/roentgen_v2 \
                medsd-jax sample --model runs/roentgen_v2 --sampler pndm --num_steps 75 \
                    --guidance_scale 3 --prompt "50 year old female. Normal chest radiograph." \
                    --output runs/roentgen_v2_samples
-Hardware:  planned for a TPU v5e-16: mesh data=4, fsdp=4, 3 images a chip, 48 in all. A chip holds
+Hardware:  planned for a TPU v5e-16: mesh data=4, fsdp=4, 3 images per chip, 48 in all. A chip holds
            7.44 of its 16 GiB; a step takes 10.3 TFLOP of it, 0.05 s at its peak, and 225 GB of
            operands, 0.28 s if all of them go through its memory. By (half an hour of a CPU core and
            24 GB, libtpu 0.0.42.1):

@@ -6,10 +6,10 @@ Command:   medsd-jax train-projection --config text_projection \
 Hardware:  one GPU or TPU with 16 GB; both encoders run forward alone.
 Expected:  not measured yet; the paper's images by this method did not resemble chest X-rays.
 Settings:  the paper says: one hidden layer, frozen encoder (PubMedBERT, for example), 1,000,000
-           prompts of LAION-400M, which prompts.txt holds, one a line. It is silent about the loss,
-           the layer's width, its activation, learning rate, batch and steps. Ours: mean squared
-           error at every position, the encoder's width, exact GELU, AdamW at 1e-3 with cosine
-           decay, 256 prompts a step, ten passes.
+           prompts of LAION-400M, which prompts.txt holds, one per line. It is silent about the
+           loss, the layer's width, its activation, learning rate, batch and steps. Ours: mean
+           squared error at every position, the encoder's width, exact GELU, AdamW at 1e-3 with
+           cosine decay, 256 prompts per step, ten passes.
 """
 
 from ml_collections import ConfigDict

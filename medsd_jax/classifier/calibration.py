@@ -1,4 +1,4 @@
-"""Training the classifier: a DenseNet on labelled images, several findings an image.
+"""Training the classifier: a DenseNet on labelled images, several findings per image.
 
 The step is pure, as the diffusion's is: ``step(state, frozen, batch, rng) -> (state, metrics)``.
 Unknown labels (NaN) carry no loss. Nothing is frozen in a network with group norm, and the stored

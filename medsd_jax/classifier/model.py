@@ -195,7 +195,7 @@ def _described(config: Mapping[str, Any]) -> Classifier:
         slope, intercept = (np.asarray(config[k], np.float32) for k in ("slope", "intercept"))
     for name, x in (("slope", slope), ("intercept", intercept)):
         if x.shape != (count,) or not np.isfinite(x).all():
-            raise UserError(f"{name} must be {count} finite numbers, one a label")
+            raise UserError(f"{name} must be {count} finite numbers, one per label")
     return Classifier(network, tuple(labels), pixels, config["resize_mode"], {}, slope, intercept)
 
 

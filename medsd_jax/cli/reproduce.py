@@ -62,8 +62,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     full.add_argument("--path", metavar="DIR", help="its folder: data.path")
     full.add_argument(
         "--prompts", metavar="FILE",
-        help="what textual projection learns from, a prompt a line; the paper took 1,000,000 of "
-        "LAION-400M (default: the captions of --source)",
+        help="what textual projection learns from, one prompt per line; the paper took 1,000,000 "
+        "of LAION-400M (default: the captions of --source)",
     )  # fmt: skip
     full.add_argument("--encoder", metavar="BERT", help="folder or hub id of an in-domain BERT")
     full.add_argument("--real", metavar="R", help="held-out real images, as for evaluate")

@@ -25,8 +25,8 @@ def make_parser(prog: str) -> ArgumentParser:
     parser.add_argument(
         "--prompts_csv",
         type=Path,
-        help="columns: prompt[,negative_prompt][,seed]; a row a prompt; other columns, such as id "
-        "and labels, go into samples.jsonl for evaluate",
+        help="columns: prompt[,negative_prompt][,seed]; one row per prompt; other columns, such as "
+        "id and labels, go into samples.jsonl for evaluate",
     )
     parser.add_argument(
         "--output",

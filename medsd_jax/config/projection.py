@@ -25,7 +25,7 @@ def text_projection_config() -> ConfigDict:
     config.projection.hidden_features = config_dict.placeholder(int)
 
     add_data(config)
-    # A text file with one prompt a line; None: the captions of data.source.
+    # A text file with one prompt per line; None: the captions of data.source.
     config.data.prompts = config_dict.placeholder(str)
     # Of the distinct prompts of a file, or of the patients where the source names no split.
     config.data.validation_fraction = 0.1

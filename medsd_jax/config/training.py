@@ -57,7 +57,7 @@ def training_config() -> ConfigDict:
     config.data.cache_latents = False
     config.data.num_workers = 2  # threads that decode images
 
-    # The paper's few images: so many with a finding and as many without any, one a patient, each
+    # The paper's few images: so many with a finding and as many without any, one per patient, each
     # with one of two prompts. 0: train on everything, with the data set's own captions.
     config.few_shot = ConfigDict()
     # With the finding, and as many without any; 0: the whole data set.

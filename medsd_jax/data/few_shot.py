@@ -1,4 +1,4 @@
-"""A few images of two kinds, one prompt a kind: the data of arXiv 2210.04133, section 3.
+"""A few images of two kinds, one prompt per kind: the data of arXiv 2210.04133, section 3.
 
 The paper adapts to five radiographs with a visible pleural effusion and five without, and tells
 them apart by two prompts alone.
@@ -48,7 +48,7 @@ def few_shot(
     for value in (1, 0):
         rows = [i for i, row in enumerate(findings) if _kind(row, label_name(label)) == value]
         if images_per_prompt is not None:
-            rows = _one_a_patient(rows, split.patient_ids)[:images_per_prompt]
+            rows = _one_per_patient(rows, split.patient_ids)[:images_per_prompt]
         if len(rows) < (images_per_prompt or 1):
             there = f"{len(rows)} patients" if images_per_prompt else "no image"
             raise UserError(
@@ -68,7 +68,7 @@ def _kind(findings: Mapping[str, int], label: str) -> int | None:
     return None if 1 in others.values() else findings.get(label)
 
 
-def _one_a_patient(rows: Sequence[int], patient_ids: Sequence[str]) -> list[int]:
+def _one_per_patient(rows: Sequence[int], patient_ids: Sequence[str]) -> list[int]:
     first = {}
     for row in rows:
         first.setdefault(patient_ids[row], row)

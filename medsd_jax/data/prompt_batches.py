@@ -20,7 +20,7 @@ Batch = dict[str, np.ndarray]
 
 
 def read_prompts(path: Path) -> tuple[str, ...]:
-    """Reads a UTF-8 text file with one prompt a line; empty lines are left out.
+    """Reads a UTF-8 text file with one prompt per line; empty lines are left out.
 
     Raises:
         UserError: there is no such file, or fewer than two prompts in it.
@@ -46,7 +46,7 @@ class PromptBatches:
         """Sets the order.
 
         Args:
-            columns: name -> [n, ...], one row a prompt.
+            columns: name -> [n, ...], one row per prompt.
             batch_size: prompts of a global batch, over all processes.
             seed: of the order, in [0, 2^32).
             rows: [b] of a global batch that this process loads, from `parallel.mesh.process_rows`;

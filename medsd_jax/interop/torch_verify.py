@@ -168,7 +168,7 @@ class TorchPipeline:
     def sample(
         self, prompt: str, negative_prompt: str, latents: np.ndarray, **settings: Any
     ) -> np.ndarray:
-        """Samples one image a row of latents.
+        """Samples one image per row of latents.
 
         Args:
             prompt: the prompt of all.

@@ -76,7 +76,7 @@ def make_grid(
 
     Args:
         images_u8: [B, H, W, 3] uint8, B at least 1.
-        columns: images a row; the nearly square layout when None.
+        columns: images per row; the nearly square layout when None.
         padding: white pixels around each image.
         captions: one text an image, written under it in at most three lines of its width.
 

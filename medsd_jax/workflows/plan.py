@@ -129,7 +129,7 @@ def in_words(plan: "PlanReport") -> str:
     return "\n".join(
         (
             f"{_topology_of(plan)}: {plan['chips']} chips, mesh {plan['mesh']}, "
-            f"{plan['batch_size']} images a step, {plan['images_per_chip']:g} on a chip at once",
+            f"{plan['batch_size']} images per step, {plan['images_per_chip']:g} on a chip at once",
             f"a chip holds {plan['arguments'] / gib:.2f} GiB of arguments and "
             f"{plan['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
             f"{plan['memory'] / gib:.0f} GiB: {result}",

@@ -196,6 +196,6 @@ def _check_one_each(numbered: Sequence[tuple[str, int]]) -> None:
     again = next((name for name, k in numbered if k), None)
     if again is not None:
         raise UserError(
-            f"layout chexgenbench takes one image a prompt, id {again!r} has more: give "
+            f"layout chexgenbench takes one image per prompt, id {again!r} has more: give "
             "every prompt once, and one image of each"
         )

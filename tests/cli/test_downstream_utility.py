@@ -52,7 +52,7 @@ def draw(rng, present):
 
 
 def write_real(folder, num=200, seed=0):
-    """Two images a patient, half of all with a square."""
+    """Two images per patient, half of all with a square."""
     folder.mkdir()
     rng, rows = np.random.default_rng(seed), ["file_name,text,patient_id,square"]
     for i in range(num):

@@ -54,7 +54,7 @@ def test_all_three_layouts(sets):
     drawn = ["a_0", "a_1", "a_2", "b-2_0"]
     assert names(out / "clean-fid" / "synthetic") == [f"{n}.png" for n in drawn]
     assert names(out / "roentgen" / "synthetic") == [f"{n}.jpg" for n in drawn]
-    assert len(list((out / "roentgen" / "synthetic").glob("*_0.jpg"))) == 2  # one a prompt
+    assert len(list((out / "roentgen" / "synthetic").glob("*_0.jpg"))) == 2  # one per prompt
     assert names(out / "roentgen" / "real") == ["a.jpg", "b.jpg", "c.jpg"]
     for parent in ("clean-fid", "chexgenbench"):
         assert names(out / parent / "real") == ["a.png", "b.png", "c.png"]

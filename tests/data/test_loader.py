@@ -150,7 +150,7 @@ def test_processes_load_distinct_images(loaders, dataset):
         assert len(seen[0]) == len(seen[1]) == 4 and not seen[0] & seen[1]
 
 
-def test_every_image_once_an_epoch_in_a_new_order(loaders, dataset):
+def test_every_image_once_per_epoch_in_a_new_order(loaders, dataset):
     total = len(dataset.train)
     batches = _take(loaders(batch_size=1), 2 * total)
     places = [_positions(dataset.train, batch)[0] for batch in batches]

@@ -63,7 +63,7 @@ def test_joined_splits_are_read_one_after_the_other(dataset, drawn):
     assert len(fingerprints) == 4
 
 
-def test_the_loader_gives_every_image_once_an_epoch(dataset, drawn):
+def test_the_loader_gives_every_image_once_per_epoch(dataset, drawn):
     whole = JoinedSplits([drawn, dataset.train], "both")
     rows = np.arange(len(whole))
     source = Source(whole, len(whole), {"row": rows})

@@ -79,7 +79,7 @@ def _check_same_run(tmp_path, several):
     (cached_by_one,), (cached_by_two,) = (
         list(tmp_path.glob(f"data_of_{count}/*/latents-train-*.npy")) for count in runs
     )
-    # Other batch shapes a device make other programs, which round differently.
+    # Other batch shapes per device make other programs, which round differently.
     np.testing.assert_allclose(np.load(cached_by_two), np.load(cached_by_one), atol=1e-5)
     previews = [np.asarray(Image.open(tmp_path / run / "samples/0000004.png"), int) for run in runs]
     assert np.abs(previews[0] - previews[1]).mean() < 1  # weights differ in rounding, see below
@@ -115,7 +115,7 @@ def test_two_processes_sample_a_cohort_as_one(tmp_path):
             np.asarray(Image.open(folder / path.name), int)
             for folder in (tmp_path / "1", tmp_path / "2")
         )
-        # Other batch shapes a device make other programs, and JPEG spreads what rounds apart.
+        # Other batch shapes per device make other programs, and JPEG spreads what rounds apart.
         assert np.abs(one - two).max() <= 2, path.name
 
 

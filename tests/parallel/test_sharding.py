@@ -93,7 +93,7 @@ def test_a_device_holds_its_share_of_the_state(name):
     for axes, share in [({"fsdp": 8}, 8), ({"data": 2, "fsdp": 4}, 4), ({"data": 8}, 1)]:
         mesh = make_mesh(axes)
         held = bytes_per_device(state, tree_shardings(state, mesh))
-        print(f"{name} {axes}: {held / 2**30:.2f} of {total(state) / 2**30:.2f} GiB a device")
+        print(f"{name} {axes}: {held / 2**30:.2f} of {total(state) / 2**30:.2f} GiB per device")
         assert total(state) / share <= held <= 1.02 * total(state) / share
 
 

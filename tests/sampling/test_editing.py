@@ -23,7 +23,7 @@ BOX = box_mask(SIZE, SIZE, (4, 4, 12, 10))
 
 
 def edit(prompts=PROMPTS, **settings):
-    """Two images a batch on one device: most tests share this program."""
+    """Two images per batch on one device: most tests share this program."""
     settings = {
         "mesh": make_mesh({}, jax.devices()[:1]), "batch_size": 2, "num_steps": 5,
         "seeds": range(len(prompts)), "init_images": IMAGES, "guidance_scale": 4.0, **settings,

@@ -26,7 +26,7 @@ def one_device():
 
 
 def sample(prompts=PROMPTS, *, kind="epsilon", **settings):
-    """Two images a batch on one device: most tests share this program."""
+    """Two images per batch on one device: most tests share this program."""
     settings = {"mesh": one_device(), "batch_size": 2, "num_steps": 5, "seeds": [3, 4], **settings}
     return medsd_jax.sample(tiny_pipeline(kind), prompts, progress=False, **settings)
 
@@ -131,7 +131,7 @@ def test_same_image_as_torch_without_guidance(torch_sample):
 
 @pytest.mark.torch
 def test_same_image_as_torch_with_fresh_noise_at_every_step(torch_sample, monkeypatch):
-    """torch's pipeline at eta 0.7 draws what our keys draw: a new sample a step, by the seed."""
+    """torch's pipeline at eta 0.7 draws what our keys draw: a new sample per step, by the seed."""
     import torch
     from diffusers.schedulers import scheduling_ddim
 

@@ -241,8 +241,8 @@ def test_chexgenbenchs_own_columns_are_handed_on(model, tmp_path):
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("id,prompt\na,one\n", ["--num_images", "2"], "one image a prompt, id 'a' has more"),
-        ("id,prompt\na,one\na,one\n", [], "one image a prompt, id 'a' has more"),
+        ("id,prompt\na,one\n", ["--num_images", "2"], "one image per prompt, id 'a' has more"),
+        ("id,prompt\na,one\na,one\n", [], "one image per prompt, id 'a' has more"),
         ("id,prompt\na,one\na,two\n", [], "id 'a' has the prompts 'one' and 'two'"),
     ],
 )

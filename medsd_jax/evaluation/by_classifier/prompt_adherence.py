@@ -136,7 +136,7 @@ def measure_adherence(
     Args:
         classifier: trained on real images alone.
         label: the finding, one of the classifier's.
-        images_u8: [n, H, W, 3] uint8, one a seed.
+        images_u8: [n, H, W, 3] uint8, one per seed.
         prompts: [n], what each image was sampled from.
         asked: [n], whether that prompt asks for the finding.
 

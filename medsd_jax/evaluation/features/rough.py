@@ -17,7 +17,7 @@ THUMBNAIL, LATENT = "thumbnail", "latent"
 CELLS = 8
 THUMBNAIL_CHAIN = f"bilinear to {CELLS}x{CELLS}, pad; mean of the channels; x / 127.5 - 1"
 PARTS = 4
-"""Of a side. Latents are 16,384 numbers an image of 512 pixels: too many for a covariance."""
+"""Of a side. Latents are 16,384 numbers per image of 512 pixels: too many for a covariance."""
 
 
 class Thumbnail(nnx.Module):

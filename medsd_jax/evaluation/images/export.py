@@ -8,7 +8,7 @@
     chexgenbench/generations_with_metadata.csv
 
 CheXGenBench's scripts disagree on the name of the image's column, so the table has all of them
-(`GENERATIONS`). It takes one image a prompt: the first one.
+(`GENERATIONS`). It takes one image per prompt: the first one.
 
 RoentGen's scripts look for .jpg alone: those files lose a little to the compression (quality 95),
 the PNG folders nothing.

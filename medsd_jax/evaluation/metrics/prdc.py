@@ -17,7 +17,7 @@ and makes it high, which is why coverage exists.
 
 Neighbours are images, as in the papers: where a patient has several alike ones, these are among the
 k nearest, radii are smaller, and precision, recall and coverage are lower than of one image a
-patient. Compare sets of as many images a patient.
+patient. Compare sets of as many images per patient.
 """
 
 from dataclasses import dataclass

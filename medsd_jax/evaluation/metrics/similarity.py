@@ -173,7 +173,7 @@ def intra_prompt_ms_ssim(
 ) -> IntraPromptMsSsim:
     """Compute MS-SSIM of all pairs of images that share a prompt.
 
-    RoentGen's protocol: 4 images a prompt, 6 pairs, grey, [0, 1], 2,000 prompts.
+    RoentGen's protocol: 4 images per prompt, 6 pairs, grey, [0, 1], 2,000 prompts.
 
     Args:
         images: [P, K, H, W, 1] float in [0, 1], K images of each prompt.
@@ -189,7 +189,7 @@ def intra_prompt_ms_ssim(
     if num_prompts < 1 or num_images < 2:
         raise UserError(
             f"{num_prompts} prompts with {num_images} images each make no pair; "
-            "RoentGen's protocol takes 4 images a prompt"
+            "RoentGen's protocol takes 4 images per prompt"
         )
     low, high = float(images.min()), float(images.max())
     if not (low >= 0.0 and high <= 1.0):

@@ -117,7 +117,7 @@ def trainings_of(
     """Trains and measures one row with every seed that is asked for; adds what is finished already.
 
     Returns:
-        An entry a training, as results.json holds it; empty for a row that is not asked for.
+        One entry per training, as results.json holds it; empty for a row that is not asked for.
     """
     from medsd_jax.studies.chambon2022 import report
 

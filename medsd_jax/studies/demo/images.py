@@ -78,7 +78,7 @@ def read_images(split: RecordSplit, indices: Iterable[int], size: int) -> np.nda
 
 
 def find_phantoms(split: RecordSplit, label: str, size: int) -> list[tuple[np.ndarray, str]]:
-    """The first images that show a finding and no other, one a patient, with their captions."""
+    """The first images that show a finding and no other, one per patient, with their captions."""
     others = {"no_finding", *(finding.replace(" ", "_") for finding in FINDINGS)} - {label}
     by_patient: dict[str, int] = {}
     for i, labels in enumerate(split.labels):

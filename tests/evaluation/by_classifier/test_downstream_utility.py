@@ -75,7 +75,7 @@ def test_metrics_without_a_meaning_are_nan():
 
 @pytest.mark.parametrize("name", METRICS)
 def test_paired_interval_equals_scipy_s(name):
-    """One seed, one image a patient: scipy.stats.bootstrap(paired=True) with sklearn's scores."""
+    """One seed, one image per patient: scipy.stats.bootstrap(paired=True) with sklearn's scores."""
     rng = np.random.default_rng(1)
     targets, arms = planted(rng)
     result = compare(arms, targets, num_resamples=4000).labels["finding 0"].gains[SYNTHETIC]

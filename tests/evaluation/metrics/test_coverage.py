@@ -1,4 +1,4 @@
-"""Do 95 % intervals of FID and KID hold the truth in 95 %, with several images a patient?"""
+"""Do 95 % intervals of FID and KID hold the truth in 95 %, with several images per patient?"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""KID's and FID's 95 % intervals hold the truth in 95 % of draws, three images a patient or not."""
+"""KID's and FID's 95 % intervals hold the truth that often, three images per patient or not."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def share_that_holds_the_truth(interval, rounds, patients=PATIENT_OF_IMAGE):
 
 
 @pytest.mark.parametrize("interval", [kid_interval, fid_interval])
-def test_three_images_a_patient(interval):
+def test_three_images_per_patient(interval):
     # 400 rounds know a share of 95 % to 1.1 %.
     assert 0.925 <= share_that_holds_the_truth(interval, 400) <= 0.98
     each = [str(i) for i in range(PATIENTS * IMAGES)]
@@ -52,5 +52,5 @@ def test_three_images_a_patient(interval):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interval", [kid_interval, fid_interval])
-def test_three_images_a_patient_at_length(interval):
+def test_three_images_per_patient_at_length(interval):
     assert 0.93 <= share_that_holds_the_truth(interval, 3000) <= 0.97

@@ -38,7 +38,7 @@ def _images(seed):
 
 
 def _classified():
-    """Ten images a prompt; the classifier sees an effusion in two that must have none."""
+    """Ten images per prompt; the classifier sees an effusion in two that must have none."""
     asked = np.repeat([False, True], 10)
     probability = np.where(asked, 0.9, 0.1).astype(np.float32)
     probability[[3, 7]] = 0.6, 0.99
