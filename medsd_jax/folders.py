@@ -81,7 +81,7 @@ def new_folder(folder: Path, what: str, *, last: str) -> Iterator[Path]:
 
 
 def contents(folder: Path) -> set[str]:
-    """The names in a folder, none where there is none, without those of this module's own.
+    """The names in a folder, none if there is none, without those of this module's own.
 
     Raises:
         UserError: it is a file, or cannot be read.

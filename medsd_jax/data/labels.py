@@ -284,7 +284,7 @@ def age_in_years(text: str) -> int | None:
     """An age in whole years: "68", "68.0", or as DICOM and NIH write it, 057Y, 011M, 003D.
 
     Returns:
-        The years; None where it is none, or more than anybody's: NIH's first table has 411Y.
+        The years; None if it is not one, or more than anybody's: NIH's first table has 411Y.
     """
     if (found := _AGE.fullmatch(text.strip().upper())) is None:
         return None

@@ -27,7 +27,7 @@ _PATHS = (
 
 
 def patient_column(names: Sequence[str]) -> str | None:
-    """The column that names patients; None where there is none."""
+    """The column that names patients; None if there is none."""
     by_name = {label_name(name): name for name in reversed(names)}
     return next((by_name[name] for name in _COLUMNS if name in by_name), None)
 
@@ -36,7 +36,7 @@ def patient_of(cell: str, path: str) -> str:
     """The patient of one image; "" where none is known.
 
     Args:
-        cell: of the table's column, "" where there is none.
+        cell: of the table's column, "" if there is none.
         path: of the image.
     """
     if cell and not is_no_text(cell):

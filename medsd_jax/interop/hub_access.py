@@ -25,7 +25,7 @@ def is_offline() -> bool:
 
 
 def cached(repo_id: str) -> Path | None:
-    """The snapshot of a repository on this machine, whole or in part; None where there is none."""
+    """The snapshot of a repository on this machine, whole or in part; None if there is none."""
     try:
         return Path(huggingface_hub.snapshot_download(repo_id, local_files_only=True))
     except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError):

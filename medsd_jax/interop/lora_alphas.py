@@ -48,7 +48,7 @@ def header_alphas(path: Path, layers: Iterable[str]) -> dict[str, float]:
 
 
 def config_alphas(path: Path, layers: Iterable[str]) -> dict[str, float] | None:
-    """Layer -> alpha by the adapter_config.json beside a file; None where there is none."""
+    """Layer -> alpha by the adapter_config.json beside a file; None if there is none."""
     config = path.parent / CONFIG_FILE
     if not config.is_file():
         return None

@@ -206,5 +206,5 @@ def make_index(scheduler: Mapping[str, Any], text: TextClasses) -> dict[str, Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises UserError where there is none."""
+    """Reads a JSON object; raises UserError if there is none."""
     return read_object(path, "copy or download the model again")

@@ -105,7 +105,7 @@ def asked_to_be_alone(flags: HostFlags | None, environment: Mapping[str, str]) -
 
 
 def tpu_hosts(environment: Mapping[str, str]) -> int:
-    """How many hosts the variables of a TPU slice on GKE name; 1 where there are none."""
+    """How many hosts the variables of a TPU slice on GKE name; 1 if there is none."""
     names = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES", "")
     slices = _number(environment, "MEGASCALE_NUM_SLICES") or 1
     return slices * (names.count(",") + 1)

@@ -116,7 +116,7 @@ def _end_after(seconds: float, code: int) -> None:
 
 
 def _client() -> Any:
-    """JAX' connection to the other processes; None where there are none."""
+    """JAX' connection to the other processes; None if there is none."""
     distributed = sys.modules.get("jax._src.distributed")
     state = getattr(distributed, "global_state", None)
     return state.client if state is not None and (state.num_processes or 1) > 1 else None

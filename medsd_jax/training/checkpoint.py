@@ -70,7 +70,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint; None when there is none."""
+        """Step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(

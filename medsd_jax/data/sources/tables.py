@@ -240,7 +240,7 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
 
 
 def _unusable(row: dict[str, Any]) -> str:
-    """Which character of a row no file can hold; "" where there is none."""
+    """Which character of a row no file can hold; "" if there is none."""
     waiting: list[Any] = [row]
     while waiting:
         value = waiting.pop()

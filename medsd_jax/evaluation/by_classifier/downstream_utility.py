@@ -153,7 +153,7 @@ def compare_arms(
 
     Returns:
         Finding -> scores and gains where there is `label_scores.enough`; and the mean over those
-        findings, None where there is none.
+        findings, None if there is none.
 
     Raises:
         UserError: all images are of one patient.

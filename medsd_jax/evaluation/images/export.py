@@ -131,7 +131,7 @@ def sample_ids(images: ImageSet) -> list[tuple[str, int]]:
 def numbered_ids(
     where: str, ids: Sequence[str], texts: Sequence[str], keys: Sequence[str]
 ) -> list[tuple[str, int]]:
-    """(id, k) of images by their own ids, "" where there is none, and prompts.
+    """(id, k) of images by their own ids, "" if there is none, and prompts.
 
     Args:
         where: how error messages call the set.

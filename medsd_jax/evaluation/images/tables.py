@@ -61,7 +61,7 @@ class Row:
 
 
 def find_table(where: Path) -> Path | None:
-    """The table itself, or the one in a folder; None where there is none.
+    """The table itself, or the one in a folder; None if there is none.
 
     Of a folder that sample.py wrote, the images are those of its samples.jsonl: the grid is none.
     """

@@ -15,7 +15,7 @@ _MIN_SEEDS = 10
 
 
 def seeds_of(images: ImageSet) -> list[Hashable] | None:
-    """The seed of each image, from the samples.jsonl of sample.py; None where there is none."""
+    """The seed of each image, from the samples.jsonl of sample.py; None if there is none."""
     table = find_table(Path(images.name))
     if table is None or table.name != SAMPLES_FILE:
         return None

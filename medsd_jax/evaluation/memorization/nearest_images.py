@@ -246,7 +246,7 @@ def _numbers(patients: Sequence[str] | None, count: int) -> np.ndarray:
 def _from_others(
     probes: np.ndarray, train: Features, own: np.ndarray, numbers: np.ndarray
 ) -> np.ndarray:
-    """(1) of [t, d] probes among the images of other patients: [t]; inf where there is none."""
+    """(1) of [t, d] probes among the images of other patients: [t]; inf if there is none."""
     most = np.bincount(numbers)[own].max()
     distances, rows = nearest(probes, train, min(int(most) + 1, len(train)))
     return np.where(numbers[rows] == own[:, None], np.inf, distances).min(axis=1)

@@ -160,7 +160,7 @@ class DownstreamUtilityReport(Report):
     labels: Annotated[dict[str, LabelUtility], pydantic.Field(min_length=1)]
     """Finding -> results on the held-out real images."""
     mean_of_labels: MeanUtility | None
-    """Mean over the findings that are scored; null where there is none."""
+    """Mean over the findings that are scored; null if there is none."""
     arms: dict[Arm, Annotated[tuple[ArmStage, ...], pydantic.Field(min_length=1)]]
     """Arm -> its stages. The steps of every arm add up to the same number."""
     images: dict[Literal["real", "synthetic", "calibration", "held_out"], LabelledImages]
