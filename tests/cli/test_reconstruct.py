@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from medsd_jax.cli.main import main
-from medsd_jax.evaluation import autoencoder
 from medsd_jax.evaluation.reports.reconstruction import ReconstructionReport
 from medsd_jax.interop.diffusers_folder import save_pipeline
+from medsd_jax.models.vae import AutoencoderKL
 from medsd_jax.reports.schema_files import schema_of
 from tests.tiny.classifier import write_classifier
 from tests.tiny.pipeline import SIZE, tiny_pipeline
@@ -80,8 +80,8 @@ def test_report(places, tmp_path, capsys):
 
 
 def test_an_autoencoder_that_changes_nothing_is_good_enough(places, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(autoencoder.AutoencoderKL, "encode", lambda self, x: (x, x))
-    monkeypatch.setattr(autoencoder.AutoencoderKL, "decode", lambda self, x: x)
+    monkeypatch.setattr(AutoencoderKL, "encode", lambda self, x: (x, x))
+    monkeypatch.setattr(AutoencoderKL, "decode", lambda self, x: x)
     assert (
         reconstruct(places, tmp_path, "--classifier", str(places / "classifier"), "--seed", "3")
         == 0
