@@ -37,10 +37,11 @@ def claims(file: Path) -> str:
         "undecided": "do not tell: the intervals overlap",
     }
     text = ["| claim | these numbers |", "|---|---|"]
-    text += [f"| {x['claim']} | {words[x['outcome']]} |" for x in results["claims"]]
+    text += [f"| {x['claim']} | {words[x['result']]} |" for x in results["claims"]]
     return "\n".join(text) + "\n"
 
 
 def _estimate(value: dict[str, Any], decimals: int, times: float = 1, unit: str = "") -> str:
-    number, *ends = (f"{times * x:.{decimals}f}" for x in (value["value"], *value.get("ci95", ())))
+    numbers = [value["value"], *(value.get("ci95") or ())]
+    number, *ends = (f"{times * x:.{decimals}f}" for x in numbers)
     return f"{number}{unit} ({' to '.join(ends)})" if ends else f"{number}{unit}"

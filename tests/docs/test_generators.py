@@ -135,7 +135,7 @@ def test_the_table_of_adaptations_rounds_as_the_command_does(tmp_path):
         "ms_ssim": {"value": 0.7031},
         "trained_parameters": 7181348,
     }
-    claims = [{"claim": "It is better.", "outcome": "undecided"}]
+    claims = [{"claim": "It is better.", "result": "undecided"}]
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"rows": [row], "claims": claims}))
     assert results.table(file).splitlines()[-1] == (
