@@ -98,7 +98,7 @@ def resolve_bert(path_or_hub_id: str | os.PathLike, *, variant: str | None = Non
     return cached_or_downloaded(
         name,
         functools.partial(_incomplete, variant=variant),
-        functools.partial(_wanted, where=name, variant=variant),
+        functools.partial(_needed, where=name, variant=variant),
     )
 
 
@@ -168,7 +168,7 @@ def _incomplete(folder: Path, variant: str | None) -> str:
     return ""
 
 
-def _wanted(names: list[str], *, where: str, variant: str | None) -> list[str]:
+def _needed(names: list[str], *, where: str, variant: str | None) -> list[str]:
     """The files of a repository that an encoder needs: one set of weights, no pickles."""
     if "config.json" not in names:
         raise UserError(f"{where} is no model of transformers: it has no config.json")

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 from medsd_jax.errors import UserError
 from medsd_jax.interop.diffusers_folder import load_pipeline, load_vae, save_pipeline
 from medsd_jax.interop.flax_weights import read_flax_weights
-from medsd_jax.interop.hub import _wanted
+from medsd_jax.interop.hub import _needed
 from medsd_jax.models.clip import CLIPTextModel
 from medsd_jax.models.params import abstract, component
 from medsd_jax.models.unet import UNet2DConditionModel
@@ -232,13 +232,13 @@ def test_a_hub_repository_of_flax_weights():
     names = ["model_index.json"]
     for part, stem in STEMS.items():
         names += [f"{part}/config.json", f"{part}/{stem}.msgpack", f"{part}/pytorch_model.bin"]
-    expected = _wanted(names, "org/name", None)
+    expected = _needed(names, "org/name", None)
     assert {f"{part}/{stem}.msgpack" for part, stem in STEMS.items()} <= set(expected)
     assert not any(name.endswith(".bin") for name in expected)
     shards = [f"text_encoder/flax_model-0000{n}-of-00002.msgpack" for n in (1, 2)]
     names.remove("text_encoder/flax_model.msgpack")
     names += [*shards, "text_encoder/flax_model.msgpack.index.json"]
-    assert set(shards) <= set(_wanted(names, "org/name", None))
+    assert set(shards) <= set(_needed(names, "org/name", None))
 
 
 def test_what_the_last_upstream_flax_computed(shared_assets):

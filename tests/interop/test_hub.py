@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from medsd_jax.errors import UserError
 from medsd_jax.interop.diffusers_folder import load_pipeline
-from medsd_jax.interop.hub import MOVED, _wanted, resolve
+from medsd_jax.interop.hub import MOVED, _needed, resolve
 
 
 @pytest.fixture
@@ -213,17 +213,17 @@ def test_shards_of_the_chosen_variant_only():
         f"{stem}.safetensors.index.json",
         f"{stem}.safetensors.index.fp16.json",
     ]
-    assert set(plain) <= set(_wanted(names, "org/name", None))
-    assert not set(half) & set(_wanted(names, "org/name", None))
-    assert set(half) <= set(_wanted(names, "org/name", "fp16"))
-    assert not set(plain) & set(_wanted(names, "org/name", "fp16"))
+    assert set(plain) <= set(_needed(names, "org/name", None))
+    assert not set(half) & set(_needed(names, "org/name", None))
+    assert set(half) <= set(_needed(names, "org/name", "fp16"))
+    assert not set(plain) & set(_needed(names, "org/name", "fp16"))
 
 
 def test_a_projection_is_fetched_and_missed(cache, tiny_folder):
     extra = [f"text_encoder_projection/{name}" for name in ("config.json", "model.safetensors")]
     names = [path.relative_to(tiny_folder).as_posix() for path in tiny_folder.rglob("*.*")]
-    assert set(extra) <= set(_wanted(names + extra, "org/name", None))
-    assert not set(extra) & set(_wanted(names, "org/name", None))
+    assert set(extra) <= set(_needed(names + extra, "org/name", None))
+    assert not set(extra) & set(_needed(names, "org/name", None))
     index = cache("org/name", tiny_folder) / "model_index.json"
     assert resolve("org/name")
     mark = {"_text_encoder_projection": "text_encoder_projection"}
