@@ -71,9 +71,9 @@ def _floats() -> np.ndarray:
 def test_rounding_equals_diffusers(jit):
     torch = pytest.importorskip("torch")
     processor = pytest.importorskip("diffusers.image_processor").VaeImageProcessor()
-    images = _floats()
-    images = processor.postprocess(torch.from_numpy(images.transpose(0, 3, 1, 2)))
-    ours = (jax.jit(to_uint8) if jit else to_uint8)(jnp.asarray(images))
+    floats = _floats()
+    images = processor.postprocess(torch.from_numpy(floats.transpose(0, 3, 1, 2)))
+    ours = (jax.jit(to_uint8) if jit else to_uint8)(jnp.asarray(floats))
     assert ours.dtype == jnp.uint8
     np.testing.assert_array_equal(ours, np.stack([np.asarray(image) for image in images]))
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 START = """
 import os, signal, sys, time
 from medsd_jax import interrupts
-def message(number=signal.SIGTERM): os.kill(os.getpid(), number)
+def send(number=signal.SIGTERM): os.kill(os.getpid(), number)
 """
 ONE_LINE = "medsd_jax: interrupted\n"
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
@@ -41,7 +41,7 @@ def module(tmp_path):
 
 @BOTH
 def test_a_signal_while_a_library_that_swallows_it_is_imported(module, number):
-    swallows = f"try:\n    told({number:d})\nexcept BaseException: pass\n"
+    swallows = f"try:\n    send({number:d})\nexcept BaseException: pass\n"
     done = python(module(swallows + "def run_words(*_): print('ran to its end')"))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
 
@@ -51,7 +51,7 @@ def test_a_signal_before_anybody_can_tell_of_it(number):
     code = f"""
 from medsd_jax.cli.main import exit_code
 with interrupts.program():
-    told({number:d})
+    send({number:d})
     code = exit_code(lambda: print("ran"))
 sys.exit(code)
 """
@@ -61,7 +61,7 @@ sys.exit(code)
 
 @BOTH
 def test_a_signal_in_the_work(module, number):
-    done = python(module(f"def run_words(*_):\n    told({number:d})\n    print('went on')"))
+    done = python(module(f"def run_words(*_):\n    send({number:d})\n    print('went on')"))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", ONE_LINE)
 
 
@@ -70,7 +70,7 @@ def test_a_swallowed_signal_stops_a_training_at_its_first_step(module, number):
     body = f"""
 def run_words(*_):
     try:
-        told({number:d})
+        send({number:d})
     except BaseException:
         pass
     with interrupts.Interrupt() as interrupted:
@@ -84,7 +84,7 @@ def test_a_swallowed_signal_stops_the_next_part_of_long_work(module, number):
     body = f"""
 class Swallows:
     def __del__(self):
-        told({number:d})
+        send({number:d})
 
 def run_words(*_):
     for part in range(3):
@@ -101,9 +101,9 @@ def test_a_training_notes_the_first_and_ends_by_the_second(module, number):
     body = f"""
 def run_words(*_):
     with interrupts.Interrupt() as interrupted:
-        told({number:d})
+        send({number:d})
         print(bool(interrupted), flush=True)
-        told({number:d})
+        send({number:d})
         print('went on')
 """
     done = python(module(body))
@@ -144,7 +144,7 @@ def test_a_signal_while_the_other_processes_do_not_come(number):
 import jax, threading
 from medsd_jax.parallel import launch, start
 def body():
-    threading.Timer(1.0, told, [{number:d}]).start()
+    threading.Timer(1.0, send, [{number:d}]).start()
     start._join(launch.Launch("a test", 2, 1, "localhost:{port}"), 1)
 from medsd_jax.cli.main import exit_code
 with interrupts.program():
@@ -159,9 +159,9 @@ with interrupts.program():
 def test_what_was_ignored_at_the_start_stays_ignored(module, number):
     body = f"""
 def run_words(*_):
-    told({number:d})
+    send({number:d})
     with interrupts.Interrupt() as interrupted:
-        told({number:d})
+        send({number:d})
         print(bool(interrupted))
 """
     # As nohup and a shell's "&" do it.
@@ -174,7 +174,7 @@ def run_words(*_):
 
 @BOTH
 def test_a_signal_after_the_work_changes_nothing(module, number):
-    body = f"import atexit\natexit.register(told, {number:d})\ndef run_words(*_): print('done')"
+    body = f"import atexit\natexit.register(send, {number:d})\ndef run_words(*_): print('done')"
     done = python(module(body))
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
@@ -191,7 +191,7 @@ joined = launch.Launch("a test", 1, 0, "localhost:{port}")
 with interrupts.program(), interrupts.working():
     start._join(joined, 1)
     try:
-        told()
+        send()
         time.sleep(1)
     except KeyboardInterrupt:
         print("ours")
@@ -221,7 +221,7 @@ def test_what_a_training_does_between_its_steps_ends_before_it_stops(module, num
     body = f"""
 def run_words(*_):
     with interrupts.Interrupt() as interrupted:
-        told({number:d})
+        send({number:d})
         interrupts.stop_if_asked()
         print("evaluated, saved:", bool(interrupted))
     interrupts.stop_if_asked()

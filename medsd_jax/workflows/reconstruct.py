@@ -66,7 +66,7 @@ def reconstruct(
         check_classifier(loaded, labels, autoencoder.image_size)
     measured = measure(
         autoencoder, images, rows, batch_size=config.batch_size, mesh=make_mesh({"data": -1}),
-        loaded=loaded,
+        classifier=loaded,
     )  # fmt: skip
     similarity, colour_cast, bands = summarise(measured, patient_ids, seed=config.seed)
     flips = None

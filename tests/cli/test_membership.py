@@ -124,9 +124,9 @@ def test_an_output_that_may_not_be_written_is_reported_before_the_work(
     def refuse(folder):
         raise UserError(f"{folder} may not be written")
 
-    monkeypatch.setattr("medsd_jax.files.check_permission", refuse)
+    monkeypatch.setattr("medsd_jax.workflows.membership.check_permission", refuse)
     monkeypatch.setattr(
-        "medsd_jax.workflows.models.load", lambda where: pytest.fail("the work began")
+        "medsd_jax.workflows.membership.load", lambda where: pytest.fail("the work began")
     )
     assert attack(workdir) == 2
     assert "may not be written" in capsys.readouterr().err.splitlines()[-1]

@@ -220,7 +220,7 @@ def test_an_export_of_it_is_verified(places, tmp_path):
     model = load(tmp_path / "new")
     save(model, tmp_path / "export")
     certificate = verify(model, tmp_path / "export", dtype="float32", num_steps=3)
-    assert certificate["passed"], certificate
+    assert certificate.passed, certificate
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path, other, message):
     config = (tmp_path / "config.json").read_text()
     with pytest.raises(UserError) as refused:
         run(4, **other)
-    assert message in str(refused.value) and "--workdir" in str(refused.value)
+    assert message in str(refused.value) and "another workdir" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert (tmp_path / "config.json").read_text() == config
 
