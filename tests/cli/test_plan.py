@@ -1,5 +1,6 @@
 """Plans: mistakes are one line, and a tiny recipe compiles for a slice that is not there."""
 
+import dataclasses
 import importlib.util
 import json
 
@@ -7,6 +8,8 @@ import pytest
 
 from medsd_jax.cli.main import exit_code
 from medsd_jax.cli.plan import run_words
+from medsd_jax.evaluation.reports.programs import PlanReport
+from medsd_jax.reports.writing import package_versions
 from medsd_jax.workflows.plan import in_words
 from tests.tiny.run import ROOT, write_model
 
@@ -41,17 +44,19 @@ def test_mistakes_are_one_line_and_2(model, capsys, topology, words, message):
 
 
 def test_words_of_a_plan_that_does_not_fit():
-    result = {
-        "topology": "v5e:2x2", "slices": 1, "chips": 4, "mesh": {"data": 4}, "batch_size": 16,
-        "images_per_chip": 4.0, "arguments": 9 * 2**30, "temporaries": 8 * 2**30,
-        "memory": 16 * 2**30, "fits": False, "operations": 12e12, "bytes": 239e9,
-        "seconds_by_arithmetic": 0.06, "seconds_by_memory": 0.32,
-    }  # fmt: skip
+    result = PlanReport(
+        versions=package_versions(), topology="v5e:2x2", slices=1, chips=4, mesh={"data": 4},
+        batch_size=16, images_per_chip=4.0, arguments=9 * 2**30, temporaries=8 * 2**30,
+        memory=16 * 2**30, fits=False, operations=12e12, bytes=239e9,
+        seconds_by_arithmetic=0.06, seconds_by_memory=0.32,
+    )  # fmt: skip
     text = in_words(result)
     assert "does NOT fit" in text and "17.00 of 16 GiB" in text
     assert "12.00 TFLOP on each chip, 0.06 s at its peak" in text
     assert "239 GB, 0.32 s if all of it" in text
-    assert in_words({**result, "slices": 2, "chips": 8}).startswith("2 slices of v5e:2x2: 8 chips")
+    assert in_words(dataclasses.replace(result, slices=2, chips=8)).startswith(
+        "2 slices of v5e:2x2: 8 chips"
+    )
 
 
 @pytest.mark.tpu_compile
