@@ -112,7 +112,7 @@ def plan(config: ConfigDict, topology: str, slices: int = 1) -> "PlanReport":
         images_per_chip=optimizer_batch(config) / chips / config.train.accumulation_steps,
         arguments=arguments,
         temporaries=temporaries,
-        memory=chip.memory,
+        memory=float(chip.memory),
         fits=arguments + temporaries < chip.memory,
         operations=cost["flops"],
         bytes=cost["bytes accessed"],
@@ -132,7 +132,7 @@ def in_words(plan: "PlanReport") -> str:
             f"{plan['batch_size']} images per step, {plan['images_per_chip']:g} on a chip at once",
             f"a chip holds {plan['arguments'] / gib:.2f} GiB of arguments and "
             f"{plan['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
-            f"{plan['memory'] / gib:.0f} GiB: {result}",
+            f"{plan.memory / gib:.0f} GiB: {result}",
             f"a step takes {plan['operations'] / 1e12:.2f} TFLOP on each chip, "
             f"{plan['seconds_by_arithmetic']:.2f} s at its peak, and reads and writes "
             f"{plan['bytes'] / 1e9:.0f} GB, {plan['seconds_by_memory']:.2f} s if all of it goes "

@@ -47,7 +47,7 @@ def test_words_of_a_plan_that_does_not_fit():
     result = PlanReport(
         versions=package_versions(), topology="v5e:2x2", slices=1, chips=4, mesh={"data": 4},
         batch_size=16, images_per_chip=4.0, arguments=9 * 2**30, temporaries=8 * 2**30,
-        memory=16 * 2**30, fits=False, operations=12e12, bytes=239e9,
+        memory=16.0 * 2**30, fits=False, operations=12e12, bytes=239e9,
         seconds_by_arithmetic=0.06, seconds_by_memory=0.32,
     )  # fmt: skip
     text = in_words(result)

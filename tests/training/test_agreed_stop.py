@@ -24,7 +24,7 @@ from medsd_jax.cli.main import exit_code
 from medsd_jax.parallel.mesh import make_mesh, process_rows
 from medsd_jax.parallel.multihost import fetch, true_everywhere
 from medsd_jax.training.metrics import read_scalars
-from tests.training import toy_run
+from tests.tiny import toy_run
 
 mesh = make_mesh({"data": 4, "fsdp": 2})
 whole = toy_run.ToyBatches.__next__
