@@ -128,14 +128,14 @@ def in_words(plan: "PlanReport") -> str:
     result = "fits" if plan.fits else "does NOT fit"
     return "\n".join(
         (
-            f"{_topology_of(plan)}: {plan['chips']} chips, mesh {plan['mesh']}, "
-            f"{plan['batch_size']} images per step, {plan['images_per_chip']:g} on a chip at once",
-            f"a chip holds {plan['arguments'] / gib:.2f} GiB of arguments and "
-            f"{plan['temporaries'] / gib:.2f} GiB of temporaries, {used:.2f} of "
+            f"{_topology_of(plan)}: {plan.chips} chips, mesh {plan.mesh}, "
+            f"{plan.batch_size} images per step, {plan.images_per_chip:g} on a chip at once",
+            f"a chip holds {plan.arguments / gib:.2f} GiB of arguments and "
+            f"{plan.temporaries / gib:.2f} GiB of temporaries, {used:.2f} of "
             f"{plan.memory / gib:.0f} GiB: {result}",
-            f"a step takes {plan['operations'] / 1e12:.2f} TFLOP on each chip, "
-            f"{plan['seconds_by_arithmetic']:.2f} s at its peak, and reads and writes "
-            f"{plan['bytes'] / 1e9:.0f} GB, {plan['seconds_by_memory']:.2f} s if all of it goes "
+            f"a step takes {plan.operations / 1e12:.2f} TFLOP on each chip, "
+            f"{plan.seconds_by_arithmetic:.2f} s at its peak, and reads and writes "
+            f"{plan.bytes / 1e9:.0f} GB, {plan.seconds_by_memory:.2f} s if all of it goes "
             "through the chip's memory",
         )
     )
