@@ -177,27 +177,11 @@ def parse_only(monkeypatch):
     monkeypatch.setattr(flags, "missing_keys", missing_keys)
 
 
-NAMES = {
-    "--classifier": "--classifier",
-    "export-images": "export-images",
-    "downstream-utility": "downstream-utility",
-    "reconstruct": "reconstruct",
-    "demo_downstream_utility": "demo_downstream_utility",
-}
-
-
-def earlier(words: list[str]) -> list[str]:
-    """TODO: remove with the last renaming."""
-    words = [NAMES.get(word, word) for word in words]
-    return [*words[0].split(), *words[1:]]
-
-
 def run(words: list[str]) -> None:
-    for message in (words, earlier(words)):
-        try:
-            code = main(message)
-        except SystemExit as e:
-            code = e.code
+    try:
+        code = main(words)
+    except SystemExit as e:
+        code = e.code
     raise AssertionError(f"refused with exit code {code}")
 
 
